@@ -1,0 +1,74 @@
+"""JSON from strangers: an object, exactly as the standard has it, or a refusal.
+
+Used for headers, the index and `config.json`. Python's parser is too kind for these: it takes the
+last of two equal keys where another reader takes the first, accepts NaN, and can be made to
+recurse until it fails.
+"""
+
+import json
+from typing import Any, Final, NoReturn
+
+from halftone.spec.errors import RefusedInput
+from halftone.spec.names import Reason
+
+# Real configurations nest five or six levels; whoever walks one recursively must be able to.
+MAX_DEPTH: Final = 64
+
+
+def parse_object(raw: bytes, file: str) -> dict[str, Any]:
+    """The JSON object in `raw`; RefusedInput(MalformedCheckpoint) names `file` otherwise."""
+    try:
+        document = _DECODER.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        refuse(file, f"`{file}` is not UTF-8 at byte {error.start}; fetch the file again.", error)
+    except RecursionError as error:
+        refuse(file, f"The JSON of `{file}` is nested too deeply; fetch the file again.", error)
+    except ValueError as error:
+        refuse(file, f"`{file}` holds no valid JSON ({error}); fetch the file again.", error)
+    if not isinstance(document, dict):
+        refuse(file, f"`{file}` must hold a JSON object, not a {type(document).__name__}.")
+    return document
+
+
+def refuse_deep(document: dict[str, Any], file: str) -> None:
+    """Refuse an object that nests deeper than MAX_DEPTH, which others could not walk."""
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    refuse(file, f"The JSON of `{file}` nests deeper than {MAX_DEPTH} levels; fetch it again.")
+
+
+def refuse(subject: str, message: str, cause: Exception | None = None) -> NoReturn:
+    """Raise RefusedInput(MalformedCheckpoint)."""
+    raise RefusedInput(Reason.MalformedCheckpoint, subject, message) from cause
+
+
+def quoted(value: object) -> str:
+    """A value from a stranger's file, safe and short enough to stand in a message."""
+    text = ascii(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {quoted(key)} appears twice")
+            seen.add(key)
+    return found
+
+
+def _refuse_constant(literal: str) -> NoReturn:
+    raise ValueError(f"{literal} is no JSON value")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)

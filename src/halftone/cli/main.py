@@ -1,0 +1,88 @@
+"""`halftone`: the group of verbs, loaded one at a time so that `--help` stays quick.
+
+Exit codes: 0 done, 1 a check failed, 2 refused input, 3 environment.
+"""
+
+import gc
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from halftone import __version__
+from halftone.spec.errors import HalftoneError
+
+# verb -> one line of help; the module is `halftone.cli.<verb>`, the command has the verb's name.
+_VERBS: Final = {
+    "plan": "Say on paper what quantizing a checkpoint gives, from headers alone.",
+    "quantize": "Stream a checkpoint once into a smaller one.",
+    "inspect": "Look for defects in anyone's quantized checkpoint.",
+    "run": "Carry a QuantizationJob from source to artifact.",
+    "stage": "Run one stage of a work directory (what every runner calls).",
+    "recipes": "List the recipes, or print one.",
+}
+
+
+class _Verbs(click.Group):
+    """Knows the verbs without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command = getattr(importlib.import_module(f"halftone.cli.{cmd_name}"), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(
+                f"halftone.cli.{cmd_name} has no command. This is a bug. Please report."
+            )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="halftone")
+def halftone() -> None:
+    """Make a language model small, prove that it is still good, and serve it."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script: run a verb, turn our errors into a sentence and an exit code."""
+    # A plan is some 300,000 small records without a cycle among them; searching those for cycles
+    # again and again is half of its time. Everything else here allocates little.
+    gc.set_threshold(200_000, 50, 50)
+    try:
+        code = halftone.main(args=arguments, prog_name="halftone", standalone_mode=False)
+    except HalftoneError as error:
+        click.echo(f"halftone: {error.message}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("halftone: interrupted; run the same command again to go on.", err=True)
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        _refuse_missing_module(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# Third-party modules by the extra that brings them.
+_EXTRAS: Final = {"numba": "data-free", "boto3": "s3", "huggingface_hub": "hub"}
+
+
+def _refuse_missing_module(error: ModuleNotFoundError) -> None:
+    extra = _EXTRAS.get((error.name or "").split(".")[0])
+    if extra is None:
+        raise error
+    click.echo(
+        f"halftone: this needs '{error.name}', which is not installed; "
+        f"install it with: pip install 'halftone[{extra}]'",
+        err=True,
+    )
+    sys.exit(3)

@@ -1,0 +1,71 @@
+"""`halftone plan`: every tensor's fate, from headers alone."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from halftone.cli.opening import opened_checkpoint
+from halftone.plan.planning import Planned, plan_checkpoint, refused_plan
+from halftone.spec.documents import Plan
+from halftone.spec.errors import RefusedInput
+from halftone.spec.job import Recipe
+from halftone.spec.recipes import load_recipe
+
+
+@click.command()
+@click.argument("source")
+@click.option("--recipe", required=True, help="A preset's name (see `halftone recipes`) or a file.")
+@click.option("--gpu", help="Say what fits on this device, e.g. B200; an unknown name lists all.")
+@click.option("--context", type=click.IntRange(min=1), default=32_768, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write plan.json.")
+def plan(
+    source: str, recipe: str, gpu: str | None, context: int, as_json: bool, output: Path | None
+) -> None:
+    """Plan the quantization of SOURCE: a directory, hf://org/name@revision or s3://bucket/prefix.
+
+    Reads a few kilobytes a shard and writes nothing but --output. A refused plan exits 2.
+    """
+    chosen = load_recipe(recipe)
+    planned, fit = _planned(source, chosen, gpu, context)
+    if output is not None and planned.plan.refusal is None:
+        planned.full_document().save(output)
+    if as_json:
+        click.echo(json.dumps(summary(planned.plan, fit), indent=2, ensure_ascii=False))
+    elif planned.plan.refusal is None:
+        from halftone.cli.plan_text import print_plan
+
+        print_plan(planned.plan, fit)
+    if planned.plan.refusal is not None:
+        click.echo(f"halftone: {planned.plan.refusal.message}", err=True)
+        sys.exit(RefusedInput.exit_code)
+
+
+def summary(document: Plan, fit: dict[str, Any] | None) -> dict[str, Any]:
+    """The plan without its row per tensor (those are in the file that --output writes)."""
+    shown: dict[str, Any] = document.model_dump(mode="json", exclude={"tensors", "layout"})
+    shown["groups"] = [group._asdict() for group in document.groups]
+    if fit is not None:
+        shown["fit"] = fit
+    return shown
+
+
+def _planned(
+    source: str, recipe: Recipe, gpu: str | None, context: int
+) -> tuple[Planned, dict[str, Any] | None]:
+    from halftone.plan.devices import find_device
+
+    device = find_device(gpu) if gpu is not None else None
+    try:
+        with opened_checkpoint(source) as checkpoint:
+            planned = plan_checkpoint(checkpoint, recipe)
+            if device is None or planned.plan.refusal is not None:
+                return planned, None
+            from halftone.plan.fitting import fit_of
+
+            return planned, fit_of(planned, checkpoint.config, device, context)
+    except RefusedInput as refusal:
+        return Planned(refused_plan(refusal, None, recipe)), None

@@ -1,0 +1,84 @@
+"""A plan for people: what is quantized, what is kept, how large, how long, what fits."""
+
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from halftone.spec.documents import Plan, PlanOutput, PlanSizes, PlanSource, Ratio, Resources
+
+_GB: Final = 1e9
+_GIB: Final = 2**30
+
+
+def print_plan(plan: Plan, fit: dict[str, Any] | None) -> None:
+    """Print an accepted plan to standard output."""
+    console = Console(highlight=False)
+    if plan.source is None or plan.output is None or plan.sizes is None or plan.resources is None:
+        raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
+    _print_head(console, plan, plan.source)
+    console.print(_roles(plan))
+    _print_sizes(console, plan.output, plan.sizes, plan.resources)
+    if fit is not None:
+        from halftone.cli.fit_text import print_fit
+
+        print_fit(console, fit)
+    for notice in plan.warnings:
+        console.print(f"[yellow]warning[/yellow] {notice.message}")
+    console.print(f"plan {plan.digest}")
+
+
+def size_text(nbytes: int) -> str:
+    """Both units, because cards mix them up: `28.55 GB (26.59 GiB)`; small ones in MB."""
+    if nbytes < 0.1 * _GB:
+        return f"{nbytes / 1e6:.2f} MB ({nbytes / 2**20:.2f} MiB)"
+    return f"{nbytes / _GB:.2f} GB ({nbytes / _GIB:.2f} GiB)"
+
+
+def _print_head(console: Console, plan: Plan, source: PlanSource) -> None:
+    revision = f" at {source.revision}" if source.revision else ""
+    console.print(f"[bold]{source.uri}[/bold]{revision}", soft_wrap=True)
+    console.print(
+        f"{plan.architecture}, {source.parameters:,} parameters in {source.tensors:,} tensors, "
+        f"{len(source.files)} shards, licence {source.licence or 'unknown'}"
+    )
+    recipe = plan.recipe.name if plan.recipe else "?"
+    console.print(f"recipe {recipe}, method {plan.method}, {len(plan.groups):,} fused groups")
+
+
+def _roles(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("ROLE")
+    table.add_column("FORMAT")
+    for heading in ("TENSORS", "PARAMETERS", "BEFORE", "AFTER"):
+        table.add_column(heading, justify="right")
+    for line in plan.roles:
+        table.add_row(
+            line.role,
+            line.format or "kept",
+            f"{line.tensors:,}",
+            f"{line.parameters:,}",
+            f"{line.bytesBefore:,}",
+            f"{line.bytesAfter:,}",
+            style=None if line.format else "dim",
+        )
+    return table
+
+
+def _print_sizes(
+    console: Console, output: PlanOutput, sizes: PlanSizes, resources: Resources
+) -> None:
+    console.print(_ratio("quantized part", sizes.quantized))
+    console.print(_ratio("whole checkpoint", sizes.whole))
+    if output.kvScaleBytes:
+        console.print(f"KV scales: {output.kvScaleBytes:,} bytes beside it")
+    minutes = max(1, round(resources.expectedSeconds / 60))
+    console.print(
+        f"{len(output.files)} shards, {size_text(resources.diskBytes)} of disk, peak memory "
+        f"{size_text(resources.peakMemoryBytes)}, about {minutes} min on two cores"
+    )
+
+
+def _ratio(label: str, ratio: Ratio) -> str:
+    before, after = size_text(ratio.bytesBefore), size_text(ratio.bytesAfter)
+    return f"{label}: {before} -> {after}, {ratio.ratio}x smaller"

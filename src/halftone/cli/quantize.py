@@ -1,0 +1,72 @@
+"""`halftone quantize`: the checkpoint and its `checkpoint.json` in one directory."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from halftone.cli.opening import opened_checkpoint
+from halftone.cli.progress import progress
+from halftone.plan.planning import Planned, plan_checkpoint
+from halftone.spec.documents import CheckpointDocument
+from halftone.spec.job import ScaleSearch
+from halftone.spec.recipes import load_recipe
+
+
+@click.command()
+@click.argument("source")
+@click.argument("output", type=click.Path(file_okay=False, path_type=Path), metavar="OUTPUT_DIR")
+@click.option("--recipe", required=True, help="A preset's name (see `halftone recipes`) or a file.")
+@click.option("--workers", type=click.IntRange(min=1, max=256), help="Threads; default: all cores.")
+@click.option("--scale-search", type=click.Choice([s.value for s in ScaleSearch]))
+@click.option("--json", "as_json", is_flag=True, help="Print checkpoint.json's summary as JSON.")
+def quantize(
+    source: str,
+    output: Path,
+    recipe: str,
+    workers: int | None,
+    scale_search: str | None,
+    as_json: bool,
+) -> None:
+    """Quantize SOURCE into OUTPUT_DIR. Killed at any moment, the same command goes on."""
+    from halftone.quantize.engine import quantize as carry_out
+    from halftone.quantize.engine import require_carried_out
+
+    chosen = load_recipe(recipe)
+    if scale_search is not None:
+        chosen = chosen.model_copy(update={"scaleSearch": ScaleSearch(scale_search)})
+    with opened_checkpoint(source) as checkpoint:
+        planned = plan_checkpoint(checkpoint, chosen)
+        require_carried_out(planned)
+        with progress("quantize", bytes_to_read(planned)) as advance:
+            document = carry_out(
+                planned,
+                checkpoint,
+                output.absolute(),
+                workers=workers or default_workers(),
+                advance=advance,
+            )
+    _tell(document, output, as_json)
+
+
+def default_workers() -> int:
+    """One thread for each core that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def bytes_to_read(planned: Planned) -> int:
+    """What the engine's `advance` adds up to."""
+    return sum(m.source_bytes for s in planned.shards for u in s.units for m in u.members)
+
+
+def _tell(document: CheckpointDocument, output: Path, as_json: bool) -> None:
+    if as_json:
+        shown = document.model_dump(mode="json", exclude={"groups"})
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    for line in document.roles:
+        gain = f" (MinMax: {line.minMaxError})" if line.minMaxError else ""
+        click.echo(f"{line.role}: {line.format}, relative error {line.relativeError}{gain}")
+    size = sum(file.sizeBytes for file in document.files)
+    click.echo(f"{output}: {len(document.files)} files, {size:,} bytes, digest {document.digest}")

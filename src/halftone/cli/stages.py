@@ -1,0 +1,175 @@
+"""The stages: one function each, from the documents in a work directory to the next document.
+
+`halftone run` calls them one after the other, `halftone stage NAME` calls one; a Kubernetes Job or
+a pipeline step does the same. A stage that finds its output with the same plan digest returns at
+once, so every retry is safe.
+
+    WORKDIR/job.json  plan.json  checkpoint/  checkpoint.json  inspection.json  artifact.json
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from halftone.cli.opening import opened_checkpoint, source_uri
+from halftone.cli.progress import progress
+from halftone.cli.quantize import bytes_to_read, default_workers
+from halftone.plan.planning import Planned, plan_checkpoint
+from halftone.spec.documents import CheckpointDocument, Plan, write_atomically
+from halftone.spec.errors import CheckFailed, RefusedInput
+from halftone.spec.job import QuantizationJob, Source
+from halftone.spec.names import (
+    ARTIFACT_FILE,
+    CHECKPOINT_DIRECTORY,
+    CHECKPOINT_FILE,
+    INSPECTION_FILE,
+    JOB_FILE,
+    PLAN_FILE,
+    Reason,
+)
+from halftone.spec.recipes import parse_job, read_yaml, resolve
+
+
+def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
+    """Read a job and put it into `workdir` with its relative paths made absolute.
+
+    Raises RefusedInput when the work directory belongs to another job.
+    """
+    job = anchored(parse_job(read_yaml(job_file), str(job_file)), job_file.absolute().parent)
+    path = workdir / JOB_FILE
+    data = json.dumps(job.model_dump(mode="json", exclude_none=True), indent=2).encode() + b"\n"
+    if path.is_file() and path.read_bytes() != data:
+        raise RefusedInput(
+            Reason.WorkdirInconsistent,
+            str(path),
+            f"'{workdir}' belongs to another job, or '{job_file}' was edited since; "
+            "choose another work directory or remove that one.",
+        )
+    write_atomically(path, data)
+    return job
+
+
+def anchored(job: QuantizationJob, folder: Path) -> QuantizationJob:
+    """`job` with its directories relative to `folder`, where the job's file lies."""
+    spec = job.spec
+    directory = spec.source.directory
+    if directory is not None:
+        moved = directory.model_copy(update={"path": str((folder / directory.path).resolve())})
+        spec = spec.model_copy(update={"source": Source(directory=moved)})
+    if spec.publish is not None:
+        target = spec.publish.directory
+        moved_target = target.model_copy(update={"path": str((folder / target.path).resolve())})
+        spec = spec.model_copy(
+            update={"publish": spec.publish.model_copy(update={"directory": moved_target})}
+        )
+    return job.model_copy(update={"spec": spec})
+
+
+def read_job(workdir: Path) -> QuantizationJob:
+    """The job of a work directory."""
+    path = workdir / JOB_FILE
+    if not path.is_file():
+        raise RefusedInput(
+            Reason.WorkdirInconsistent,
+            str(path),
+            f"'{workdir}' has no {JOB_FILE}; start with `halftone stage plan --job JOB.yaml`.",
+        )
+    return parse_job(read_yaml(path), str(path))
+
+
+def plan(workdir: Path) -> None:
+    """Write `plan.json`; a refused plan is written too, then raised."""
+    job = read_job(workdir)
+    with opened_checkpoint(source_uri(job.spec.source)) as checkpoint:
+        planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
+    planned.full_document().save(workdir / PLAN_FILE)
+    refusal = planned.plan.refusal
+    if refusal is not None:
+        raise RefusedInput(refusal.reason, refusal.subject, refusal.message)
+
+
+def quantize(workdir: Path) -> None:
+    """Write `checkpoint/` and `checkpoint.json` as `plan.json` says."""
+    from halftone.quantize.engine import quantize as carry_out
+
+    job, agreed = read_job(workdir), Plan.load(workdir / PLAN_FILE)
+    with opened_checkpoint(source_uri(job.spec.source)) as checkpoint:
+        planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
+        _require_same(agreed, planned)
+        with progress("quantize", bytes_to_read(planned)) as advance:
+            carry_out(
+                planned,
+                checkpoint,
+                workdir.absolute() / CHECKPOINT_DIRECTORY,
+                workers=default_workers(),
+                document_path=workdir.absolute() / CHECKPOINT_FILE,
+                advance=advance,
+            )
+
+
+def inspect(workdir: Path) -> None:
+    """Write `inspection.json`; raise CheckFailed when a defect was found."""
+    from halftone.validate.inspection import inspect_uri
+
+    job = read_job(workdir)
+    inspection = inspect_uri(str(workdir / CHECKPOINT_DIRECTORY), source_uri(job.spec.source))
+    write_atomically(workdir / INSPECTION_FILE, inspection.to_bytes())
+    if inspection.defects:
+        first = inspection.defects[0]
+        raise CheckFailed(
+            Reason.DefectsFound,
+            first.tensor,
+            f"{len(inspection.defects)} defects found, nothing is published; the first: "
+            f"{first.message}",
+        )
+
+
+def publish(workdir: Path) -> None:
+    """Publish what `inspect` found no defect in, and write `artifact.json`."""
+    from halftone.publish.directory import publish_directory
+
+    job = read_job(workdir)
+    document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
+    if not (workdir / INSPECTION_FILE).is_file():
+        raise RefusedInput(
+            Reason.WorkdirInconsistent,
+            str(workdir / INSPECTION_FILE),
+            f"'{workdir}' has no {INSPECTION_FILE}; run `halftone stage inspect` first.",
+        )
+    if job.spec.publish is None:
+        return
+    target = Path(job.spec.publish.directory.path)
+    artifact = publish_directory(
+        workdir / CHECKPOINT_DIRECTORY, document, workdir / PLAN_FILE, target
+    )
+    artifact.save(workdir / ARTIFACT_FILE)
+
+
+def _require_same(agreed: Plan, planned: Planned) -> None:
+    """The plan made now must be the one in the work directory."""
+    if agreed.digest == planned.plan.digest:
+        return
+    before = {f.path: f for f in agreed.source.files} if agreed.source else {}
+    after = {f.path: f for f in planned.plan.source.files} if planned.plan.source else {}
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            raise RefusedInput(
+                Reason.SourceChanged,
+                path,
+                f"'{path}' of the source is not the file that was planned with (its size or "
+                "header differs); bring that one back, or plan in a new work directory.",
+            )
+    raise RefusedInput(
+        Reason.WorkdirInconsistent,
+        PLAN_FILE,
+        f"{PLAN_FILE} was made from another job or by another version; plan again.",
+    )
+
+
+STAGES: Final[dict[str, Callable[[Path], None]]] = {
+    "plan": plan,
+    "quantize": quantize,
+    "inspect": inspect,
+    "publish": publish,
+}

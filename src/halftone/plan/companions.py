@@ -1,0 +1,66 @@
+"""Everything of the source that is not a weight: what is carried over, and under which licence."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from halftone.spec.files import FileEntry, FileSource
+from halftone.spec.names import CHECKPOINT_FILE, CONFIG_FILE
+
+_WEIGHTS: Final = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".tflite",
+)
+# Written anew, or untrue of the result.
+_REPLACED: Final = frozenset({CONFIG_FILE, CHECKPOINT_FILE, "hf_quant_config.json", "recipe.yaml"})
+_LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)
+_CARD_LICENCE = re.compile(r"^license:\s*['\"]?([\w.\-]+)", re.MULTILINE)
+_CARD_BYTES: Final = 65_536
+
+
+def carried_files(files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
+    """Top-level files that go into the output unchanged: tokenizer, templates, licence, card."""
+    return tuple(
+        entry
+        for entry in files
+        if "/" not in entry.path
+        and not entry.path.startswith(".")
+        and entry.path not in _REPLACED
+        and not entry.path.endswith(_WEIGHTS)
+    )
+
+
+def left_behind(files: Sequence[FileEntry]) -> tuple[str, ...]:
+    """Files in sub-directories, which are neither weights nor carried."""
+    return tuple(
+        entry.path
+        for entry in files
+        if "/" in entry.path and not entry.path.startswith(".") and not _is_weight(entry.path)
+    )
+
+
+def licence(source: FileSource, files: Sequence[FileEntry]) -> str | None:
+    """The licence's identifier from the model card, else the licence file's name, else None."""
+    names = {entry.path: entry for entry in files}
+    card = names.get("README.md")
+    if card is not None:
+        text = source.read_range(card.path, 0, min(card.size_bytes, _CARD_BYTES))
+        head = text.decode("utf-8", errors="replace").split("\n---", 1)[0]
+        found = _CARD_LICENCE.search(head) if head.startswith("---") else None
+        if found:
+            return found.group(1)
+    return next((name for name in sorted(names) if _LICENCE_FILE.match(name)), None)
+
+
+def _is_weight(path: str) -> bool:
+    return path.endswith(_WEIGHTS)

@@ -1,0 +1,356 @@
+"""From headers and a recipe to a plan: every judgement in order, or the first refusal.
+
+`plan_checkpoint` never reads a weight and never writes. Its result carries the document and,
+for a plan that is not refused, the layout that the engine works through. The engine calls it again
+and compares digests, so a plan that no longer fits its source is noticed before work starts.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from halftone.checkpoint.architectures import (
+    ARCHITECTURES,
+    GENERIC,
+    Architecture,
+    find,
+    text_config,
+)
+from halftone.checkpoint.index import Checkpoint
+from halftone.plan.companions import carried_files, left_behind, licence
+from halftone.plan.layout import MAX_SHARD_BYTES, OutputShard, StoredPart, lay_out
+from halftone.plan.precision import fused_groups
+from halftone.plan.resources import estimate
+from halftone.plan.sources import refuse_packed, source_scales, stale_tensors
+from halftone.plan.summary import role_summaries, sizes
+from halftone.plan.tensors import LogicalTensor, LogicalTensors, SourceScale, logical_tensors
+from halftone.spec.documents import (
+    Group,
+    Method,
+    Notice,
+    OutputFile,
+    Plan,
+    PlanOutput,
+    PlanSource,
+    Refusal,
+    Resources,
+    RoleSummary,
+    SourceFile,
+    TensorRow,
+    canonical_json,
+    sha256_hex,
+)
+from halftone.spec.dtypes import Dtype
+from halftone.spec.errors import RefusedInput
+from halftone.spec.formats import FORMATS
+from halftone.spec.job import (
+    CheckpointFormat,
+    GenericArchitecture,
+    KvCacheScales,
+    MultiTokenPrediction,
+    Recipe,
+)
+from halftone.spec.names import Reason, WarningReason
+from halftone.spec.roles import Role
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and, unless it is refused, how to carry it out."""
+
+    plan: Plan
+    architecture: Architecture | None = None
+    shards: tuple[OutputShard, ...] = ()
+    tensors: tuple[LogicalTensor, ...] = ()
+
+    def full_document(self) -> Plan:
+        """The plan with a row for every tensor; what `plan.json` holds."""
+        return self.plan.model_copy(
+            update={
+                "tensors": tuple(
+                    TensorRow(t.name, t.role, t.format, t.group) for t in self.tensors
+                ),
+                "layout": tuple(row for shard in self.shards for row in shard.rows),
+            }
+        )
+
+
+def plan_checkpoint(
+    checkpoint: Checkpoint, recipe: Recipe, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> Planned:
+    """The plan for `checkpoint` under `recipe`; a refusal is part of the plan, not an exception."""
+    source = _source(checkpoint)
+    try:
+        return _accepted(checkpoint, recipe, source, max_shard_bytes)
+    except RefusedInput as refusal:
+        return Planned(refused_plan(refusal, source, recipe))
+
+
+def refused_plan(
+    refusal: RefusedInput, source: PlanSource | None = None, recipe: Recipe | None = None
+) -> Plan:
+    """A plan that says why there is none."""
+    return _sealed(
+        architecture=None,
+        method=Method.DataFree,
+        source=source,
+        recipe=recipe,
+        output=None,
+        roles=(),
+        groups=(),
+        sizes=None,
+        resources=None,
+        warnings=(),
+        refusal=Refusal(reason=refusal.reason, subject=refusal.subject, message=refusal.message),
+    )
+
+
+def _accepted(
+    checkpoint: Checkpoint, recipe: Recipe, source: PlanSource, max_shard_bytes: int
+) -> Planned:
+    architecture = _architecture(checkpoint.config, recipe)
+    refuse_packed(checkpoint)
+    if recipe.checkpointFormat is not CheckpointFormat.CompressedTensors:
+        raise RefusedInput(
+            Reason.NotSupported,
+            "quantization.checkpointFormat",
+            f"`quantization.checkpointFormat: {recipe.checkpointFormat}` is not written yet; "
+            f"use {CheckpointFormat.CompressedTensors}, which vLLM loads as well.",
+        )
+    scales = source_scales(checkpoint)
+    logical = logical_tensors(checkpoint, architecture, recipe, scales)
+    stale = stale_tensors(checkpoint) if scales else frozenset()
+    tensors = tuple(t for t in logical.tensors if t.name not in stale)
+    roles = role_summaries(tensors)
+    _refuse_nothing_to_quantize(recipe, roles)
+    groups = fused_groups(tensors)
+    kv_scales = _kv_scales(tensors, recipe)
+    shards = lay_out(tensors, kv_scales, max_shard_bytes)
+    plan = _sealed(
+        architecture=architecture.name,
+        method=_method(roles, recipe),
+        source=source,
+        recipe=recipe,
+        output=_output(checkpoint, tensors, roles, kv_scales, shards),
+        roles=roles,
+        groups=groups,
+        sizes=sizes(roles),
+        resources=_resources(checkpoint, source, shards, recipe),
+        warnings=_warnings(checkpoint, architecture, recipe, logical, scales, roles, source),
+        refusal=None,
+    )
+    return Planned(plan, architecture, shards, tensors)
+
+
+def _sealed(
+    *,
+    architecture: str | None,
+    method: Method,
+    source: PlanSource | None,
+    recipe: Recipe | None,
+    output: PlanOutput | None,
+    roles: tuple[RoleSummary, ...],
+    groups: tuple[Group, ...],
+    sizes: Any,
+    resources: Resources | None,
+    warnings: tuple[Notice, ...],
+    refusal: Refusal | None,
+) -> Plan:
+    draft = Plan(
+        digest="",
+        architecture=architecture,
+        method=method,
+        source=source,
+        recipe=recipe,
+        output=output,
+        roles=roles,
+        groups=groups,
+        sizes=sizes,
+        resources=resources,
+        warnings=warnings,
+        refusal=refusal,
+    )
+    return draft.model_copy(update={"digest": draft.compute_digest()})
+
+
+def _architecture(config: dict[str, Any], recipe: Recipe) -> Architecture:
+    found = find(config)
+    if found is not None:
+        return found
+    if recipe.genericArchitecture is GenericArchitecture.Allow:
+        return GENERIC
+    known = ", ".join(table.name for table in ARCHITECTURES)
+    raise RefusedInput(
+        Reason.UnknownArchitecture,
+        "config.json",
+        f"`model_type` '{config.get('model_type')}' in `config.json` has no architecture table; "
+        f"known are {known}. Set `genericArchitecture: Allow` in the recipe to go by the last "
+        "components of the names.",
+    )
+
+
+def _source(checkpoint: Checkpoint) -> PlanSource:
+    tensors = checkpoint.tensors.values()
+    source = checkpoint.source
+    return PlanSource(
+        uri=source.uri,
+        revision=source.revision,
+        bytes=sum(entry.nbytes for entry in tensors),
+        tensors=len(tensors),
+        parameters=sum(prod(entry.shape) for entry in tensors),
+        configSha256=sha256_hex(canonical_json(checkpoint.config)),
+        licence=licence(source, checkpoint.other_files),
+        files=tuple(
+            SourceFile(path=s.file, sizeBytes=s.size_bytes, headerSha256=s.sha256)
+            for s in checkpoint.shards
+        ),
+    )
+
+
+def _output(
+    checkpoint: Checkpoint,
+    tensors: tuple[LogicalTensor, ...],
+    roles: tuple[RoleSummary, ...],
+    kv_scales: tuple[StoredPart, ...],
+    shards: tuple[OutputShard, ...],
+) -> PlanOutput:
+    return PlanOutput(
+        bytes=sum(line.bytesAfter for line in roles),
+        kvScaleBytes=sum(part.nbytes for part in kv_scales),
+        fileBytes=sum(shard.size_bytes for shard in shards),
+        parameters=sum(prod(t.shape) for t in tensors),
+        files=tuple(
+            OutputFile(
+                path=shard.file,
+                sizeBytes=shard.size_bytes,
+                headerBytes=len(shard.header),
+                headerSha256=shard.header_sha256,
+                tensors=len(shard.rows),
+            )
+            for shard in shards
+        ),
+        carried=tuple(entry.path for entry in carried_files(checkpoint.other_files)),
+    )
+
+
+def _resources(
+    checkpoint: Checkpoint,
+    source: PlanSource,
+    shards: tuple[OutputShard, ...],
+    recipe: Recipe,
+) -> Resources:
+    remote = checkpoint.source.local_path(checkpoint.shards[0].file) is None
+    return estimate(shards, source.bytes, recipe.scaleSearch, remote)
+
+
+def _method(roles: tuple[RoleSummary, ...], recipe: Recipe) -> Method:
+    formats = {line.format for line in roles if line.format is not None}
+    measured_cache = (
+        recipe.kvCache is not None and recipe.kvCache.scales is KvCacheScales.Calibrated
+    )
+    if measured_cache or any(FORMATS[fmt].needs_calibration for fmt in formats):
+        return Method.Calibrated
+    return Method.DataFree
+
+
+def _kv_scales(tensors: tuple[LogicalTensor, ...], recipe: Recipe) -> tuple[StoredPart, ...]:
+    """`k_scale` and `v_scale` for every layer that has a cache, where they will be measured."""
+    if recipe.kvCache is None or recipe.kvCache.scales is not KvCacheScales.Calibrated:
+        return ()
+    layers = [
+        t.name.removesuffix(".k_proj.weight")
+        for t in tensors
+        if t.role is Role.Attention and t.name.endswith(".k_proj.weight")
+    ]
+    return tuple(
+        StoredPart(f"{layer}.{name}", Dtype.BF16, (1,), Dtype.BF16.nbytes((1,)))
+        for layer in layers
+        for name in ("k_scale", "v_scale")
+    )
+
+
+def _refuse_nothing_to_quantize(recipe: Recipe, roles: tuple[RoleSummary, ...]) -> None:
+    present = {line.role for line in roles}
+    wanted = [line.role for line in recipe.precision]
+    if present.isdisjoint(wanted):
+        raise RefusedInput(
+            Reason.NothingToQuantize,
+            "quantization.precision",
+            f"The recipe '{recipe.name}' quantizes {', '.join(wanted)}, but the model has the "
+            f"roles {', '.join(sorted(present))}; choose a recipe that names one of them.",
+        )
+
+
+def _warnings(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    recipe: Recipe,
+    logical: LogicalTensors,
+    scales: dict[str, SourceScale],
+    roles: tuple[RoleSummary, ...],
+    source: PlanSource,
+) -> tuple[Notice, ...]:
+    """Every notice that applies, in a fixed order."""
+    present = {line.role for line in roles}
+    behind = left_behind(checkpoint.other_files)
+    promised = text_config(checkpoint.config).get("mtp_num_hidden_layers") or 0
+    lost_head = promised and Role.MultiTokenPrediction not in present
+    asked_to_drop = recipe.multiTokenPrediction is MultiTokenPrediction.Drop
+    candidates: list[tuple[bool, WarningReason, str, str]] = [
+        (
+            source.licence is None,
+            WarningReason.LicenceMissing,
+            "licence",
+            "The source has neither a licence file nor a `license` in its card; find out what "
+            "you may do with the result before you publish it.",
+        ),
+        (
+            bool(scales),
+            WarningReason.SourceDequantized,
+            next(iter(scales), ""),
+            f"The source is FP8 ({len(scales)} matrices) and is dequantized on the way in; what "
+            "is kept is written in BF16, and later checks compare with the dequantized source.",
+        ),
+        *(
+            (
+                line.role not in present,
+                WarningReason.RoleAbsent,
+                line.role,
+                f"The recipe gives {line.role} the format {line.format}, but this model has none.",
+            )
+            for line in recipe.precision
+        ),
+        (
+            architecture is GENERIC,
+            WarningReason.GenericArchitecture,
+            "config.json",
+            "The architecture has no table; roles and fused groups were guessed from the last "
+            "components of the names.",
+        ),
+        (
+            bool(logical.unlisted) and architecture is not GENERIC,
+            WarningReason.UnlistedTensors,
+            next(iter(logical.unlisted), ""),
+            f"{len(logical.unlisted)} tensors are not in the table of {architecture.name} and are "
+            f"kept, the first of them `{next(iter(logical.unlisted), '')}`.",
+        ),
+        (
+            bool(lost_head) and not asked_to_drop,
+            WarningReason.MultiTokenPredictionAbsent,
+            "mtp_num_hidden_layers",
+            "`config.json` promises a multi-token-prediction head whose weights the source does "
+            "not have; set `multiTokenPrediction: Drop` to take the promise back.",
+        ),
+        (
+            bool(behind),
+            WarningReason.FilesLeftBehind,
+            next(iter(behind), ""),
+            f"{len(behind)} files in sub-directories are not carried over, the first of them "
+            f"'{next(iter(behind), '')}'.",
+        ),
+    ]
+    return tuple(
+        Notice(reason=reason, subject=subject, message=message)
+        for applies, reason, subject, message in candidates
+        if applies
+    )

@@ -1,0 +1,89 @@
+"""Which format each tensor gets, and why some cannot have it.
+
+A chain of small judgements over names and shapes; each refusal names the tensor and the way out.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from halftone.checkpoint.architectures.table import Placement
+from halftone.checkpoint.headers import TensorEntry
+from halftone.spec.documents import Group
+from halftone.spec.dtypes import FULL_PRECISION, Dtype
+from halftone.spec.errors import RefusedInput
+from halftone.spec.formats import FORMATS, Format
+from halftone.spec.job import Recipe
+from halftone.spec.names import Reason
+
+if TYPE_CHECKING:
+    from halftone.plan.tensors import LogicalTensor
+
+
+def assigned_format(entry: TensorEntry, place: Placement, recipe: Recipe) -> Format | None:
+    """The format of `entry` under `recipe`, None where it keeps the source's precision.
+
+    Raises RefusedInput(ShapeNotQuantizable) for a matrix that the format cannot take.
+    """
+    fmt = recipe.format_of(place.role)
+    if fmt is None or place.row is None:
+        return None
+    if not place.row.stacked and place.parameter != "weight":
+        return None  # biases and the like stay beside their matrix
+    _check_shape(entry, fmt, dimensions=3 if place.row.stacked else 2)
+    _check_dtype(entry, fmt, stacked=bool(place.row.stacked))
+    return fmt
+
+
+def _check_shape(entry: TensorEntry, fmt: Format, dimensions: int) -> None:
+    if len(entry.shape) != dimensions or 0 in entry.shape:
+        raise RefusedInput(
+            Reason.ShapeNotQuantizable,
+            entry.name,
+            f"`{entry.name}` has shape {list(entry.shape)}, but {fmt} takes matrices of "
+            f"{dimensions} dimensions; leave its role out of the recipe.",
+        )
+    multiple = FORMATS[fmt].k_multiple
+    if entry.shape[-1] % multiple:
+        raise RefusedInput(
+            Reason.ShapeNotQuantizable,
+            entry.name,
+            f"`{entry.name}` has {entry.shape[-1]} columns, but {fmt} needs a multiple of "
+            f"{multiple}; give its role {Format.FP8_DYNAMIC} or leave it out of the recipe.",
+        )
+
+
+def _check_dtype(entry: TensorEntry, fmt: Format, stacked: bool) -> None:
+    readable = FULL_PRECISION if stacked else FULL_PRECISION | {Dtype.F8_E4M3}
+    if entry.dtype not in readable:
+        raise RefusedInput(
+            Reason.SourceAlreadyQuantized,
+            entry.name,
+            f"`{entry.name}` is stored as {entry.dtype}, from which {fmt} cannot be made; "
+            "give the full-precision repository that it was made from.",
+        )
+
+
+def fused_groups(tensors: "Sequence[LogicalTensor]") -> tuple[Group, ...]:
+    """Every group of two or more that a server merges, with its one format.
+
+    Raises RefusedInput(GroupMixesFormats) when members would differ.
+    """
+    members: defaultdict[str, list[LogicalTensor]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.group is not None and tensor.name.endswith(".weight"):
+            members[tensor.group].append(tensor)
+    groups = []
+    for name, group in members.items():
+        formats = {tensor.format for tensor in group}
+        if len(formats) > 1:
+            told = ", ".join(f"{t.name}: {t.format or 'kept'}" for t in group)
+            raise RefusedInput(
+                Reason.GroupMixesFormats,
+                name,
+                f"A server merges the members of `{name}` into one matrix, so they need one "
+                f"format, but the recipe gives {told}; give their roles the same format.",
+            )
+        if len(group) > 1:
+            groups.append(Group(name, group[0].format, tuple(t.name for t in group)))
+    return tuple(groups)

@@ -1,0 +1,182 @@
+"""Carry out a plan: stream the source once through the kernels into a finished checkpoint.
+
+    planned = plan_checkpoint(checkpoint, recipe)
+    document = quantize(planned, checkpoint, Path("out"), workers=2)
+
+Shards are made one after the other by a pool of threads (the kernels release the GIL); while one is
+being hashed and flushed, the next is already being written. Kill it at any moment and call it
+again: shards whose bytes still have their digest are kept.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from halftone import __version__
+from halftone.checkpoint.headers import read_header
+from halftone.checkpoint.index import Checkpoint
+from halftone.checkpoint.quantization_config import quantized_model_config
+from halftone.plan.layout import OutputShard
+from halftone.plan.planning import Planned
+from halftone.quantize.companions import carry_over, write_json
+from halftone.quantize.results import checkpoint_document
+from halftone.quantize.tiles import TileReader
+from halftone.quantize.workspace import Workspace, file_sha256, finished, storage_errors
+from halftone.quantize.writing import ShardWriter, UnitResult
+from halftone.spec.documents import CheckpointDocument, Method
+from halftone.spec.errors import RefusedInput
+from halftone.spec.files import FileEntry
+from halftone.spec.names import CHECKPOINT_FILE, CONFIG_FILE, INDEX_FILE, Reason
+
+Advance = Callable[[int], None]
+
+
+def quantize(
+    planned: Planned,
+    checkpoint: Checkpoint,
+    output: Path,
+    *,
+    workers: int = 2,
+    document_path: Path | None = None,
+    advance: Advance = lambda nbytes: None,
+) -> CheckpointDocument:
+    """Write the checkpoint that `planned` describes to `output`; return its document.
+
+    `advance` is called with bytes of source that are done (from any thread). The document goes to
+    `document_path`, by default `checkpoint.json` in `output`. Raises RefusedInput for input that
+    cannot be carried out, EnvironmentFault for a full disk and the like; nothing that looks like a
+    checkpoint is left behind by either.
+    """
+    require_carried_out(planned)
+    document_path = document_path or output / CHECKPOINT_FILE
+    done = finished(output, planned.plan.digest, document_path)
+    if done is not None:
+        return done
+    with Workspace(output, planned.plan) as workspace:
+        entries = _write_shards(planned, checkpoint, workspace, workers, advance)
+        _refuse_changed(checkpoint)
+        _write_companions(planned, checkpoint, workspace)
+        document = checkpoint_document(planned, workspace.staged, entries, __version__)
+        workspace.publish(document, document_path)
+    return document
+
+
+def require_carried_out(planned: Planned) -> None:
+    """Raise the plan's refusal, or say what a calibrated plan still needs."""
+    refusal = planned.plan.refusal
+    if refusal is not None:
+        raise RefusedInput(refusal.reason, refusal.subject, refusal.message)
+    if planned.plan.method is Method.Calibrated:
+        recipe = planned.plan.recipe
+        name = recipe.name if recipe else "this recipe"
+        raise RefusedInput(
+            Reason.CalibrationRequired,
+            "quantization.precision",
+            f"The recipe '{name}' needs calibration statistics (4-bit activations or measured KV "
+            "scales), which this version cannot make yet; choose a data-free recipe such as "
+            "'nvfp4a16' or 'fp8-dynamic'.",
+        )
+
+
+def _write_shards(
+    planned: Planned, checkpoint: Checkpoint, workspace: Workspace, workers: int, advance: Advance
+) -> list[dict[str, Any]]:
+    """Journal entries of all shards in order; finished ones are taken over."""
+    known = {s.file: workspace.finished_shard(s.file) for s in planned.shards}
+    missing = [shard for shard in planned.shards if known[shard.file] is None]
+    workspace.require_space(sum(shard.size_bytes for shard in missing))
+    for shard in planned.shards:
+        if known[shard.file] is not None:
+            advance(sum(m.source_bytes for unit in shard.units for m in unit.members))
+    reader = TileReader(checkpoint.source)
+    pending: list[Future[dict[str, Any]]] = []
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="tile") as pool,
+        ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
+    ):
+        for shard in missing:
+            results = _write_shard(planned, shard, checkpoint, workspace, reader, pool, advance)
+            pending.append(finisher.submit(_finish, workspace, shard, results))
+        for shard, future in zip(missing, pending, strict=True):
+            known[shard.file] = future.result()
+    return [entry for entry in known.values() if entry is not None]
+
+
+def _write_shard(
+    planned: Planned,
+    shard: OutputShard,
+    checkpoint: Checkpoint,
+    workspace: Workspace,
+    reader: TileReader,
+    pool: ThreadPoolExecutor,
+    advance: Advance,
+) -> list[UnitResult]:
+    path = workspace.partial_path(shard.file)
+    recipe = planned.plan.recipe
+    if recipe is None:
+        raise AssertionError("an accepted plan has a recipe. This is a bug. Please report.")
+    remote = checkpoint.source.local_path(checkpoint.shards[0].file) is None
+    with storage_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            return ShardWriter(shard, descriptor, reader, recipe, pool, advance, remote).write()
+        finally:
+            os.close(descriptor)
+
+
+def _finish(workspace: Workspace, shard: OutputShard, results: list[UnitResult]) -> dict[str, Any]:
+    """Flush, digest and name a shard; from here on it survives a kill."""
+    path = workspace.partial_path(shard.file)
+    with storage_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        digest = file_sha256(path)
+    entry = {
+        "file": shard.file,
+        "sizeBytes": shard.size_bytes,
+        "sha256": digest,
+        "units": [[r.name, r.global_scale, *r.sums] for r in results],
+    }
+    workspace.finish_shard(shard.file, entry)
+    return entry
+
+
+def _refuse_changed(checkpoint: Checkpoint) -> None:
+    """The source must still have the headers that were planned with."""
+    for shard in checkpoint.shards:
+        now = read_header(checkpoint.source, FileEntry(shard.file, shard.size_bytes))
+        if now.sha256 != shard.sha256:
+            raise RefusedInput(
+                Reason.SourceChanged,
+                shard.file,
+                f"'{shard.file}' of the source changed while it was being read; run the same "
+                "command again on a source that stays as it is.",
+            )
+
+
+def _write_companions(planned: Planned, checkpoint: Checkpoint, workspace: Workspace) -> None:
+    """`config.json`, the index and every carried file."""
+    plan = planned.plan
+    if plan.recipe is None or plan.output is None or planned.architecture is None:
+        raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
+    with storage_errors(workspace.staged):
+        config = quantized_model_config(
+            checkpoint.config, planned.architecture, plan.recipe, (line.role for line in plan.roles)
+        )
+        write_json(workspace.staged / CONFIG_FILE, config)
+        if len(planned.shards) > 1:
+            write_json(workspace.staged / INDEX_FILE, _index(planned.shards))
+        carry_over(checkpoint.source, plan.output.carried, workspace.staged)
+
+
+def _index(shards: Iterable[OutputShard]) -> dict[str, Any]:
+    rows = [row for shard in shards for row in shard.rows]
+    return {
+        "metadata": {"total_size": sum(row.end - row.begin for row in rows)},
+        "weight_map": {row.name: row.file for row in sorted(rows, key=lambda r: r.name)},
+    }

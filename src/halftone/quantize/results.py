@@ -1,0 +1,109 @@
+"""From what the shards gave to `checkpoint.json`: digests, and errors per group and per role."""
+
+from collections import defaultdict
+from math import sqrt
+from pathlib import Path
+from typing import Any, Final
+
+from halftone.plan.layout import Unit
+from halftone.plan.planning import Planned
+from halftone.quantize.workspace import file_sha256
+from halftone.quantize.writing import Sums
+from halftone.spec.documents import (
+    CheckpointDocument,
+    GroupResult,
+    RoleError,
+    WrittenFile,
+    canonical_json,
+    sha256_hex,
+)
+from halftone.spec.formats import Format
+from halftone.spec.job import ScaleSearch
+from halftone.spec.roles import Role
+
+# What the checkpoint digest covers beside weights and configuration: tokenizer and licence.
+_DIGESTED_PREFIXES: Final = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
+_DIGESTED_LICENCES: Final = ("license", "licence", "copying", "notice")
+
+
+def checkpoint_document(
+    planned: Planned, directory: Path, entries: list[dict[str, Any]], version: str
+) -> CheckpointDocument:
+    """The document for the files in `directory`; shards keep the digests of their journal."""
+    digests = {entry["file"]: entry["sha256"] for entry in entries}
+    files = tuple(
+        WrittenFile(
+            path=path.name,
+            sizeBytes=path.stat().st_size,
+            sha256=digests.get(path.name) or file_sha256(path),
+        )
+        for path in sorted(directory.iterdir())
+    )
+    sums = {unit[0]: (unit[1], Sums(*unit[2:])) for entry in entries for unit in entry["units"]}
+    units = [unit for shard in planned.shards for unit in shard.units if unit.format is not None]
+    return CheckpointDocument(
+        digest=checkpoint_digest(files),
+        planDigest=planned.plan.digest,
+        halftoneVersion=version,
+        files=files,
+        roles=_roles(planned, units, {name: both[1] for name, both in sums.items()}),
+        groups=tuple(_group(planned, unit, *sums[unit.name]) for unit in units),
+    )
+
+
+def checkpoint_digest(files: tuple[WrittenFile, ...]) -> str:
+    """SHA-256 over the sorted (path, size, SHA-256) of weights, config, tokenizer and licence."""
+    rows = [[f.path, f.sizeBytes, f.sha256] for f in files if _is_digested(f.path)]
+    return sha256_hex(canonical_json(sorted(rows)))
+
+
+def _is_digested(path: str) -> bool:
+    name = path.lower()
+    return (
+        name.endswith((".safetensors", ".safetensors.index.json", ".jinja"))
+        or name in {"config.json", "generation_config.json"}
+        or name.startswith((*_DIGESTED_PREFIXES, *_DIGESTED_LICENCES))
+    )
+
+
+def _group(planned: Planned, unit: Unit, scale: float | None, sums: Sums) -> GroupResult:
+    if unit.format is None:
+        raise AssertionError("only quantized units have results. This is a bug. Please report.")
+    return GroupResult(
+        name=unit.name,
+        format=unit.format,
+        members=tuple(member.name for member in unit.members),
+        globalScale=None if scale is None else f"{scale:.9g}",
+        relativeError=_relative(sums.error, sums.weight),
+        minMaxError=_compared(planned, unit.format, sums),
+    )
+
+
+def _roles(planned: Planned, units: list[Unit], sums: dict[str, Sums]) -> tuple[RoleError, ...]:
+    totals: defaultdict[tuple[Role, Format], Sums] = defaultdict(Sums)
+    for unit in units:
+        if unit.format is not None:
+            totals[unit.members[0].role, unit.format] += sums[unit.name]
+    order = {role: place for place, role in enumerate(Role)}
+    return tuple(
+        RoleError(
+            role=role,
+            format=fmt,
+            relativeError=_relative(total.error, total.weight),
+            minMaxError=_compared(planned, fmt, total),
+        )
+        for (role, fmt), total in sorted(totals.items(), key=lambda item: order[item[0][0]])
+    )
+
+
+def _compared(planned: Planned, fmt: Format, sums: Sums) -> str | None:
+    """The error of MinMax, where another search ran: the gain that it was worth."""
+    recipe = planned.plan.recipe
+    searched = recipe is not None and recipe.scaleSearch is not ScaleSearch.MinMax
+    if not searched or fmt not in {Format.NVFP4, Format.NVFP4A16}:
+        return None
+    return _relative(sums.min_max_error, sums.weight)
+
+
+def _relative(error: float, weight: float) -> str:
+    return f"{sqrt(error / weight):.6f}" if weight else "0.000000"

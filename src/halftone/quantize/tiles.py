@@ -1,0 +1,175 @@
+"""Tiles of weights, read into reused buffers as the kernels want them.
+
+A tile is some consecutive rows of one matrix: `uint16[rows, K]` holding BF16 bits, or
+`float32[rows, K]` for F16 and F32 sources. FP8 sources are dequantized to BF16 on the way in.
+Nothing here keeps more than one tile a thread, except the spool of a remote source, which keeps
+what pass one fetched so that pass two need not fetch it again.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halftone.checkpoint import decoding
+from halftone.plan.resources import TILE_BYTES
+from halftone.plan.tensors import LogicalTensor, ScaleKind, SourceScale
+from halftone.spec.dtypes import Dtype
+from halftone.spec.files import FileSource
+from halftone.spec.formats import FP8_BLOCK_SIDE, Format
+
+Weights = NDArray[np.uint16] | NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+_BLOCK_FORMATS = {Format.FP8_BLOCK, Format.FP8_BLOCK_A16}
+
+
+class Tile(NamedTuple):
+    """`rows` rows of `tensor` from row `start` on."""
+
+    tensor: LogicalTensor
+    start: int
+    rows: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in the source."""
+        return self.tensor.source_bytes // self.tensor.shape[0]
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the tile in the source."""
+        return self.rows * self.row_bytes
+
+
+def tiles_of(tensor: LogicalTensor, tile_bytes: int = TILE_BYTES) -> Iterator[Tile]:
+    """The tiles of a matrix, of at most `tile_bytes` as BF16 and at least one row.
+
+    Starts are multiples of 128 where a format or the source scales blocks of rows together.
+    The partition does not depend on the number of workers, so sums are reproducible.
+    """
+    total, columns = tensor.shape
+    step = max(1, tile_bytes // (2 * columns))
+    side = _row_multiple(tensor)
+    step = max(side, step // side * side)
+    for start in range(0, total, step):
+        yield Tile(tensor, start, min(step, total - start))
+
+
+def _row_multiple(tensor: LogicalTensor) -> int:
+    side = FP8_BLOCK_SIDE if tensor.format in _BLOCK_FORMATS else 1
+    if tensor.scale is not None and tensor.scale.kind is ScaleKind.Block:
+        side = side * tensor.scale.block[0] // np.gcd(side, tensor.scale.block[0])
+    return int(side)
+
+
+class Scratch(threading.local):
+    """Buffers of one thread, grown to the largest size asked for and then reused."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Bytes] = {}
+
+    def take(self, purpose: str, nbytes: int) -> Bytes:
+        """`nbytes` of memory with undefined content, valid until the next `take` of `purpose`."""
+        buffer = self._buffers.get(purpose)
+        if buffer is None or buffer.nbytes < nbytes:
+            buffer = self._buffers[purpose] = np.empty(nbytes, np.uint8)
+        return buffer[:nbytes]
+
+
+class TileReader:
+    """Reads tiles of one source; safe to use from several threads."""
+
+    def __init__(self, source: FileSource) -> None:
+        self._source = source
+        self._scratch = Scratch()
+        self._scales: dict[str, NDArray[np.float32]] = {}
+        self._spool: dict[Tile, Bytes] = {}
+        self._guard = threading.Lock()
+
+    def read(self, tile: Tile, spool: bool = False) -> Weights:
+        """The weights of `tile`; valid until this thread reads the next one.
+
+        With `spool`, the bytes are kept for `read_again`.
+        """
+        raw = self._fetch(tile, spool)
+        return self._as_weights(tile, raw)
+
+    def read_again(self, tile: Tile) -> Weights:
+        """The second pass: from the spool where pass one left it there, else from the source."""
+        with self._guard:
+            raw = self._spool.pop(tile, None)
+        return self._as_weights(tile, self._fetch(tile, False) if raw is None else raw)
+
+    def read_bytes(self, tensor: LogicalTensor, begin: int, buffer: Bytes) -> None:
+        """Fill `buffer` with the stored bytes of `tensor` from `begin` on."""
+        self._source.read_into(tensor.file, tensor.offset + begin, memoryview(buffer))
+
+    def forget(self, tensors: tuple[LogicalTensor, ...]) -> None:
+        """Give back what was kept for `tensors`."""
+        with self._guard:
+            for tensor in tensors:
+                self._scales.pop(tensor.name, None)
+
+    def _fetch(self, tile: Tile, spool: bool) -> Bytes:
+        tensor = tile.tensor
+        nbytes = tile.source_bytes
+        raw = np.empty(nbytes, np.uint8) if spool else self._scratch.take("raw", nbytes)
+        offset = tensor.offset + tile.start * tile.row_bytes
+        self._source.read_into(tensor.file, offset, memoryview(raw))
+        if spool:
+            with self._guard:
+                self._spool[tile] = raw
+        return raw
+
+    def _as_weights(self, tile: Tile, raw: Bytes) -> Weights:
+        shape = (tile.rows, tile.tensor.shape[1])
+        if tile.tensor.scale is not None:
+            return self._dequantized(tile, raw.reshape(shape), tile.tensor.scale)
+        match tile.tensor.dtype:
+            case Dtype.BF16:
+                return raw.view(np.uint16).reshape(shape)
+            case Dtype.F32:
+                return raw.view(np.float32).reshape(shape)
+            case _:
+                half = raw.view(np.float16).reshape(shape)
+                wide = self._scratch.take("wide", half.size * 4).view(np.float32).reshape(shape)
+                np.copyto(wide, half)
+                return wide
+
+    def _dequantized(self, tile: Tile, codes: Bytes, scale: SourceScale) -> NDArray[np.uint16]:
+        """The FP8 codes of a tile as BF16 bits, rounded to nearest even."""
+        out = self._scratch.take("bf16", codes.size * 2).view(np.uint16).reshape(codes.shape)
+        values = self._scale_values(tile.tensor, scale)
+        if scale.kind is ScaleKind.Block:
+            first = tile.start // scale.block[0]
+            decoding.decode_fp8_block_bf16(codes, values[first:], *scale.block, out)
+        elif scale.kind is ScaleKind.Channel:
+            rows = values.reshape(-1)[tile.start : tile.start + tile.rows]
+            decoding.decode_fp8_channel_bf16(codes, np.ascontiguousarray(rows), out)
+        else:
+            decoding.decode_fp8_tensor_bf16(codes, float(values.reshape(-1)[0]), out)
+        return out
+
+    def _scale_values(self, tensor: LogicalTensor, scale: SourceScale) -> NDArray[np.float32]:
+        """The whole scale tensor as float32; small (one value per channel or block)."""
+        with self._guard:
+            known = self._scales.get(tensor.name)
+        if known is not None:
+            return known
+        entry = scale.entry
+        raw = np.frombuffer(
+            self._source.read_range(entry.file, entry.offset, entry.nbytes), np.uint8
+        )
+        if entry.dtype is Dtype.BF16:
+            values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = raw.view(np.float16 if entry.dtype is Dtype.F16 else np.float32).astype(
+                np.float32
+            )
+        values = np.ascontiguousarray(values.reshape(entry.shape))
+        with self._guard:
+            self._scales[tensor.name] = values
+        return values

@@ -1,0 +1,216 @@
+"""Where a checkpoint is built, so that a kill loses at most one shard and nobody reads half of it.
+
+Everything is made in `.NAME.partial` beside the output directory and renamed in one step at the
+end. A finished shard has a journal entry with its digest; on the next run it is kept if its bytes
+still have that digest. The plan lies there too: work of another plan is refused, never mixed.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+from halftone.spec.documents import (
+    CheckpointDocument,
+    Plan,
+    canonical_json,
+    sync_directory,
+    write_atomically,
+)
+from halftone.spec.errors import EnvironmentFault, RefusedInput
+from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, Reason
+
+_JOURNAL: Final = "journal"
+_LOCK: Final = "lock"
+_STAGED: Final = "checkpoint"
+_HASH_CHUNK: Final = 8 * 2**20
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Translate what the operating system says about our own files, cause chained."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise EnvironmentFault(
+                Reason.OutOfSpace,
+                str(path),
+                f"The disk under '{path}' is full; free some space and run the same command "
+                "again: finished shards are kept.",
+            ) from error
+        raise EnvironmentFault(
+            Reason.StorageFailed, str(path), f"'{error.filename or path}': {error.strerror}."
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in large chunks."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_HASH_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointDocument | None:
+    """The document of an output that this plan already made; None when there is no output.
+
+    Raises RefusedInput(OutputNotEmpty) for anything else that is in the way.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    if document_path.is_file() and output.is_dir():
+        document = CheckpointDocument.load(document_path)
+        if document.planDigest == plan_digest and _sizes_hold(output, document):
+            return document
+        raise RefusedInput(
+            Reason.OutputNotEmpty,
+            str(output),
+            f"'{output}' holds a checkpoint of another plan "
+            f"({document.planDigest[:12]}, this one is {plan_digest[:12]}); "
+            "choose another directory or remove that one.",
+        )
+    raise RefusedInput(
+        Reason.OutputNotEmpty,
+        str(output),
+        f"'{output}' is not empty and was not written by Halftone; choose another directory.",
+    )
+
+
+def _sizes_hold(output: Path, document: CheckpointDocument) -> bool:
+    return all(
+        (output / f.path).is_file() and (output / f.path).stat().st_size == f.sizeBytes
+        for f in document.files
+    )
+
+
+class Workspace:
+    """The partial directory of one output; hold it with `with`, one process at a time."""
+
+    def __init__(self, output: Path, plan: Plan) -> None:
+        self.output = output
+        self.root = output.parent / f".{output.name}.partial"
+        self.staged = self.root / _STAGED
+        self._plan = plan
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> "Workspace":
+        with storage_errors(self.root):
+            self.staged.mkdir(parents=True, exist_ok=True)
+            (self.root / _JOURNAL).mkdir(exist_ok=True)
+            self._lock = (self.root / _LOCK).open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise EnvironmentFault(
+                Reason.OutputBusy,
+                str(self.output),
+                f"Another process is writing '{self.output}'; wait for it, or stop it.",
+            ) from error
+        self._claim()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _claim(self) -> None:
+        """Write our plan here, or make sure that what lies here is of the same plan."""
+        path = self.root / PLAN_FILE
+        if not path.exists():
+            with storage_errors(path):
+                self._plan.save(path)
+            return
+        earlier = Plan.load(path)
+        if earlier.digest == self._plan.digest:
+            return
+        _refuse_changed_source(earlier, self._plan)
+        raise RefusedInput(
+            Reason.OutputNotEmpty,
+            str(self.root),
+            f"'{self.root}' holds unfinished work of another plan ({earlier.digest[:12]}, this "
+            f"one is {self._plan.digest[:12]}); finish that one or remove the directory.",
+        )
+
+    def shard_path(self, file: str) -> Path:
+        """Where a finished shard lies until everything is."""
+        return self.staged / file
+
+    def partial_path(self, file: str) -> Path:
+        """Where a shard is written; never a name that a reader would take for a shard."""
+        return self.root / f"{file}.writing"
+
+    def finished_shard(self, file: str) -> dict[str, Any] | None:
+        """The journal entry of a shard whose bytes still have the digest that they had."""
+        path, entry_path = self.shard_path(file), self._journal_path(file)
+        if not path.is_file() or not entry_path.is_file():
+            return None
+        try:
+            entry: dict[str, Any] = json.loads(entry_path.read_bytes())
+        except ValueError:
+            return None
+        with storage_errors(path):
+            whole = path.stat().st_size == entry["sizeBytes"]
+            return entry if whole and file_sha256(path) == entry["sha256"] else None
+
+    def finish_shard(self, file: str, entry: dict[str, Any]) -> None:
+        """Rename a written and synced shard into place, then journal it."""
+        with storage_errors(self.root):
+            self.partial_path(file).replace(self.shard_path(file))
+            sync_directory(self.staged)
+            write_atomically(self._journal_path(file), canonical_json(entry))
+
+    def require_space(self, needed: int) -> None:
+        """Raise EnvironmentFault(OutOfSpace) unless `needed` bytes fit; stale files go first."""
+        for stale in self.root.glob("*.writing"):
+            stale.unlink()
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise EnvironmentFault(
+                Reason.OutOfSpace,
+                str(self.output),
+                f"'{self.output}' needs {needed:,} more bytes, but its disk has {free:,} free; "
+                "free some space or choose another directory.",
+            )
+
+    def publish(self, document: CheckpointDocument, document_path: Path) -> None:
+        """Make everything visible: one rename, the document in or right after it."""
+        inside = document_path.parent == self.output
+        with storage_errors(self.output):
+            if inside:
+                document.save(self.staged / CHECKPOINT_FILE)
+            sync_directory(self.staged)
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            self.staged.rename(self.output)  # replaces an empty directory, fails on any other
+            sync_directory(self.output.parent)
+            if not inside:
+                document.save(document_path)
+            shutil.rmtree(self.root)
+
+    def _journal_path(self, file: str) -> Path:
+        return self.root / _JOURNAL / f"{file}.json"
+
+
+def _refuse_changed_source(earlier: Plan, now: Plan) -> None:
+    """Raise RefusedInput(SourceChanged) that names the first file that is not the same."""
+    if earlier.source is None or now.source is None or earlier.recipe != now.recipe:
+        return
+    before = {file.path: file for file in earlier.source.files}
+    after = {file.path: file for file in now.source.files}
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            raise RefusedInput(
+                Reason.SourceChanged,
+                path,
+                f"'{path}' of the source is not the file that this work began with (its size or "
+                "header differs); bring that one back, or remove the unfinished work.",
+            )

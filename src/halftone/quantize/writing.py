@@ -1,0 +1,276 @@
+"""One shard, from its units to its bytes: read tiles, call kernels, write at planned offsets.
+
+Units go through in batches. Inside a batch, first every large group's maximum is measured (pass
+one), then everything is quantized and written (pass two); small groups are read once for both.
+A batch keeps all threads busy over experts of a few megabytes and over matrices of hundreds alike.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from halftone.checkpoint import decoding
+from halftone.plan.layout import OutputShard, Unit
+from halftone.plan.resources import SPOOL_BYTES, TILE_BYTES
+from halftone.plan.tensors import LogicalTensor
+from halftone.quantize import kernels
+from halftone.quantize.tiles import Scratch, Tile, TileReader, tiles_of
+from halftone.spec.dtypes import Dtype
+from halftone.spec.errors import RefusedInput
+from halftone.spec.formats import FORMATS, Format
+from halftone.spec.job import BlockScale, Recipe, ScaleSearch
+from halftone.spec.names import Reason
+
+_BATCH_BYTES: Final = 256 * 2**20
+_SEARCHES: Final = {
+    ScaleSearch.MinMax: kernels.MIN_MAX,
+    ScaleSearch.MeanSquaredError: kernels.MEAN_SQUARED_ERROR,
+    ScaleSearch.Exhaustive: kernels.EXHAUSTIVE,
+}
+
+
+class Sums(NamedTuple):
+    """Sums of squares over weights, over their errors, and over the errors of MinMax."""
+
+    weight: float = 0.0
+    error: float = 0.0
+    min_max_error: float = 0.0
+
+    def __add__(self, other: object) -> "Sums":
+        if not isinstance(other, Sums):
+            return NotImplemented
+        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class UnitResult(NamedTuple):
+    """What writing a quantized unit gave; `global_scale` is None for FP8."""
+
+    name: str
+    global_scale: float | None
+    sums: Sums
+
+
+class ShardWriter:
+    """Writes the units of one shard into an open file."""
+
+    def __init__(
+        self,
+        shard: OutputShard,
+        descriptor: int,
+        reader: TileReader,
+        recipe: Recipe,
+        executor: Executor,
+        advance: Callable[[int], None],
+        remote: bool,
+    ) -> None:
+        self._shard = shard
+        self._descriptor = descriptor
+        self._reader = reader
+        self._recipe = recipe
+        self._executor = executor
+        self._advance = advance
+        self._remote = remote
+        self._offsets = shard.offsets()
+        self._scratch = Scratch()
+
+    def write(self) -> list[UnitResult]:
+        """Write header and every unit; returns the results of quantized units in shard order."""
+        os.pwrite(self._descriptor, self._shard.header, 0)
+        os.ftruncate(self._descriptor, self._shard.size_bytes)
+        results: list[UnitResult] = []
+        for batch in _batches(self._shard.units):
+            results += self._write_batch(batch)
+        return results
+
+    def _write_batch(self, batch: list[Unit]) -> list[UnitResult]:
+        spool = self._remote and sum(map(_source_bytes, batch)) <= SPOOL_BYTES
+        large = {u.name: u for u in batch if _needs_two_passes(u)}
+        tiles = [t for unit in large.values() for m in unit.members for t in tiles_of(m)]
+        measured = list(self._executor.map(lambda t: self._measure(t, spool), tiles))
+        scales = _global_scales(large.values(), tiles, measured)
+        tasks = [task for unit in batch for task in self._tasks(unit, scales)]
+        done = list(self._executor.map(lambda task: (task[0], *task[1]()), tasks))
+        for unit in batch:
+            self._reader.forget(unit.members)
+        return _combine(batch, done)
+
+    def _measure(self, tile: Tile, spool: bool) -> float:
+        return self._finite(kernels.amax(self._reader.read(tile, spool)), tile.tensor)
+
+    def _tasks(
+        self, unit: Unit, scales: Mapping[str, np.float32]
+    ) -> Iterator[tuple[str, Callable[[], tuple[np.float32 | None, Sums]]]]:
+        if unit.format is None:
+            for member in unit.members:
+                for begin in range(0, member.kept_bytes, TILE_BYTES):
+                    yield unit.name, lambda m=member, b=begin: self._keep(m, b)
+        elif FORMATS[unit.format].shares_global_scale:
+            if unit.name not in scales:
+                yield unit.name, lambda: self._quantize_small(unit)
+                return
+            scale = scales[unit.name]
+            for member in unit.members:
+                for tile in tiles_of(member):
+                    yield unit.name, lambda t=tile: (scale, self._quantize_again(t, scale))
+        else:
+            for member in unit.members:
+                for tile in tiles_of(member):
+                    yield unit.name, lambda t=tile: (None, self._quantize_fp8(t))
+
+    def _quantize_small(self, unit: Unit) -> tuple[np.float32, Sums]:
+        """Both passes over a group that fits one tile."""
+        tiles = [tile for member in unit.members for tile in tiles_of(member)]
+        amax = max(self._measure(tile, spool=True) for tile in tiles)
+        scale = kernels.nvfp4_global_scale(amax)
+        sums = Sums()
+        for tile in tiles:
+            sums += self._quantize_again(tile, scale)
+        return scale, sums
+
+    def _quantize_again(self, tile: Tile, global_scale: np.float32) -> Sums:
+        weights = self._reader.read_again(tile)
+        rows, columns = weights.shape
+        packed = self._scratch.take("packed", rows * columns // 2).reshape(rows, -1)
+        scale = self._scratch.take("scale", rows * columns // 16).reshape(rows, -1)
+        sums = kernels.quantize_nvfp4(
+            weights, global_scale, _SEARCHES[self._recipe.scaleSearch], packed, scale
+        )
+        module = tile.tensor.name.removesuffix(".weight")
+        self._put(f"{module}.weight_packed", tile.start * columns // 2, packed)
+        self._put(f"{module}.weight_scale", tile.start * columns // 16, scale)
+        if tile.start == 0:
+            self._put(f"{module}.weight_global_scale", 0, np.array([global_scale], np.float32))
+        self._advance(tile.source_bytes)
+        return Sums(*sums)
+
+    def _quantize_fp8(self, tile: Tile) -> Sums:
+        weights = self._reader.read(tile)
+        rows, columns = weights.shape
+        codes = self._scratch.take("packed", rows * columns).reshape(rows, columns)
+        if tile.tensor.format is Format.FP8_DYNAMIC:
+            scale = np.empty((rows, 1), np.uint16)
+            sums = kernels.quantize_fp8_channel(weights, codes, scale.reshape(-1))
+            scale_offset = tile.start * 2
+        else:
+            blocks = FORMATS[Format.FP8_BLOCK].stored[1].shape(rows, columns)
+            scale = np.empty(blocks, np.uint16)
+            power_of_two = self._recipe.blockScale is BlockScale.PowerOfTwo
+            sums = kernels.quantize_fp8_block(weights, codes, scale, power_of_two)
+            scale_offset = tile.start // 128 * blocks[1] * 2
+        self._finite(sums[0] + sums[1], tile.tensor)
+        module = tile.tensor.name.removesuffix(".weight")
+        self._put(f"{module}.weight", tile.start * columns, codes)
+        self._put(f"{module}.weight_scale", scale_offset, scale)
+        self._advance(tile.source_bytes)
+        return Sums(sums[0], sums[1], sums[1])
+
+    def _keep(self, tensor: LogicalTensor, begin: int) -> tuple[None, Sums]:
+        """Copy a piece of a kept tensor; NaN is refused, infinities are the model's business."""
+        if tensor.scale is not None:
+            if begin == 0:
+                self._keep_dequantized(tensor)
+            return None, Sums()
+        nbytes = min(TILE_BYTES, tensor.source_bytes - begin)
+        raw = self._scratch.take("packed", nbytes)
+        self._reader.read_bytes(tensor, begin, raw)
+        if _has_nan(raw, tensor.dtype):
+            self._finite(float("nan"), tensor)
+        self._put(tensor.name, begin, raw)
+        self._advance(nbytes)
+        return None, Sums()
+
+    def _keep_dequantized(self, tensor: LogicalTensor) -> None:
+        for tile in tiles_of(tensor):
+            weights = self._reader.read(tile)
+            self._finite(kernels.amax(weights), tensor)
+            self._put(tensor.name, tile.start * weights.shape[1] * 2, weights)
+            self._advance(tile.source_bytes)
+
+    def _put(self, name: str, offset: int, array: np.ndarray[tuple[int, ...], np.dtype]) -> None:
+        view = memoryview(np.ascontiguousarray(array)).cast("B")
+        position = self._offsets[name] + offset
+        while view:
+            written = os.pwrite(self._descriptor, view, position)
+            view, position = view[written:], position + written
+
+    def _finite(self, value: float, tensor: LogicalTensor) -> float:
+        if not np.isfinite(value):
+            raise RefusedInput(
+                Reason.NonFiniteWeight,
+                tensor.name,
+                f"`{tensor.name}` holds NaN or infinite weights; repair the source, or ask its "
+                "publisher for one that trained to the end.",
+            )
+        return value
+
+
+def _has_nan(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], dtype: Dtype) -> bool:
+    match dtype:
+        case Dtype.BF16:
+            return decoding.has_nan_bf16(raw.view(np.uint16))
+        case Dtype.F16:
+            return bool(np.isnan(raw.view(np.float16)).any())
+        case Dtype.F32:
+            return bool(np.isnan(raw.view(np.float32)).any())
+        case Dtype.F64:
+            return bool(np.isnan(raw.view(np.float64)).any())
+        case _:
+            return False
+
+
+def _source_bytes(unit: Unit) -> int:
+    return sum(member.source_bytes for member in unit.members)
+
+
+def _needs_two_passes(unit: Unit) -> bool:
+    shared = unit.format is not None and FORMATS[unit.format].shares_global_scale
+    return shared and _source_bytes(unit) > TILE_BYTES
+
+
+def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:
+    batch: list[Unit] = []
+    size = 0
+    for unit in units:
+        nbytes = _source_bytes(unit)
+        if batch and size + nbytes > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(unit)
+        size += nbytes
+    if batch:
+        yield batch
+
+
+def _global_scales(
+    units: Iterable[Unit], tiles: list[Tile], measured: list[float]
+) -> dict[str, np.float32]:
+    """One scale per group from the maxima of its tiles (2688 / amax over all members)."""
+    amax: dict[str, float] = {}
+    for tile, value in zip(tiles, measured, strict=True):
+        amax[tile.tensor.name] = max(value, amax.get(tile.tensor.name, 0.0))
+    return {
+        unit.name: kernels.nvfp4_global_scale(max(amax[m.name] for m in unit.members))
+        for unit in units
+    }
+
+
+def _combine(
+    batch: list[Unit], done: list[tuple[str, np.float32 | None, Sums]]
+) -> list[UnitResult]:
+    """Sum tiles in their own order, whatever order they finished in."""
+    sums: dict[str, Sums] = {}
+    scales: dict[str, np.float32 | None] = {}
+    for name, scale, part in done:
+        sums[name] = sums.get(name, Sums()) + part
+        scales[name] = scale
+    results = []
+    for unit in batch:
+        if unit.format is not None:
+            scale = scales[unit.name]
+            results.append(
+                UnitResult(unit.name, None if scale is None else float(scale), sums[unit.name])
+            )
+    return results

@@ -1,0 +1,1 @@
+"""The shipped recipes: data files, read through `halftone.spec.recipes`."""

@@ -1,0 +1,312 @@
+"""The documents that stages hand on: frozen, canonical JSON, written whole or not at all.
+
+`plan.json` comes from headers alone, `checkpoint.json` from the bytes that were written. Each
+carries the plan's digest, so a stage that finds its output with the same digest returns it.
+"""
+
+import hashlib
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from halftone.spec.dtypes import Dtype
+from halftone.spec.errors import RefusedInput
+from halftone.spec.formats import Format
+from halftone.spec.job import Recipe
+from halftone.spec.names import API_VERSION, Reason, WarningReason
+from halftone.spec.roles import Role
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted keys, no spaces, UTF-8, one newline: equal values give equal bytes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode() + b"\n"
+
+
+def sha256_hex(data: bytes) -> str:
+    """The digest as documents write it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, flush it to disk and rename: never half a file.
+
+    Raises OSError; callers translate it at their border.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Document(BaseModel):
+    """Frozen, strict; `save` writes canonical JSON atomically, `load` refuses what is not ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def save(self, path: Path) -> None:
+        """Write to `path`, whole or not at all."""
+        write_atomically(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read from `path`; raises RefusedInput(WorkdirInconsistent) for anything else."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise RefusedInput(
+                Reason.WorkdirInconsistent,
+                str(path),
+                f"'{path}' is not a {cls.__name__} document of this version; "
+                "remove it and run the stage that writes it.",
+            ) from error
+
+
+class Method(StrEnum):
+    """Whether activations must be measured before weights can be written."""
+
+    DataFree = "DataFree"
+    Calibrated = "Calibrated"
+
+
+class Notice(BaseModel):
+    """A warning of the plan: goes on, but somebody should know."""
+
+    model_config = ConfigDict(frozen=True)
+    reason: WarningReason
+    subject: str
+    message: str
+
+
+class Refusal(BaseModel):
+    """Why a plan cannot be carried out, and the way out."""
+
+    model_config = ConfigDict(frozen=True)
+    reason: Reason
+    subject: str
+    message: str
+
+
+class SourceFile(BaseModel):
+    """One shard as the plan saw it; `headerSha256` covers the length word and the JSON."""
+
+    model_config = ConfigDict(frozen=True)
+    path: str
+    sizeBytes: int
+    headerSha256: str
+
+
+class PlanSource(BaseModel):
+    """What is read. `bytes` counts tensor data; `configSha256` pins `config.json`."""
+
+    model_config = ConfigDict(frozen=True)
+    uri: str
+    revision: str | None
+    bytes: int
+    tensors: int
+    parameters: int
+    configSha256: str
+    licence: str | None
+    files: tuple[SourceFile, ...]
+
+
+class OutputFile(BaseModel):
+    """One shard to be written; its header is fixed by `headerSha256` before a byte is read."""
+
+    model_config = ConfigDict(frozen=True)
+    path: str
+    sizeBytes: int
+    headerBytes: int
+    headerSha256: str
+    tensors: int
+
+
+class PlanOutput(BaseModel):
+    """What is written. `bytes` counts tensor data without KV scales, `fileBytes` whole shards."""
+
+    model_config = ConfigDict(frozen=True)
+    bytes: int
+    kvScaleBytes: int
+    fileBytes: int
+    parameters: int
+    files: tuple[OutputFile, ...]
+    carried: tuple[str, ...]
+
+
+class RoleSummary(BaseModel):
+    """One role in one format (None: as in the source)."""
+
+    model_config = ConfigDict(frozen=True)
+    role: Role
+    format: Format | None
+    tensors: int
+    parameters: int
+    bytesBefore: int
+    bytesAfter: int
+
+
+class Ratio(BaseModel):
+    """How much smaller: decimals as strings, because documents hold no floats."""
+
+    model_config = ConfigDict(frozen=True)
+    bytesBefore: int
+    bytesAfter: int
+    ratio: str
+
+
+class PlanSizes(BaseModel):
+    """Both ratios, because a card that states only the first misleads (reference model S0)."""
+
+    model_config = ConfigDict(frozen=True)
+    quantized: Ratio
+    whole: Ratio
+
+
+class Resources(BaseModel):
+    """What carrying out the plan takes on plain CPUs; not part of the digest."""
+
+    model_config = ConfigDict(frozen=True)
+    peakMemoryBytes: int
+    diskBytes: int
+    expectedSeconds: int
+
+
+class Group(NamedTuple):
+    """Tensors that a server merges at load; they share one format and one global scale."""
+
+    name: str
+    format: Format | None
+    members: tuple[str, ...]
+
+
+class TensorRow(NamedTuple):
+    """One tensor of the source as planned (stacked experts already taken apart)."""
+
+    name: str
+    role: Role
+    format: Format | None
+    group: str | None
+
+
+class OutputRow(NamedTuple):
+    """One tensor of an output shard; offsets count from the end of the header."""
+
+    file: str
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Plan(Document):
+    """Every tensor's fate, on paper. See design §1.
+
+    `digest` is over everything that decides the written bytes: source, recipe and each output
+    shard's header. It leaves out resources, and `tensors` and `layout`, which follow from it.
+    """
+
+    apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
+    kind: Literal["Plan"] = "Plan"
+    digest: str
+    architecture: str | None
+    method: Method
+    source: PlanSource | None
+    recipe: Recipe | None
+    output: PlanOutput | None
+    roles: tuple[RoleSummary, ...]
+    groups: tuple[Group, ...]
+    sizes: PlanSizes | None
+    resources: Resources | None
+    warnings: tuple[Notice, ...]
+    refusal: Refusal | None
+    tensors: tuple[TensorRow, ...] = ()
+    layout: tuple[OutputRow, ...] = ()
+
+    def compute_digest(self) -> str:
+        """The digest of this plan's content; equal to `digest` for a plan that was not edited."""
+        outside = {"digest", "resources", "tensors", "layout"}
+        return sha256_hex(canonical_json(self.model_dump(mode="json", exclude=outside)))
+
+
+class WrittenFile(BaseModel):
+    """One file of the checkpoint."""
+
+    model_config = ConfigDict(frozen=True)
+    path: str
+    sizeBytes: int
+    sha256: str
+
+
+class GroupResult(BaseModel):
+    """What was written for one group: errors are relative, ||W - W'|| / ||W||, as decimals.
+
+    W' is what a server dequantizes. `minMaxError` is what MinMax would have given, where another
+    search was asked for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    format: Format
+    members: tuple[str, ...]
+    globalScale: str | None
+    relativeError: str
+    minMaxError: str | None = None
+
+
+class RoleError(BaseModel):
+    """The same over all groups of a role."""
+
+    model_config = ConfigDict(frozen=True)
+    role: Role
+    format: Format
+    relativeError: str
+    minMaxError: str | None = None
+
+
+class CheckpointDocument(Document):
+    """`checkpoint.json`: what lies in the checkpoint directory, and how good it is.
+
+    `digest` is over the sorted (path, size, SHA-256) of weights, configuration, tokenizer and
+    licence, so equal work has an equal digest whoever ran it.
+    """
+
+    apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
+    kind: Literal["Checkpoint"] = "Checkpoint"
+    digest: str
+    planDigest: str
+    halftoneVersion: str
+    files: tuple[WrittenFile, ...]
+    roles: tuple[RoleError, ...]
+    groups: tuple[GroupResult, ...]
+
+
+class Artifact(Document):
+    """`artifact.json`: what readers start from; its presence says that all the rest is there."""
+
+    apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
+    kind: Literal["Artifact"] = "Artifact"
+    uri: str
+    checkpointDigest: str
+    planDigest: str

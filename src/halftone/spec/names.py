@@ -1,0 +1,122 @@
+"""All vocabulary in one file: reasons, file names, defect kinds, environment variables.
+
+A word that a user, a dashboard or another program can see is defined here and nowhere else.
+Each carries the sentence "when".
+"""
+
+from enum import StrEnum
+from typing import Final
+
+API_VERSION: Final = "halftone.dev/v1alpha1"
+JOB_KIND: Final = "QuantizationJob"
+
+# Files of a work directory and of a checkpoint.
+PLAN_FILE: Final = "plan.json"
+CHECKPOINT_FILE: Final = "checkpoint.json"
+INSPECTION_FILE: Final = "inspection.json"
+CHECKPOINT_DIRECTORY: Final = "checkpoint"
+ARTIFACT_FILE: Final = "artifact.json"
+JOB_FILE: Final = "job.json"
+CONFIG_FILE: Final = "config.json"
+INDEX_FILE: Final = "model.safetensors.index.json"
+SINGLE_SHARD_FILE: Final = "model.safetensors"
+
+# Where a stage that needs another environment finds its Python.
+QUANTIZE_PYTHON: Final = "HALFTONE_QUANTIZE_PYTHON"
+SERVE_PYTHON: Final = "HALFTONE_SERVE_PYTHON"
+
+
+class Reason(StrEnum):
+    """Why something was refused, failed or could not be done; one word a cause."""
+
+    # The job, recipe or command line is not what the schema says.
+    InvalidJob = "InvalidJob"
+    # A recipe name that no preset has, or a file that is not a recipe.
+    UnknownRecipe = "UnknownRecipe"
+    # A recipe asks for nothing that this model has.
+    NothingToQuantize = "NothingToQuantize"
+    # `config.json` names an architecture without a table.
+    UnknownArchitecture = "UnknownArchitecture"
+    # A weight's shape does not fit the format that the recipe gives it.
+    ShapeNotQuantizable = "ShapeNotQuantizable"
+    # Members of one fused group would get different formats.
+    GroupMixesFormats = "GroupMixesFormats"
+    # The source is already in four bits; quantizing it again would only add error.
+    SourceAlreadyQuantized = "SourceAlreadyQuantized"
+    # The source holds no safetensors (a pickle is never opened).
+    NoSafetensors = "NoSafetensors"
+    # A safetensors header, offset, dtype or index does not hold together.
+    MalformedCheckpoint = "MalformedCheckpoint"
+    # A source file or revision that is not there.
+    SourceNotFound = "SourceNotFound"
+    # The source is not the one that the plan saw.
+    SourceChanged = "SourceChanged"
+    # A weight is NaN or infinite.
+    NonFiniteWeight = "NonFiniteWeight"
+    # The recipe needs calibration statistics that do not exist.
+    CalibrationRequired = "CalibrationRequired"
+    # A wish that this version cannot fulfil.
+    NotSupported = "NotSupported"
+    # The output directory holds something that is not ours, or of another plan.
+    OutputNotEmpty = "OutputNotEmpty"
+    # Another process works on the same output.
+    OutputBusy = "OutputBusy"
+    # The name of a GPU that the device table does not have.
+    UnknownDevice = "UnknownDevice"
+    # Inspect found a defect.
+    DefectsFound = "DefectsFound"
+    # A file of our own work directory is missing, stale or unreadable.
+    WorkdirInconsistent = "WorkdirInconsistent"
+    # An optional dependency or environment is not installed.
+    MissingDependency = "MissingDependency"
+    # Disk, file system.
+    OutOfSpace = "OutOfSpace"
+    StorageFailed = "StorageFailed"
+    # A store over the network answered with an error, or not at all.
+    StoreUnavailable = "StoreUnavailable"
+    # The store knows us not, or not enough.
+    AccessDenied = "AccessDenied"
+
+
+class WarningReason(StrEnum):
+    """What a plan says although it goes on."""
+
+    # No licence file and no licence in the card's metadata.
+    LicenceMissing = "LicenceMissing"
+    # The source is FP8 and is dequantized on the way in.
+    SourceDequantized = "SourceDequantized"
+    # The recipe names a role that this model does not have, beside others that it has.
+    RoleAbsent = "RoleAbsent"
+    # Names were classified by their last component only.
+    GenericArchitecture = "GenericArchitecture"
+    # Names that the architecture's table does not list; they are kept.
+    UnlistedTensors = "UnlistedTensors"
+    # Files of the source that are not carried over.
+    FilesLeftBehind = "FilesLeftBehind"
+    # The configuration promises a multi-token-prediction head that the source does not have.
+    MultiTokenPredictionAbsent = "MultiTokenPredictionAbsent"
+
+
+class DefectKind(StrEnum):
+    """What `inspect` can find wrong in a checkpoint."""
+
+    # Members of a fused group carry different global scales; a server keeps one of them.
+    UnequalGlobalScales = "UnequalGlobalScales"
+    # Members of a fused group have different formats; a server refuses to load them.
+    MixedFormatsInGroup = "MixedFormatsInGroup"
+    # The index, or a weight's companion scale, names a tensor that is not there.
+    MissingTensor = "MissingTensor"
+    # A tensor that is in a shard but not in the index, or a scale without a weight.
+    UnexpectedTensor = "UnexpectedTensor"
+    # A router (the layer that picks experts) is quantized.
+    RouterQuantized = "RouterQuantized"
+    # The ignore list and targets do not describe the tensors on disk as a server will match them.
+    IgnoreListWillNotLoad = "IgnoreListWillNotLoad"
+    # `config.json` promises a multi-token-prediction head whose weights are not there.
+    MultiTokenPredictionMissing = "MultiTokenPredictionMissing"
+    # A scale or a weight is NaN or infinite, or a global scale is not positive.
+    NotFinite = "NotFinite"
+    # A tensor's dtype or shape is not what its format says.
+    UnexpectedLayout = "UnexpectedLayout"
+    # As a server will see it, the weight error is beyond the limit of its format.
+    WeightErrorTooLarge = "WeightErrorTooLarge"

@@ -1,0 +1,121 @@
+"""Recipes: presets that ship with the package, and files that a user writes.
+
+A recipe file is the content of a job's `quantization` block, without the key; a whole job is
+accepted too. `resolve` gives a `Recipe` with nothing left open.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from halftone.spec.errors import RefusedInput
+from halftone.spec.job import Quantization, QuantizationJob, Recipe
+from halftone.spec.names import Reason
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recipe of the package: its name, its one-line description and its text."""
+
+    name: str
+    description: str
+    text: str
+
+
+def presets() -> dict[str, Preset]:
+    """Every shipped recipe by name; the description is the file's first comment."""
+    found = {}
+    for entry in sorted(resources.files("halftone.recipes").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".yaml"):
+            name, text = entry.name.removesuffix(".yaml"), entry.read_text(encoding="utf-8")
+            found[name] = Preset(name, text.splitlines()[0].lstrip("# "), text)
+    return found
+
+
+def load_recipe(name_or_file: str) -> Recipe:
+    """The recipe called `name_or_file`, or the one in that file.
+
+    Raises RefusedInput(UnknownRecipe) for neither, RefusedInput(InvalidJob) for a malformed one.
+    """
+    if name_or_file in presets():
+        return resolve(Quantization(preset=name_or_file), name_or_file)
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise RefusedInput(
+            Reason.UnknownRecipe,
+            name_or_file,
+            f"There is no recipe and no file '{name_or_file}'; presets are "
+            f"{', '.join(presets())}, or give the path of a YAML file.",
+        )
+    document = read_yaml(path)
+    if document.get("kind") is not None:
+        return resolve(parse_job(document, str(path)).spec.quantization, path.stem)
+    return resolve(_validated(document, str(path)), path.stem)
+
+
+def resolve(quantization: Quantization, name: str) -> Recipe:
+    """`quantization` with its preset read and its defaults filled in; own fields win."""
+    chosen = {key: getattr(quantization, key) for key in quantization.model_fields_set}
+    chosen = {key: value for key, value in chosen.items() if value is not None}
+    preset_name = chosen.pop("preset", None)
+    if preset_name is None:
+        return Recipe(name=name, **chosen)
+    preset = presets().get(preset_name)
+    if preset is None:
+        raise RefusedInput(
+            Reason.UnknownRecipe,
+            preset_name,
+            f"`quantization.preset` names '{preset_name}', which is not one of "
+            f"{', '.join(presets())}.",
+        )
+    base = resolve(_validated(yaml.safe_load(preset.text), preset_name), preset_name)
+    return base.model_copy(update=chosen)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises RefusedInput when there is none."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RefusedInput(
+            Reason.InvalidJob, str(path), f"'{path}' cannot be read: {error.strerror}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RefusedInput(
+            Reason.InvalidJob, str(path), f"'{path}' is not YAML: {error}."
+        ) from error
+    if not isinstance(document, dict):
+        raise RefusedInput(
+            Reason.InvalidJob, str(path), f"'{path}' must hold a mapping, such as `precision: …`."
+        )
+    return document
+
+
+def parse_job(document: dict[str, Any], origin: str) -> QuantizationJob:
+    """The job in `document`; raises RefusedInput that names the first wrong field."""
+    try:
+        return QuantizationJob.model_validate(document)
+    except ValidationError as error:
+        raise _refusal(error, origin, "") from error
+
+
+def _validated(document: dict[str, Any], origin: str) -> Quantization:
+    try:
+        return Quantization.model_validate(document)
+    except ValidationError as error:
+        raise _refusal(error, origin, "quantization") from error
+
+
+def _refusal(error: ValidationError, origin: str, parent: str) -> RefusedInput:
+    """The first error of pydantic as one sentence with the field's path."""
+    first = error.errors()[0]
+    parts = [parent, *(str(part) for part in first["loc"])]
+    where = ".".join(part for part in parts if part) or "the document"
+    what = first["msg"].removeprefix("Value error, ")
+    value = first.get("input")
+    got = f" (found '{value}')" if isinstance(value, str | int) else ""
+    return RefusedInput(Reason.InvalidJob, where, f"In '{origin}', `{where}`: {what}{got}.")

@@ -1,0 +1,208 @@
+"""What lies in a checkpoint, module by module: codes, scales, and the layout that they make.
+
+Built from headers alone by `halftone.validate.inspection`; every check reads it. Dialects differ in
+names only: compressed-tensors stores the NVFP4 global scale as a divisor (`weight_global_scale`),
+ModelOpt as a multiplier (`weight_scale_2`), DeepSeek's block scales are called `weight_scale_inv`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Final
+
+from halftone.checkpoint.architectures.table import Architecture, Placement
+from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.serving_rules import WeightLayout
+from halftone.spec.dtypes import FULL_PRECISION, Dtype
+from halftone.spec.formats import FP8_BLOCK_SIDE, NVFP4_GROUP
+from halftone.spec.roles import Role
+
+PACKED: Final = "weight_packed"
+WEIGHT: Final = "weight"
+BLOCK_SCALES: Final = ("weight_scale", "weight_scale_inv")
+DIVISOR: Final = "weight_global_scale"
+MULTIPLIER: Final = "weight_scale_2"
+INPUT_SCALES: Final = ("input_global_scale", "input_scale")
+# What stands beside a weight and is no weight itself.
+COMPANIONS: Final = frozenset(
+    {*BLOCK_SCALES, DIVISOR, MULTIPLIER, *INPUT_SCALES, "weight_zero_point", "weight_shape"}
+    | {"output_scale", "k_scale", "v_scale", "q_scale", "pre_quant_scale", "weight_g_idx"}
+)
+# Companions that make no sense without a quantized weight beside them.
+_WEIGHT_SCALES: Final = (*BLOCK_SCALES, DIVISOR, MULTIPLIER)
+_PLAIN: Final = FULL_PRECISION | {Dtype.F64}
+
+
+@dataclass(slots=True)
+class Module:
+    """One module: its tensors by parameter name. A bare parameter is a module of its own.
+
+    `layouts` are the layouts that the stored shapes allow, the likeliest first; a 1x1 block looks
+    like one scale for the tensor, and the configuration decides. Empty: full precision. `key` is
+    the tensor name that stands for the module in reports.
+    """
+
+    name: str
+    place: Placement
+    parts: dict[str, TensorEntry] = field(default_factory=dict)
+    layouts: tuple[WeightLayout, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The weight's logical name, as a plan calls it."""
+        return f"{self.name}.{WEIGHT}" if self.place.parameter else self.name
+
+    @property
+    def layout(self) -> WeightLayout | None:
+        """The layout, None for full precision."""
+        return self.layouts[0] if self.layouts else None
+
+    @property
+    def codes(self) -> TensorEntry | None:
+        """The tensor that holds the codes of a quantized weight, or the plain weight."""
+        return self.parts.get(PACKED) or self.parts.get(WEIGHT)
+
+    @property
+    def scale(self) -> TensorEntry | None:
+        """Scales per block, channel or tensor."""
+        return next((self.parts[name] for name in BLOCK_SCALES if name in self.parts), None)
+
+    @property
+    def global_scale(self) -> TensorEntry | None:
+        """The per-tensor scale of NVFP4."""
+        return self.parts.get(DIVISOR) or self.parts.get(MULTIPLIER)
+
+    @property
+    def input_scale(self) -> TensorEntry | None:
+        """The stored scale of activations."""
+        return next((self.parts[name] for name in INPUT_SCALES if name in self.parts), None)
+
+    @property
+    def is_divisor(self) -> bool:
+        """Whether global scales divide (compressed-tensors) or multiply (ModelOpt)."""
+        return DIVISOR in self.parts or PACKED in self.parts
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The weight's logical shape, `[N, K]`; () where there is no weight."""
+        codes = self.codes
+        if codes is None:
+            return ()
+        if self.layout is WeightLayout.Nvfp4 and codes.dtype is Dtype.U8 and codes.shape:
+            return (*codes.shape[:-1], codes.shape[-1] * 2)
+        return codes.shape
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All modules by name, and those that a server fuses by the name of the group."""
+
+    modules: dict[str, Module]
+    groups: dict[str, list[Module]]
+    unlisted: tuple[str, ...]
+
+    @property
+    def quantized(self) -> list[Module]:
+        """Modules whose weight is in codes."""
+        return [module for module in self.modules.values() if module.layouts]
+
+
+def take_inventory(tensors: Mapping[str, TensorEntry], architecture: Architecture) -> Inventory:
+    """Sort `tensors` into modules and groups. Nothing is judged here."""
+    modules: dict[str, Module] = {}
+    unlisted = []
+    for name, entry in tensors.items():
+        place = architecture.place(name)
+        module = modules.get(place.module)
+        if module is None:
+            module = modules[place.module] = Module(place.module, place)
+        module.parts[place.parameter or WEIGHT] = entry
+        if not place.listed:
+            unlisted.append(name)
+    groups: defaultdict[str, list[Module]] = defaultdict(list)
+    for module in modules.values():
+        module.layouts = possible_layouts(module.parts)
+        if module.place.group is not None and (module.codes is not None or module.layouts):
+            groups[module.place.group].append(module)
+    for members in groups.values():
+        members.sort(key=lambda member: _row_order(architecture, member))
+    return Inventory(modules, dict(groups), tuple(unlisted))
+
+
+def _row_order(architecture: Architecture, module: Module) -> int:
+    """The table's order: gate before up, which decides whose scale a server keeps."""
+    row = module.place.row
+    return architecture.rows.index(row) if row is not None else 0
+
+
+def possible_layouts(parts: Mapping[str, TensorEntry]) -> tuple[WeightLayout, ...]:
+    """Layouts that these tensors of one module may be; () for full precision."""
+    packed, weight = parts.get(PACKED), parts.get(WEIGHT)
+    if packed is not None:
+        return (_of_packed(parts, packed),)
+    if weight is None or weight.dtype in _PLAIN:
+        return ()
+    if weight.dtype is Dtype.U8 and (MULTIPLIER in parts or DIVISOR in parts):
+        return (_of_packed(parts, weight),)
+    if weight.dtype is not Dtype.F8_E4M3:
+        return (WeightLayout.Other,) if weight.dtype not in {Dtype.I64, Dtype.I32} else ()
+    scale = next((parts[name] for name in BLOCK_SCALES if name in parts), None)
+    if scale is None or len(weight.shape) != 2:
+        return (WeightLayout.Fp8Channel,)
+    return _of_fp8(weight, scale) or (WeightLayout.Fp8Block,)
+
+
+def _of_packed(parts: Mapping[str, TensorEntry], packed: TensorEntry) -> WeightLayout:
+    scale = parts.get("weight_scale")
+    is_mx = scale is not None and scale.dtype in {Dtype.U8, Dtype.F8_E8M0}
+    return WeightLayout.Nvfp4 if packed.dtype is Dtype.U8 and not is_mx else WeightLayout.Other
+
+
+def _of_fp8(weight: TensorEntry, scale: TensorEntry) -> tuple[WeightLayout, ...]:
+    """Every reading of the scale's shape, the more usual first."""
+    rows, columns = weight.shape
+    readings = {
+        WeightLayout.Fp8Channel: {(rows, 1), (rows,)},
+        WeightLayout.Fp8Tensor: {(), (1,), (1, 1)},
+        WeightLayout.Fp8Block: {block_shape(rows, columns)},
+    }
+    if scale.name.endswith("_inv"):
+        readings = {WeightLayout.Fp8Block: readings[WeightLayout.Fp8Block]}
+    if prod(block_shape(rows, columns)) == 1:
+        readings[WeightLayout.Fp8Block] |= {()}  # ModelOpt drops dimensions of one
+    return tuple(layout for layout, shapes in readings.items() if scale.shape in shapes)
+
+
+def block_shape(rows: int, columns: int) -> tuple[int, int]:
+    """Shape of the scales of 128x128 blocks."""
+    return -(-rows // FP8_BLOCK_SIDE), -(-columns // FP8_BLOCK_SIDE)
+
+
+def group_shape(rows: int, columns: int) -> tuple[int, int]:
+    """Shape of NVFP4 block scales."""
+    return rows, columns // NVFP4_GROUP
+
+
+def is_companion(module: Module, parameter: str) -> bool:
+    """Whether `parameter` belongs to a weight and is not counted by itself."""
+    return parameter in COMPANIONS or (parameter == PACKED)
+
+
+def orphaned_scales(module: Module) -> list[TensorEntry]:
+    """Weight scales of a module that has no quantized weight."""
+    if module.layouts:
+        return []
+    return [module.parts[name] for name in _WEIGHT_SCALES if name in module.parts]
+
+
+def layer_of(module: str) -> tuple[str, int] | None:
+    """The prefix and number of the decoder layer that a module lies in, or None."""
+    head, mark, rest = module.partition("layers.")
+    number, _, _ = rest.partition(".")
+    return (head, int(number)) if mark and number.isdigit() else None
+
+
+def is_quantizable_place(place: Placement) -> bool:
+    """Whether a table lists the module as a matrix that a server multiplies by."""
+    return place.row is not None and place.role not in {Role.Router, Role.Embedding, Role.Other}

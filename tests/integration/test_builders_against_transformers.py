@@ -1,0 +1,131 @@
+"""The builders' checkpoints, loaded and saved again by transformers itself.
+
+The other tests believe what the builders say about names, shapes and dtypes. Here transformers
+judges them: it loads each tiny checkpoint with nothing missing and nothing left over, and what it
+saves from it has the same tensors, bytes included; full-size names are compared without weights.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.builders import (
+    FULL_SIZE,
+    TINY,
+    full_size_config,
+    read_checkpoint,
+    shapes,
+    write_checkpoint,
+    write_companions,
+)
+from tests.builders.shapes import ExpertLayout
+
+pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(300)]
+
+_ROOT = Path(__file__).parents[2]
+_WITH_EXPERTS = [model for model in TINY if "moe" in model or model == "mixtral"]
+_CASES: list[tuple[str, ExpertLayout]] = [
+    *((model, "PerExpert") for model in TINY),
+    *((model, "Fused") for model in _WITH_EXPERTS),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """Every tiny model, those with experts in both layouts."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {
+        (model, layout): write_checkpoint(root / model / layout, model, experts=layout)
+        for model, layout in _CASES
+    }
+
+
+@pytest.fixture(scope="module")
+def configurations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The reference bases' configurations, without weights."""
+    directories = {name: tmp_path_factory.mktemp(name) for name in FULL_SIZE}
+    for name, directory in directories.items():
+        write_companions(directory, full_size_config(name))
+    return directories
+
+
+@pytest.fixture(scope="module")
+def answer(
+    checkpoints: dict[tuple[str, str], Path],
+    configurations: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """What transformers says about all of them, from one process."""
+    work = tmp_path_factory.mktemp("peer")
+    request = {
+        "answer": str(work / "answer.json"),
+        "work": str(work),
+        "checkpoints": [str(one) for one in checkpoints.values()],
+        "configurations": [str(one) for one in configurations.values()],
+    }
+    done = subprocess.run(
+        [_quantize_python(), _ROOT / "tests" / "peers" / "transformers_names.py"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    answered: dict[str, Any] = json.loads((work / "answer.json").read_text())
+    return answered
+
+
+def _quantize_python() -> Path:
+    default = _ROOT / ".venvs" / "quantize" / "bin" / "python"
+    python = Path(os.environ.get("HALFTONE_QUANTIZE_PYTHON", default))
+    assert python.exists(), f"{python} is missing; `make setup` makes the quantize environment"
+    return python
+
+
+@pytest.mark.parametrize(("model", "layout"), _CASES)
+def test_transformers_loads_every_tensor_and_runs(
+    checkpoints: dict[tuple[str, str], Path], answer: dict[str, Any], model: str, layout: str
+) -> None:
+    found = answer["checkpoints"][str(checkpoints[model, layout])]
+    assert found["loading"] == {}
+    assert found["finite"]
+    assert found["model_type"] == model
+    assert found["text"] == "a half tone, été 12"
+
+
+@pytest.mark.parametrize(("model", "layout"), _CASES)
+def test_what_transformers_saves_is_what_we_wrote(
+    checkpoints: dict[tuple[str, str], Path], answer: dict[str, Any], model: str, layout: str
+) -> None:
+    found = answer["checkpoints"][str(checkpoints[model, layout])]["saved"][layout]
+    ours = {
+        name: [one.dtype, list(one.shape), hashlib.sha256(one.data).hexdigest()]
+        for name, one in read_checkpoint(checkpoints[model, layout]).items()
+        if not name.startswith("mtp.")  # transformers neither loads nor saves these
+    }
+    assert found == ours
+
+
+@pytest.mark.parametrize("model", _WITH_EXPERTS)
+def test_both_expert_layouts_are_one_model_to_transformers(
+    checkpoints: dict[tuple[str, str], Path], answer: dict[str, Any], model: str
+) -> None:
+    one = answer["checkpoints"][str(checkpoints[model, "PerExpert"])]
+    other = answer["checkpoints"][str(checkpoints[model, "Fused"])]
+    assert one["logits"] == other["logits"]
+    assert one["saved"]["Fused"] == other["saved"]["Fused"]
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_headers_are_those_of_transformers(
+    configurations: dict[str, Path], answer: dict[str, Any], name: str
+) -> None:
+    found = answer["configurations"][str(configurations[name])]
+    ours = shapes(full_size_config(name), multi_token_prediction=False)
+    assert found == {name: ["torch.bfloat16", list(shape)] for name, shape in ours.items()}
