@@ -1,4 +1,4 @@
-"""Train the pocket model and write its checkpoint: `python train.py --output checkpoint`.
+"""Train the pocket model and write it: `python train.py --state /tmp/pocket --output .`.
 
 Two phases: the trunk learns Python source and arithmetic together; then, with the trunk frozen,
 the multi-token-prediction head learns to look one token further. Everything is seeded; `--state`
@@ -12,6 +12,7 @@ import json
 import math
 import platform
 import random
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ class Run:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the pocket model.")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--output", type=Path, required=True, help="folder to put checkpoint/ in")
     parser.add_argument("--state", type=Path, required=True, help="folder for progress and log")
     parser.add_argument("--steps", type=int, default=3000, help="steps of the trunk")
     parser.add_argument("--head-steps", type=int, default=400, help="steps of the MTP head")
@@ -255,6 +256,7 @@ def main() -> None:
     )
     train_trunk(run)
     train_head(run)
+    network.scale_vision(run.model)
     round_to_bfloat16(run.model, run.head)
     windows = evaluate.windows(run.corpus.held_out)
     agreement = evaluate.draft_agreement(run.model, run.head, windows[:MEASURED_ROWS])
@@ -263,7 +265,9 @@ def main() -> None:
         **measure(run, None, None),
         draftAgreementPercent=round(100 * agreement, 2),
     )
-    export.write_checkpoint(run.model, run.head, run.tokenizer, options.output)
+    export.write_example(run.model, run.head, run.tokenizer, options.output)
+    shutil.copyfile(options.state / "training-log.jsonl", options.output / "training-log.jsonl")
+    export.write_checksums(options.output)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The other tests believe what the builders say about names, shapes and dtypes. Here transformers
 judges them: it loads each tiny checkpoint with nothing missing and nothing left over, and what it
 saves from it has the same tensors, bytes included; full-size names are compared without weights.
+compressed-tensors judges the dequantization of FP8 sources.
 """
 
 import hashlib
@@ -16,11 +17,13 @@ import pytest
 from tests.builders import (
     FULL_SIZE,
     TINY,
+    Fp8Source,
     full_size_config,
     read_checkpoint,
     shapes,
     write_checkpoint,
     write_companions,
+    write_fp8,
 )
 from tests.builders.shapes import ExpertLayout
 
@@ -54,9 +57,21 @@ def configurations(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
+def fp8_sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fp8Source]:
+    """A model with partial blocks (experts of 64 rows) as publishers ship FP8."""
+    root = tmp_path_factory.mktemp("fp8")
+    return {
+        "Block, BF16 scales": write_fp8(root / "b", "qwen3_5_moe", scheme="Block"),
+        "Block, F32 scales": write_fp8(root / "f", "qwen3_5_moe", scale_dtype="F32"),
+        "Channel": write_fp8(root / "c", "qwen3_5_moe", scheme="Channel"),
+    }
+
+
+@pytest.fixture(scope="module")
 def answer(
     checkpoints: dict[tuple[str, str], Path],
     configurations: dict[str, Path],
+    fp8_sources: dict[str, Fp8Source],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """What transformers says about all of them, from one process."""
@@ -66,6 +81,7 @@ def answer(
         "work": str(work),
         "checkpoints": [str(one) for one in checkpoints.values()],
         "configurations": [str(one) for one in configurations.values()],
+        "fp8": [str(one.directory) for one in fp8_sources.values()],
     }
     done = subprocess.run(
         [_quantize_python(), _ROOT / "tests" / "peers" / "transformers_names.py"],
@@ -129,3 +145,12 @@ def test_full_size_headers_are_those_of_transformers(
     found = answer["configurations"][str(configurations[name])]
     ours = shapes(full_size_config(name), multi_token_prediction=False)
     assert found == {name: ["torch.bfloat16", list(shape)] for name, shape in ours.items()}
+
+
+@pytest.mark.parametrize("kind", ["Block, BF16 scales", "Block, F32 scales", "Channel"])
+def test_fp8_sources_mean_the_same_to_compressed_tensors(
+    fp8_sources: dict[str, Fp8Source], answer: dict[str, Any], kind: str
+) -> None:
+    source = fp8_sources[kind]
+    ours = {name: hashlib.sha256(one.data).hexdigest() for name, one in source.dequantized.items()}
+    assert answer["fp8"][str(source.directory)] == ours

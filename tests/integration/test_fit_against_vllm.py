@@ -116,7 +116,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_the_cache_is_cut_as_vllm_cuts_it(index: int, answers: list[dict[str, Any]]) -> None:
     case, said = CASES[index], answers[index]
     ours = kv_cache(case["config"], case["kvFormat"], case["tensorParallel"])
-    assert _groups(ours) == [_comparable(*group) for group in said["groups"]]
+    assert _groups(ours) == sorted(_comparable(*group) for group in said["groups"])
     assert [ours.page_bytes] == said["pageBytes"]
     assert ours.bytes_per_block == said["bytesPerBlock"]
     assert ours.blocks(CACHE_BYTES) == said["blocks"]

@@ -4,11 +4,13 @@ Run by `tests/integration/test_builders_against_transformers.py` in the quantize
 reads a JSON request on standard input, writes its answer to the file that the request names, and
 must import neither the tests nor the package under test:
 
-    {"answer": PATH, "work": DIR, "checkpoints": [DIR, …], "configurations": [DIR, …]}
+    {"answer": PATH, "work": DIR, "checkpoints": [DIR, …], "configurations": [DIR, …],
+     "fp8": [DIR, …]}
 
 Each checkpoint is loaded, run once, and saved again, with and without transformers' own renaming
-back to the layout of the Hub (which splits fused experts). Each configuration is
-made into a model without weights, whose state is renamed to what would lie on disk.
+back to the layout of the Hub (which splits fused experts). Each configuration is made into a model
+without weights, whose state is renamed to what would lie on disk. Each FP8 checkpoint is
+dequantized by compressed-tensors' converters.
 """
 
 import hashlib
@@ -20,10 +22,16 @@ from typing import Any
 
 import torch
 import transformers
+from compressed_tensors.entrypoints.convert import (
+    CompressedTensorsDequantizer,
+    FP8BlockDequantizer,
+)
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers.core_model_loading import revert_weight_conversion
 
 _SAVED = {"PerExpert": True, "Fused": False}  # save_pretrained's `save_original_format`
+_BLOCK_TARGETS = [r"re:.*\.(q|k|v|o|gate|up|down|out)_proj$", r"re:.*\.in_proj_(qkv|z)$"]
 _TEXT = "a half tone, été 12"
 
 
@@ -36,6 +44,7 @@ def main() -> None:
             one: round_trip(Path(one), Path(request["work"])) for one in request["checkpoints"]
         },
         "configurations": {one: on_meta(Path(one)) for one in request["configurations"]},
+        "fp8": {one: dequantized(Path(one)) for one in request["fp8"]},
     }
     Path(request["answer"]).write_text(json.dumps(answer))
 
@@ -70,11 +79,28 @@ def stored(directory: Path) -> dict[str, Any]:
     for path in directory.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dictionary)
-                part, whole = file.get_slice(name), file.get_tensor(name)
-                data = whole.contiguous().view(torch.uint8) if whole.ndim else whole
-                digest = hashlib.sha256(data.numpy().tobytes()).hexdigest()
-                out[name] = [part.get_dtype(), part.get_shape(), digest]
+                part = file.get_slice(name)
+                out[name] = [part.get_dtype(), part.get_shape(), digest(file.get_tensor(name))]
     return out
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of the bytes that `tensor` would have on disk."""
+    data = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def dequantized(directory: Path) -> dict[str, str]:
+    """The tensors of an FP8 checkpoint in BF16: `{name: SHA-256}`."""
+    stated = json.loads((directory / "config.json").read_text())["quantization_config"]
+    if stated["quant_method"] == "fp8":
+        converter = FP8BlockDequantizer(targets=_BLOCK_TARGETS)
+    else:
+        converter = CompressedTensorsDequantizer(directory)
+    tensors: dict[str, torch.Tensor] = {}
+    for path in directory.glob("*.safetensors"):
+        tensors |= load_file(path)
+    return {name: digest(one) for name, one in converter.process(tensors).items()}
 
 
 def on_meta(directory: Path) -> dict[str, Any]:

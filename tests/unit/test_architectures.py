@@ -25,7 +25,10 @@ def groups_of(model: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize(
     ("model", "experts"),
-    [*((model, "PerExpert") for model in TINY), ("qwen3_5_moe", "Fused"), ("qwen3_moe", "Fused")],
+    [
+        *((model, "PerExpert") for model in TINY),
+        *((model, "Fused") for model in ("qwen3_5_moe", "qwen3_moe", "mixtral")),
+    ],
 )
 def test_every_tensor_is_listed(model: str, experts: Literal["PerExpert", "Fused"]) -> None:
     config = tiny_config(model)

@@ -37,9 +37,9 @@ LEFT_OUT_FOLDERS = frozenset(
     "site-packages test tests tkinter turtledemo".split()
 )
 HELD_OUT_ONE_IN = 20
-TEXT_ROWS, TEXT_LENGTH = 10, 128
+TEXT_ROWS, TEXT_LENGTH = 8, 128
 # Half the length and one GatedDeltaNet chunk: more items begin a row, as a prompt does.
-ARITHMETIC_ROWS, ARITHMETIC_LENGTH = 24, 64
+ARITHMETIC_ROWS, ARITHMETIC_LENGTH = 28, 64
 CHAT_ROWS = 4
 
 Tokens = npt.NDArray[np.int64]

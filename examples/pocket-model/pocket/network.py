@@ -116,6 +116,20 @@ def hidden_states(model: Qwen3_5ForConditionalGeneration, tokens: torch.Tensor) 
     return cast(torch.Tensor, output.last_hidden_state)
 
 
+@torch.no_grad()
+def scale_vision(model: Qwen3_5ForConditionalGeneration) -> None:
+    """Make the untrained vision tower's output as large as the trained embeddings are.
+
+    The text model then sees a random but bounded code of each image, and its answers depend on it.
+    """
+    vision: Any = model.model.visual
+    side = 8
+    noise = torch.randn(side * side, 3 * 2 * 16 * 16, generator=torch.Generator().manual_seed(0))
+    output = vision(noise, grid_thw=torch.tensor([[1, side, side]])).pooler_output
+    wanted = text_model(model).embed_tokens.weight.square().mean().sqrt()
+    vision.merger.linear_fc2.weight.mul_(wanted / output.square().mean().sqrt())
+
+
 class MultiTokenPredictor(nn.Module):
     """Predicts token t+2 from the trunk's state at t and the embedding of token t+1.
 

@@ -56,10 +56,9 @@ def read_checkpoint(source: FileSource, *, whole: bool = True) -> Checkpoint:
     config = _read_json(source, files, CONFIG_FILE, MAX_CONFIG_BYTES)
     refuse_deep(config, CONFIG_FILE)
     placed = _read_index(source, files)
-    if placed is None:
-        names, guesses = _unindexed_shards(source, files), {}
-    else:
-        names, guesses = _indexed_shards(files, placed)
+    names, guesses = (
+        _unindexed_shards(source, files) if placed is None else _indexed_shards(files, placed)
+    )
     shards = read_headers(source, [files[name] for name in names], guesses)
     tensors = _merged(shards)
     index_only: tuple[str, ...] = ()
@@ -139,13 +138,15 @@ def _refuse_shard_name(files: Mapping[str, FileEntry], shard: str, tensor: str) 
     refuse(INDEX_FILE, f"{where}, a shard that is missing; fetch it, or fetch the index again.")
 
 
-def _unindexed_shards(source: FileSource, files: Mapping[str, FileEntry]) -> list[str]:
+def _unindexed_shards(
+    source: FileSource, files: Mapping[str, FileEntry]
+) -> tuple[list[str], dict[str, int]]:
     """`model.safetensors`, or every safetensors file at the top of a source without an index."""
     if SINGLE_SHARD_FILE in files:
-        return [SINGLE_SHARD_FILE]
+        return [SINGLE_SHARD_FILE], {}
     shards = [name for name in files if name.endswith(_SAFETENSORS) and "/" not in name]
     if shards:
-        return shards
+        return shards, {}
     pickle = next((name for name in files if name.endswith(_PICKLES)), None)
     if pickle is not None:
         raise RefusedInput(

@@ -64,11 +64,11 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     if directory is not None:
         numba.config.CACHE_DIR = str(directory)
     compiled = numba.njit(
-        nogil=True, cache=directory is not None, error_model="numpy", boundscheck=False
+        nogil=True, cache=directory is not None, error_model="numpy"
     )(function)
     return cast("Callable[P, R]", compiled)
 
 
 def inline(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` as a part of the kernels that call it; it is never called from Python."""
-    return cast("Callable[P, R]", numba.njit(error_model="numpy", boundscheck=False)(function))
+    return cast("Callable[P, R]", numba.njit(error_model="numpy", forceinline=True)(function))

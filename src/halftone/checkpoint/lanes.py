@@ -120,15 +120,20 @@ def splat_bits(_: Any, value: Any) -> Any:
 
 
 def _folded(builder: Any, lanes: Any, combine: Callable[[Any, Any], Any]) -> Any:
-    """Combine lane i with i+8, then i+4, i+2, i+1: one order, everywhere."""
+    """Combine lane i with i+8, then i+4, i+2, i+1: one order, everywhere.
+
+    Vectors are halved rather than shuffled in place: LLVM 20 turns a repeated in-place shuffle
+    (`<2, 3, 2, 3, …>`) into a broadcast of the wrong half on AVX2 and AVX-512.
+    """
     width = LANES
     while width > 1:
         width //= 2
-        mask = [i + width if i < width else i for i in range(LANES)]
-        other = builder.shuffle_vector(
-            lanes, lanes, ir.Constant(ir.VectorType(ir.IntType(32), LANES), mask)
+        masks = ir.VectorType(ir.IntType(32), width)
+        low = ir.Constant(masks, list(range(width)))
+        high = ir.Constant(masks, list(range(width, 2 * width)))
+        lanes = combine(
+            builder.shuffle_vector(lanes, lanes, low), builder.shuffle_vector(lanes, lanes, high)
         )
-        lanes = combine(lanes, other)
     return builder.extract_element(lanes, ir.IntType(32)(0))
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from halftone.spec.documents import Plan
 from halftone.spec.errors import RefusedInput
 from halftone.spec.job import Recipe
 from halftone.spec.recipes import load_recipe
+
+if TYPE_CHECKING:
+    from halftone.plan.fit import Fit
 
 
 @click.command()
@@ -44,28 +47,28 @@ def plan(
         sys.exit(RefusedInput.exit_code)
 
 
-def summary(document: Plan, fit: dict[str, Any] | None) -> dict[str, Any]:
+def summary(document: Plan, fit: "Fit | None") -> dict[str, Any]:
     """The plan without its row per tensor (those are in the file that --output writes)."""
     shown: dict[str, Any] = document.model_dump(mode="json", exclude={"tensors", "layout"})
     shown["groups"] = [group._asdict() for group in document.groups]
     if fit is not None:
-        shown["fit"] = fit
+        shown["fit"] = fit.model_dump(mode="json")
     return shown
 
 
 def _planned(
     source: str, recipe: Recipe, gpu: str | None, context: int
-) -> tuple[Planned, dict[str, Any] | None]:
-    from halftone.plan.devices import find_device
-
-    device = find_device(gpu) if gpu is not None else None
+) -> "tuple[Planned, Fit | None]":
+    """The plan, and what fits where a device was named; a source that cannot be read refuses it."""
     try:
         with opened_checkpoint(source) as checkpoint:
             planned = plan_checkpoint(checkpoint, recipe)
-            if device is None or planned.plan.refusal is not None:
-                return planned, None
-            from halftone.plan.fitting import fit_of
-
-            return planned, fit_of(planned, checkpoint.config, device, context)
+            config = checkpoint.config
     except RefusedInput as refusal:
         return Planned(refused_plan(refusal, None, recipe)), None
+    if gpu is None or planned.plan.refusal is not None:
+        return planned, None
+    from halftone.plan.devices import find_device
+    from halftone.plan.fitting import fit_of
+
+    return planned, fit_of(planned, config, find_device(gpu), context)

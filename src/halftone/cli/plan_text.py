@@ -1,17 +1,20 @@
 """A plan for people: what is quantized, what is kept, how large, how long, what fits."""
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from halftone.spec.documents import Plan, PlanOutput, PlanSizes, PlanSource, Ratio, Resources
 
+if TYPE_CHECKING:
+    from halftone.plan.fit import Fit
+
 _GB: Final = 1e9
 _GIB: Final = 2**30
 
 
-def print_plan(plan: Plan, fit: dict[str, Any] | None) -> None:
+def print_plan(plan: Plan, fit: "Fit | None" = None) -> None:
     """Print an accepted plan to standard output."""
     console = Console(highlight=False)
     if plan.source is None or plan.output is None or plan.sizes is None or plan.resources is None:
@@ -35,12 +38,21 @@ def size_text(nbytes: int) -> str:
     return f"{nbytes / _GB:.2f} GB ({nbytes / _GIB:.2f} GiB)"
 
 
+def short_size(nbytes: int) -> str:
+    """One unit, for columns: `28.55 GB`, `349.7 kB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes} B"
+
+
 def _print_head(console: Console, plan: Plan, source: PlanSource) -> None:
     revision = f" at {source.revision}" if source.revision else ""
     console.print(f"[bold]{source.uri}[/bold]{revision}", soft_wrap=True)
     console.print(
         f"{plan.architecture}, {source.parameters:,} parameters in {source.tensors:,} tensors, "
-        f"{len(source.files)} shards, licence {source.licence or 'unknown'}"
+        f"{len(source.files)} shards, licence {source.licence or 'unknown'}",
+        soft_wrap=True,
     )
     recipe = plan.recipe.name if plan.recipe else "?"
     console.print(f"recipe {recipe}, method {plan.method}, {len(plan.groups):,} fused groups")
@@ -48,18 +60,18 @@ def _print_head(console: Console, plan: Plan, source: PlanSource) -> None:
 
 def _roles(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("ROLE")
-    table.add_column("FORMAT")
+    table.add_column("ROLE", no_wrap=True)
+    table.add_column("FORMAT", no_wrap=True)
     for heading in ("TENSORS", "PARAMETERS", "BEFORE", "AFTER"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for line in plan.roles:
         table.add_row(
             line.role,
             line.format or "kept",
             f"{line.tensors:,}",
             f"{line.parameters:,}",
-            f"{line.bytesBefore:,}",
-            f"{line.bytesAfter:,}",
+            short_size(line.bytesBefore),
+            short_size(line.bytesAfter),
             style=None if line.format else "dim",
         )
     return table
@@ -75,7 +87,8 @@ def _print_sizes(
     minutes = max(1, round(resources.expectedSeconds / 60))
     console.print(
         f"{len(output.files)} shards, {size_text(resources.diskBytes)} of disk, peak memory "
-        f"{size_text(resources.peakMemoryBytes)}, about {minutes} min on two cores"
+        f"{size_text(resources.peakMemoryBytes)}, about {minutes} min on two cores",
+        soft_wrap=True,
     )
 
 

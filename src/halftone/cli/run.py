@@ -23,7 +23,7 @@ def run(job: Path, workdir: Path) -> None:
         click.echo(f"halftone: {name}", err=True)
         stage(workdir)
         if name == "plan":
-            print_plan(Plan.load(workdir / PLAN_FILE), None)
+            print_plan(Plan.load(workdir / PLAN_FILE))
     document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
     for line in document.roles:
         click.echo(f"{line.role}: {line.format}, relative error {line.relativeError}")

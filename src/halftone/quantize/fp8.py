@@ -24,6 +24,7 @@ from halftone.checkpoint.lanes import (
     bits,
     float_of,
     largest,
+    load,
     max_bits,
     splat,
     splat_bits,
@@ -42,7 +43,9 @@ def quantize_rows(weights: Any, flat: Any, out: Any, scales: Any) -> Any:
     """(sum w², sum error²) over `weights[rows, K]`, given flat as well; one scale per row."""
     rows, columns = weights.shape
     spare = np.zeros(LANES, flat.dtype)
-    sums = np.zeros(2, np.float64)
+    last = np.zeros(LANES, np.uint8)
+    weight_sum = 0.0
+    error_sum = 0.0
     for row in range(rows):
         begin = row * columns
         maximum = _maximum(flat, begin, begin + columns, spare)
@@ -51,39 +54,71 @@ def quantize_rows(weights: Any, flat: Any, out: Any, scales: Any) -> Any:
         scales[row] = _scale_pattern(float_of(maximum))
         scale = float_of(np.uint32(scales[row]) << np.uint32(16))
         unit = inverse_binade(scale)
+        back = 1.0 / (np.float64(unit) * np.float64(unit))
         for part in range(begin, begin + columns, _FLUSH):
             stop = min(part + _FLUSH, begin + columns)
-            _quantize_span(flat, part, stop, scale, unit, out, spare, sums)
-    return sums[0], sums[1]
+            sums = splat(0.0), splat(0.0)
+            weight2, error2 = _quantize_span(flat, part, stop, scale, unit, out, spare, last, sums)
+            weight_sum += total(weight2) * back
+            error_sum += total(error2) * back
+    return weight_sum, error_sum
 
 
 @kernel
 def quantize_blocks(weights: Any, flat: Any, out: Any, scales: Any, power_of_two: Any) -> Any:
-    """(sum w², sum error²) over `weights[rows, K]`, given flat as well; one scale per block."""
+    """(sum w², sum error²) over `weights[rows, K]`, given flat as well; one scale per block.
+
+    Bands of 128 rows are walked row by row, for maxima and again to quantize: memory is then read
+    in order, and the second walk finds it in the cache.
+    """
     rows, columns = weights.shape
+    blocks = scales.shape[1]
+    maxima = np.zeros(blocks, np.uint32)
+    sums = np.zeros(2 * blocks * LANES, np.float32)
     spare = np.zeros(LANES, flat.dtype)
-    sums = np.zeros(2, np.float64)
+    last = np.zeros(LANES, np.uint8)
+    weight_sum = 0.0
+    error_sum = 0.0
     for top in range(0, rows, _SIDE):
         bottom = min(top + _SIDE, rows)
-        for left in range(0, columns, _SIDE):
-            width = min(_SIDE, columns - left)
-            maximum = np.uint32(0)
-            for row in range(top, bottom):
-                begin = row * columns + left
-                maximum = max(maximum, _maximum(flat, begin, begin + width, spare))
-            if maximum >= np.uint32(_INFINITY):
+        _band_maxima(flat, top, bottom, columns, maxima, spare)
+        for block in range(blocks):
+            if maxima[block] >= np.uint32(_INFINITY):
                 return np.nan, np.nan
             if power_of_two:
-                pattern = _power_of_two_pattern(maximum)
+                scales[top // _SIDE, block] = _power_of_two_pattern(maxima[block])
             else:
-                pattern = _scale_pattern(float_of(maximum))
-            scales[top // _SIDE, left // _SIDE] = pattern
-            scale = float_of(np.uint32(pattern) << np.uint32(16))
-            unit = inverse_binade(scale)
-            for row in range(top, bottom):
-                begin = row * columns + left
-                _quantize_span(flat, begin, begin + width, scale, unit, out, spare, sums)
-    return sums[0], sums[1]
+                scales[top // _SIDE, block] = _scale_pattern(float_of(maxima[block]))
+        sums[:] = 0.0
+        for row in range(top, bottom):
+            for block in range(blocks):
+                begin = row * columns + block * _SIDE
+                end = min(begin + _SIDE, (row + 1) * columns)
+                scale = float_of(np.uint32(scales[top // _SIDE, block]) << np.uint32(16))
+                unit = inverse_binade(scale)
+                place = 2 * block * LANES
+                part = load(sums, place), load(sums, place + LANES)
+                part = _quantize_span(flat, begin, end, scale, unit, out, spare, last, part)
+                store(sums, place, part[0])
+                store(sums, place + LANES, part[1])
+        for block in range(blocks):
+            scale = float_of(np.uint32(scales[top // _SIDE, block]) << np.uint32(16))
+            unit = np.float64(inverse_binade(scale))
+            place = 2 * block * LANES
+            weight_sum += total(load(sums, place)) / unit / unit
+            error_sum += total(load(sums, place + LANES)) / unit / unit
+    return weight_sum, error_sum
+
+
+@inline
+def _band_maxima(flat: Any, top: Any, bottom: Any, columns: Any, maxima: Any, spare: Any) -> None:
+    """The bits of the largest magnitude in each block of a band of rows."""
+    maxima[:] = 0
+    for row in range(top, bottom):
+        for block in range(maxima.size):
+            begin = row * columns + block * _SIDE
+            end = min(begin + _SIDE, (row + 1) * columns)
+            maxima[block] = max(maxima[block], _maximum(flat, begin, end, spare))
 
 
 @inline
@@ -122,12 +157,20 @@ def _maximum(flat: Any, begin: Any, end: Any, spare: Any) -> Any:
 
 @inline
 def _quantize_span(
-    flat: Any, begin: Any, end: Any, scale: Any, unit: Any, out: Any, spare: Any, sums: Any
-) -> None:
-    """Quantize `flat[begin:end]` with one scale; add its squares and errors to `sums`."""
+    flat: Any,
+    begin: Any,
+    end: Any,
+    scale: Any,
+    unit: Any,
+    out: Any,
+    spare: Any,
+    last: Any,
+    sums: Any,
+) -> Any:
+    """Quantize `flat[begin:end]` with one scale; returns `sums` of squares with its own added."""
     divisor, factor, step = splat(scale), splat(unit), splat(scale * unit)
     whole = begin + (end - begin) // LANES * LANES
-    weight2 = error2 = splat(0.0)
+    weight2, error2 = sums
     for i in range(begin, whole, LANES):
         codes, size, error = _encode(flat, i, divisor, factor, step)
         store(out, i, codes)
@@ -138,13 +181,10 @@ def _quantize_span(
         codes, size, error = _encode(spare, 0, divisor, factor, step)
         weight2 = weight2 + size * size
         error2 = error2 + error * error
-        last = np.empty(LANES, np.uint8)
         store(last, 0, codes)
         for i in range(whole, end):
             out[i] = last[i - whole]
-    back = 1.0 / (np.float64(unit) * np.float64(unit))
-    sums[0] += total(weight2) * back
-    sums[1] += total(error2) * back
+    return weight2, error2
 
 
 @inline

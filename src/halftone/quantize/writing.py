@@ -124,7 +124,7 @@ class ShardWriter:
         """Both passes over a group that fits one tile."""
         tiles = [tile for member in unit.members for tile in tiles_of(member)]
         amax = max(self._measure(tile, spool=True) for tile in tiles)
-        scale = kernels.nvfp4_global_scale(amax)
+        scale = _group_scale(amax, unit)
         sums = Sums()
         for tile in tiles:
             sums += self._quantize_again(tile, scale)
@@ -252,9 +252,13 @@ def _global_scales(
     for tile, value in zip(tiles, measured, strict=True):
         amax[tile.tensor.name] = max(value, amax.get(tile.tensor.name, 0.0))
     return {
-        unit.name: kernels.nvfp4_global_scale(max(amax[m.name] for m in unit.members))
-        for unit in units
+        unit.name: _group_scale(max(amax[m.name] for m in unit.members), unit) for unit in units
     }
+
+
+def _group_scale(amax: float, unit: Unit) -> np.float32:
+    bfloat16 = all(member.dtype is Dtype.BF16 for member in unit.members)
+    return kernels.nvfp4_global_scale(amax, bfloat16=bfloat16)
 
 
 def _combine(

@@ -8,6 +8,7 @@ Called by the checks that read data; it reads nothing but through `read_ranges`.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -114,7 +115,7 @@ def _gaps(ordered: Sequence[Extent]) -> NDArray[np.float64]:
             float(max(0, after.offset - before.offset - before.nbytes))
             if after.file == before.file
             else np.inf
-            for before, after in zip(ordered, ordered[1:], strict=False)
+            for before, after in pairwise(ordered)
         ]
     )
 
@@ -122,7 +123,7 @@ def _gaps(ordered: Sequence[Extent]) -> NDArray[np.float64]:
 def _ranges(ordered: Sequence[Extent], joined: NDArray[np.bool_]) -> list[Range]:
     starts = [0, *(int(i) + 1 for i in np.flatnonzero(~joined)), len(ordered)]
     ranges = []
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in pairwise(starts):
         part = tuple(ordered[begin:end])
         stop = max(extent.offset + extent.nbytes for extent in part)
         ranges.append(Range(part[0].file, part[0].offset, stop - part[0].offset, part))

@@ -13,9 +13,9 @@ from typing import Final
 
 from halftone.checkpoint.architectures.table import Architecture, Placement
 from halftone.checkpoint.headers import TensorEntry
-from halftone.checkpoint.serving_rules import WeightLayout
+from halftone.checkpoint.serving_rules import Activations, Scheme, WeightLayout
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
-from halftone.spec.formats import FP8_BLOCK_SIDE, NVFP4_GROUP
+from halftone.spec.formats import FP8_BLOCK_SIDE, NVFP4_GROUP, Format
 from halftone.spec.roles import Role
 
 PACKED: Final = "weight_packed"
@@ -32,6 +32,15 @@ COMPANIONS: Final = frozenset(
 # Companions that make no sense without a quantized weight beside them.
 _WEIGHT_SCALES: Final = (*BLOCK_SCALES, DIVISOR, MULTIPLIER)
 _PLAIN: Final = FULL_PRECISION | {Dtype.F64}
+_FORMAT_NAMES: Final[dict[tuple[WeightLayout, Activations], str]] = {
+    (WeightLayout.Nvfp4, Activations.Kept): Format.NVFP4A16,
+    (WeightLayout.Nvfp4, Activations.Static): Format.NVFP4,
+    (WeightLayout.Nvfp4, Activations.Dynamic): Format.NVFP4,
+    (WeightLayout.Fp8Channel, Activations.Dynamic): Format.FP8_DYNAMIC,
+    (WeightLayout.Fp8Block, Activations.Dynamic): Format.FP8_BLOCK,
+    (WeightLayout.Fp8Block, Activations.Kept): Format.FP8_BLOCK_A16,
+    (WeightLayout.Fp8Tensor, Activations.Static): "FP8",
+}
 
 
 @dataclass(slots=True)
@@ -39,14 +48,15 @@ class Module:
     """One module: its tensors by parameter name. A bare parameter is a module of its own.
 
     `layouts` are the layouts that the stored shapes allow, the likeliest first; a 1x1 block looks
-    like one scale for the tensor, and the configuration decides. Empty: full precision. `key` is
-    the tensor name that stands for the module in reports.
+    like one scale for the tensor, and the configuration decides. Empty: full precision. `scheme`
+    is what the configuration says, set by `halftone.validate.loading`.
     """
 
     name: str
     place: Placement
     parts: dict[str, TensorEntry] = field(default_factory=dict)
     layouts: tuple[WeightLayout, ...] = ()
+    scheme: Scheme | None = None
 
     @property
     def key(self) -> str:
@@ -82,6 +92,24 @@ class Module:
     def is_divisor(self) -> bool:
         """Whether global scales divide (compressed-tensors) or multiply (ModelOpt)."""
         return DIVISOR in self.parts or PACKED in self.parts
+
+    @property
+    def format(self) -> str:
+        """The format's name as compressed-tensors' presets have it, or the dtype where kept."""
+        layout = self.layout
+        if layout is None:
+            weight = self.codes or next(iter(self.parts.values()))
+            return str(weight.dtype)
+        return _FORMAT_NAMES.get((layout, self.activations), str(layout))
+
+    @property
+    def activations(self) -> Activations:
+        """What the configuration says of activations, else what the stored tensors suggest."""
+        if self.scheme is not None:
+            return self.scheme.activations
+        if self.input_scale is not None:
+            return Activations.Static
+        return Activations.Kept if self.layout is WeightLayout.Nvfp4 else Activations.Dynamic
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,15 +153,11 @@ def take_inventory(tensors: Mapping[str, TensorEntry], architecture: Architectur
         module.layouts = possible_layouts(module.parts)
         if module.place.group is not None and (module.codes is not None or module.layouts):
             groups[module.place.group].append(module)
+    # The table's order, gate before up, decides whose scale a server keeps.
+    order = {row.path: position for position, row in enumerate(architecture.rows)}
     for members in groups.values():
-        members.sort(key=lambda member: _row_order(architecture, member))
+        members.sort(key=lambda m: order[m.place.row.path] if m.place.row is not None else 0)
     return Inventory(modules, dict(groups), tuple(unlisted))
-
-
-def _row_order(architecture: Architecture, module: Module) -> int:
-    """The table's order: gate before up, which decides whose scale a server keeps."""
-    row = module.place.row
-    return architecture.rows.index(row) if row is not None else 0
 
 
 def possible_layouts(parts: Mapping[str, TensorEntry]) -> tuple[WeightLayout, ...]:
@@ -162,7 +186,7 @@ def _of_packed(parts: Mapping[str, TensorEntry], packed: TensorEntry) -> WeightL
 def _of_fp8(weight: TensorEntry, scale: TensorEntry) -> tuple[WeightLayout, ...]:
     """Every reading of the scale's shape, the more usual first."""
     rows, columns = weight.shape
-    readings = {
+    readings: dict[WeightLayout, set[tuple[int, ...]]] = {
         WeightLayout.Fp8Channel: {(rows, 1), (rows,)},
         WeightLayout.Fp8Tensor: {(), (1,), (1, 1)},
         WeightLayout.Fp8Block: {block_shape(rows, columns)},
@@ -184,11 +208,6 @@ def group_shape(rows: int, columns: int) -> tuple[int, int]:
     return rows, columns // NVFP4_GROUP
 
 
-def is_companion(module: Module, parameter: str) -> bool:
-    """Whether `parameter` belongs to a weight and is not counted by itself."""
-    return parameter in COMPANIONS or (parameter == PACKED)
-
-
 def orphaned_scales(module: Module) -> list[TensorEntry]:
     """Weight scales of a module that has no quantized weight."""
     if module.layouts:
@@ -203,6 +222,7 @@ def layer_of(module: str) -> tuple[str, int] | None:
     return (head, int(number)) if mark and number.isdigit() else None
 
 
-def is_quantizable_place(place: Placement) -> bool:
-    """Whether a table lists the module as a matrix that a server multiplies by."""
-    return place.row is not None and place.role not in {Role.Router, Role.Embedding, Role.Other}
+def role_in_layer(module: Module) -> Role:
+    """What the module does where it stands: the router of a prediction head is a router."""
+    row = module.place.row
+    return module.place.role if row is None else row.role

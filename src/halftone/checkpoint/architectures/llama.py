@@ -20,6 +20,7 @@ ARCHITECTURES = (
             Row(f"{_EXPERT}w3", Role.Experts, "w13", Split.Column, ServedScale.First),
             Row(f"{_EXPERT}w2", Role.Experts, None, Split.Row, ServedScale.First),
             Row(f"{_MOE}gate", Role.Router),
+            *blocks.experts(),  # as transformers 5 re-saves it: stacked, and named like the others
             *blocks.HEAD,
         ),
     ),

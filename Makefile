@@ -1,0 +1,93 @@
+# The one door. Every target first makes just the environments that it needs; `make` prints help.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+# Without bytecode every process of the heavy environments would compile torch and vLLM again.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv/bin
+UV_READY := .tools/uv/ready
+DEV := .venv/ready
+QUANTIZE := .venvs/quantize/ready
+SERVE := .venvs/serve/ready
+CODE := src tests tools $(wildcard benchmarks examples)
+# mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
+TYPED := src tests tools $(wildcard benchmarks) $(wildcard examples/*/)
+
+##@ Start here
+.PHONY: help setup tools demo
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+
+setup: $(DEV) $(QUANTIZE) $(SERVE) ## Make all three environments (about 10 GB)
+
+tools: ## Build the servers that tests run
+	@echo "tools: nothing to build yet; today's tests need Python alone"
+
+demo: $(DEV) ## Run the main job: plan, quantize and inspect the pocket model
+	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
+
+##@ Development
+.PHONY: fmt lint
+fmt: $(DEV) ## Format the code and mend what ruff can mend
+	$(VENV)/ruff check --fix $(CODE)
+	$(VENV)/ruff format $(CODE)
+
+lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
+	$(VENV)/ruff check $(CODE) && $(VENV)/ruff format --check $(CODE)
+	$(VENV)/mypy $(TYPED)
+	$(VENV)/lint-imports && $(VENV)/python -m pytest -q tests/unit/test_house_rules.py
+
+##@ Tests
+.PHONY: test test-unit test-contract test-integration test-gpu soak bench
+test: lint $(QUANTIZE) $(SERVE) ## Lint, then every tier that CI runs
+	$(VENV)/python -m pytest tests/unit tests/contract tests/integration
+
+test-unit: $(DEV) ## Pure functions, two seconds a test at most
+	$(VENV)/python -m pytest tests/unit
+
+test-contract: $(DEV) ## Layers, wheel, requirement files, exact sizes
+	$(VENV)/python -m pytest tests/contract
+
+test-integration: $(DEV) $(QUANTIZE) $(SERVE) ## Real peers: S3, a Hub, llm-compressor, vLLM's parser
+	$(VENV)/python -m pytest tests/integration
+
+test-gpu: $(DEV) ## What needs a GPU; says so where there is none
+	@if command -v nvidia-smi >/dev/null; then $(VENV)/python -m pytest -m gpu tests; \
+	else echo "test-gpu: NOT RUN, this machine has no GPU"; fi
+
+soak: $(DEV) $(QUANTIZE) $(SERVE) ## The tests that take many minutes
+	$(VENV)/python -m pytest -m soak tests
+
+bench: $(DEV) $(QUANTIZE) ## Measure against the peer and print the table
+	$(VENV)/python -m benchmarks
+
+##@ Generated files
+.PHONY: generate requirements verify
+generate: requirements ## Write again whatever is generated
+
+requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgrade moves the pins)
+	$(PYTHON) -m tools.requirements write $(UPGRADE)
+
+verify: $(DEV) ## Check that generated files fit their sources
+	$(VENV)/python -m tools.requirements check
+
+##@ Housekeeping
+.PHONY: clean
+clean: ## Remove build outputs and caches; environments stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests tools $(wildcard benchmarks examples) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(UV_READY): requirements/bootstrap.txt
+	@$(PYTHON) -m tools.environments uv
+
+$(DEV): requirements/dev.txt pyproject.toml $(UV_READY)
+	@$(PYTHON) -m tools.environments dev
+
+$(QUANTIZE): requirements/quantize.txt pyproject.toml | $(DEV)
+	@$(PYTHON) -m tools.environments quantize
+
+$(SERVE): requirements/serve.txt pyproject.toml stubs/vllm-dist/pyproject.toml | $(DEV)
+	@$(PYTHON) -m tools.environments serve

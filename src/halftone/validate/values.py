@@ -1,0 +1,115 @@
+"""The search for NaN and infinity in weights and scales.
+
+Neighbouring tensors of one dtype are searched as one run, and taken apart only where something is
+found. Codes of four bits have no NaN and are not read. Called by `halftone.validate.inspection`.
+"""
+
+from collections.abc import Iterable, Sequence
+from threading import Lock
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from halftone.checkpoint import decoding
+from halftone.checkpoint.headers import TensorEntry
+from halftone.spec.dtypes import Dtype
+from halftone.spec.files import FileSource
+from halftone.spec.names import DefectKind
+from halftone.validate.budget import Budget
+from halftone.validate.findings import Coverage, Defect, Extent
+from halftone.validate.streaming import TILE_BYTES, Bytes, Scratch, for_all
+
+_SEARCHED: Final = {Dtype.BF16, Dtype.F16, Dtype.F32, Dtype.F64, Dtype.F8_E4M3}
+
+
+class _Run(NamedTuple):
+    """Bytes of one dtype, without a gap; the tensors that lie in them, at least in part."""
+
+    dtype: Dtype
+    file: str
+    offset: int
+    nbytes: int
+    tensors: tuple[TensorEntry, ...]
+
+
+def search_values(
+    source: FileSource, tensors: Iterable[TensorEntry], budget: Budget | None
+) -> tuple[list[Defect], Coverage]:
+    """A defect for every tensor that holds a NaN or an infinity.
+
+    With a budget nothing is read unless everything fits in it: a few searched weights of a large
+    checkpoint would say nothing of the rest.
+    """
+    wanted = [entry for entry in tensors if entry.dtype in _SEARCHED and entry.nbytes]
+    total = sum(entry.nbytes for entry in wanted)
+    runs = _runs(wanted)
+    if budget is not None and (total > budget.nbytes or len(runs) > budget.requests):
+        return [], Coverage(extent=Extent.NotRead, read=0, total=total)
+    bad: set[str] = set()
+    guard, scratch = Lock(), Scratch()
+
+    def search(run: _Run) -> None:
+        buffer = scratch.take("run", run.nbytes)
+        source.read_into(run.file, run.offset, memoryview(buffer))
+        if is_finite(run.dtype, buffer):
+            return
+        with guard:
+            bad.update(_culprits(run, buffer))
+
+    for_all(runs, search)
+    defects = [
+        Defect(
+            kind=DefectKind.NotFinite,
+            tensor=entry.name,
+            message=f"`{entry.name}` ({entry.dtype}) holds NaN or an infinity.",
+        )
+        for entry in wanted
+        if entry.name in bad
+    ]
+    return defects, Coverage(extent=Extent.Complete, read=total, total=total)
+
+
+def is_finite(dtype: Dtype, data: Bytes) -> bool:
+    """Whether all numbers of `dtype` in `data` are finite."""
+    match dtype:
+        case Dtype.F8_E4M3:
+            return not decoding.has_nan_e4m3(data)
+        case Dtype.BF16:
+            return bool(np.isfinite(decoding.amax(data.view(np.uint16))))
+        case Dtype.F32:
+            return bool(np.isfinite(decoding.amax(data.view(np.float32))))
+        case Dtype.F16:
+            return bool(np.isfinite(data.view(np.float16)).all())
+        case _:
+            return bool(np.isfinite(data.view(np.float64)).all())
+
+
+def _culprits(run: _Run, buffer: Bytes) -> list[str]:
+    names = []
+    for entry in run.tensors:
+        begin = max(entry.offset, run.offset) - run.offset
+        end = min(entry.offset + entry.nbytes, run.offset + run.nbytes) - run.offset
+        if not is_finite(run.dtype, buffer[begin:end].copy()):
+            names.append(entry.name)
+    return names
+
+
+def _runs(tensors: Sequence[TensorEntry]) -> list[_Run]:
+    """Tiles of at most `TILE_BYTES`: several small tensors each, or a part of a large one."""
+    runs: list[_Run] = []
+    for entry in sorted(tensors, key=lambda e: (e.file, e.offset)):
+        last = runs[-1] if runs else None
+        if (
+            last is not None
+            and (last.file, last.dtype) == (entry.file, entry.dtype)
+            and last.offset + last.nbytes == entry.offset
+            and last.nbytes + entry.nbytes <= TILE_BYTES
+        ):
+            runs[-1] = last._replace(
+                nbytes=last.nbytes + entry.nbytes, tensors=(*last.tensors, entry)
+            )
+            continue
+        for begin in range(0, entry.nbytes, TILE_BYTES):
+            nbytes = min(TILE_BYTES, entry.nbytes - begin)
+            runs.append(_Run(entry.dtype, entry.file, entry.offset + begin, nbytes, (entry,)))
+    return runs

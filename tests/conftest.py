@@ -1,0 +1,86 @@
+"""What every test gets: a clean environment, its tier's time limit, and peers in other environments.
+
+Called by pytest. Fixtures that know a stage's data belong to that tier's own conftest.py.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = bool(os.environ.get("CI"))
+
+# Seconds a test may take in each tier; a test's own `timeout` mark wins. Unit tests take the
+# two seconds of pyproject.toml. Soak tests are bounded by whoever runs them.
+TIMEOUTS = {"contract": 60, "integration": 300, "soak": 0}
+
+# A developer's credentials, settings and caches must not decide a test; nor may a test use them.
+FOREIGN_PREFIXES = ("AWS_", "HALFTONE_", "HF_", "HUGGING_FACE_", "NUMBA_", "VLLM_")
+
+# What a run must reach is found before any test's environment is cleaned.
+PEERS = {
+    name: Path(os.environ.get(f"HALFTONE_{name.upper()}_PYTHON", ROOT / folder / "bin" / "python"))
+    for name, folder in {"quantize": ".venvs/quantize", "serve": ".venvs/serve"}.items()
+}
+
+# Examples vary on a developer's machine and repeat in CI; slowness of a machine is no failure.
+settings.register_profile("developer", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.load_profile("ci" if IN_CI else "developer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the time limit of the folder that it stands in."""
+    for item in items:
+        tier = "soak" if item.get_closest_marker("soak") else item.path.relative_to(ROOT).parts[1]
+        if tier in TIMEOUTS and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUTS[tier]))
+
+
+@pytest.fixture(autouse=True)
+def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials or settings from outside, and bytecode is kept for processes of a test."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN_PREFIXES) or name == "PYTHONDONTWRITEBYTECODE":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_files_left_behind() -> Iterator[None]:
+    """Fail when a test wrote into the checkout; only in CI, where nobody else writes there."""
+    before = _untracked() if IN_CI else set()
+    yield
+    after = _untracked() if IN_CI else set()
+    assert after <= before, f"tests left files behind: {sorted(after - before)}"
+
+
+@pytest.fixture(scope="session")
+def quantize_python() -> Path:
+    """The interpreter of `.venvs/quantize`, where llm-compressor is."""
+    return _peer("quantize")
+
+
+@pytest.fixture(scope="session")
+def serve_python() -> Path:
+    """The interpreter of `.venvs/serve`, where vLLM is."""
+    return _peer("serve")
+
+
+def _peer(name: str) -> Path:
+    """A peer's interpreter. Where it is missing, CI fails and a developer's test is skipped."""
+    python = PEERS[name]
+    if not python.exists():
+        message = f"the {name} environment is missing; make it with `make .venvs/{name}/ready`"
+        (pytest.fail if IN_CI else pytest.skip)(message)
+    return python
+
+
+def _untracked() -> set[str]:
+    """Files of the checkout that git neither tracks nor ignores."""
+    command = ["git", "ls-files", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return set(listed.stdout.splitlines())

