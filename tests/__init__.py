@@ -1,1 +1,1 @@
-"""The tests, in tiers: unit (pure), contract (what must agree with what), integration (real peers)."""
+"""The tests, in tiers: unit (pure), contract (what must agree), integration (real peers)."""

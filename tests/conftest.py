@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, its tier's time limit, and peers in other environments.
+"""What every test gets: a clean environment, its tier's time limit, and real peers.
 
 Called by pytest. Fixtures that know a stage's data belong to that tier's own conftest.py.
 """

@@ -60,14 +60,20 @@ def write(name: str, options: list[str]) -> None:
     subprocess.run([*command, *options], cwd=ROOT, check=True)
 
 
-def check(name: str) -> list[str]:
+def check(name: str, folder: Path = FOLDER) -> list[str]:
     """What is wrong with one file, as sentences; empty when it fits `pyproject.toml`."""
-    path = FOLDER / f"{name}.txt"
+    path = folder / f"{name}.txt"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [
         f"requirements/{path.name} {problem}; run `make requirements`."
         for problem in (*_foreign_words(text), *_unhashed(text), *_unmet(SETS[name], text))
     ]
+
+
+def pins(text: str) -> dict[str, str]:
+    """Version by (canonical) name of everything that the text of a requirement file pins."""
+    found = map(_PIN.match, text.splitlines())
+    return {match["name"]: match["version"] for match in found if match}
 
 
 def _foreign_words(text: str) -> Iterator[str]:
@@ -89,14 +95,10 @@ def _unmet(chosen: RequirementSet, text: str) -> Iterator[str]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    pins = {
-        canonicalize_name(match["name"]): match["version"]
-        for match in map(_PIN.match, text.splitlines())
-        if match
-    }
+    pinned_versions = pins(text)
     for line in _declared(chosen):
         requirement = Requirement(line)
-        pinned = pins.get(canonicalize_name(requirement.name))
+        pinned = pinned_versions.get(canonicalize_name(requirement.name))
         if pinned is None:
             yield f"does not pin '{line}'"
         elif not requirement.specifier.contains(pinned):

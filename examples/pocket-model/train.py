@@ -2,7 +2,8 @@
 
 Two phases: the trunk learns Python source and arithmetic together; then, with the trunk frozen,
 the multi-token-prediction head learns to look one token further. Everything is seeded; `--state`
-keeps the run's progress, so that the same command continues after a kill. Needs torch and transformers.
+keeps the run's progress, so that the same command continues after a kill.
+Needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ MEASURED_ITEMS = 300
 
 @dataclass
 class Run:
-    """One training run: its options, parts, log, and the time it has used, earlier starts included."""
+    """One training run: its options, parts, log, and the time used, earlier starts included."""
 
     options: argparse.Namespace
     tokenizer: Any
-    corpus: corpus.Corpus
+    text: corpus.Corpus
     batches: corpus.Batches
     model: Any
     head: network.MultiTokenPredictor
@@ -136,7 +137,7 @@ def head_loss(run: Run, number: int) -> torch.Tensor:
 def measure(run: Run, rows: int | None, items: int | None) -> dict[str, Any]:
     """Judge the model as it stands on some or all of the held-out text and items."""
     run.model.eval()
-    windows = evaluate.windows(run.corpus.held_out, rows)
+    windows = evaluate.windows(run.text.held_out, rows)
     hits = evaluate.arithmetic_hits(run.model, run.tokenizer, arithmetic.held_out()[:items])
     run.model.train()
     return {
@@ -155,7 +156,7 @@ def train_trunk(run: Run) -> None:
     first = restore(run, "trunk", optimizer)
     for number in range(first, options.steps):
         rate = rate_at(number, options.steps, options.rate)
-        text, sums = step(optimizer, rate, lambda n=number: trunk_losses(run, n))  # type: ignore[misc]
+        text, sums = step(optimizer, rate, lambda n=number: trunk_losses(run, n))
         if number % 20 == 0:
             run.log(phase="trunk", step=number, rate=rate, textLoss=text, arithmeticLoss=sums)
         if number and number % MEASURE_EVERY == 0:
@@ -178,7 +179,7 @@ def train_head(run: Run) -> None:
     for number in range(first, options.head_steps):
         rate = rate_at(number, options.head_steps, options.rate)
         # Rows that the trunk's own steps did not use.
-        (loss,) = step(optimizer, rate, lambda n=number: (head_loss(run, 10**6 + n),))  # type: ignore[misc]
+        (loss,) = step(optimizer, rate, lambda n=number: (head_loss(run, 10**6 + n),))
         if number % 20 == 0:
             run.log(phase="head", step=number, rate=rate, headLoss=loss)
         if (number + 1) % SAVE_EVERY == 0 or number + 1 == options.head_steps:
@@ -246,10 +247,10 @@ def main() -> None:
         phase="start",
         python=platform.python_version(),
         torch=torch.__version__,
-        files=run.corpus.files,
-        textDigest=run.corpus.digest,
-        trainingTokens=len(run.corpus.training),
-        heldOutTokens=len(run.corpus.held_out),
+        files=run.text.files,
+        textDigest=run.text.digest,
+        trainingTokens=len(run.text.training),
+        heldOutTokens=len(run.text.held_out),
         steps=options.steps,
         headSteps=options.head_steps,
         threads=options.threads,
@@ -258,7 +259,7 @@ def main() -> None:
     train_head(run)
     network.scale_vision(run.model)
     round_to_bfloat16(run.model, run.head)
-    windows = evaluate.windows(run.corpus.held_out)
+    windows = evaluate.windows(run.text.held_out)
     agreement = evaluate.draft_agreement(run.model, run.head, windows[:MEASURED_ROWS])
     run.log(
         phase="final",

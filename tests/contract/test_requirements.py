@@ -1,9 +1,9 @@
 """The requirement files: that they fit pyproject.toml, and that a misfit would be seen."""
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
-
 from tools import requirements
 
 PINNED = "numba==0.68.1 ; sys_platform == 'linux' \\\n    --hash=sha256:00\n"
@@ -12,6 +12,11 @@ PINNED = "numba==0.68.1 ; sys_platform == 'linux' \\\n    --hash=sha256:00\n"
 @pytest.mark.parametrize("name", requirements.SETS)
 def test_every_file_fits_the_project(name: str) -> None:
     assert requirements.check(name) == []
+
+
+def test_the_tests_run_in_the_pinned_environment() -> None:
+    pins = requirements.pins((requirements.FOLDER / "dev.txt").read_text())
+    assert {name: metadata.version(name) for name in pins} == pins
 
 
 @pytest.mark.parametrize(
@@ -24,12 +29,9 @@ def test_every_file_fits_the_project(name: str) -> None:
         (PINNED.replace("0.68.1", "0.5"), "pins numba to 0.5, which 'numba>=0.61' excludes"),
     ],
 )
-def test_a_misfit_is_named_with_its_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, problem: str
-) -> None:
-    monkeypatch.setattr(requirements, "FOLDER", tmp_path)
+def test_a_misfit_is_named_with_its_remedy(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "default.txt").write_text(text)
 
-    problems = requirements.check("default")
+    problems = requirements.check("default", tmp_path)
 
     assert f"requirements/default.txt {problem}; run `make requirements`." in problems

@@ -37,11 +37,31 @@ DENSE: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
 }
+
+
+def _with_text(name: str, **changes: Any) -> dict[str, Any]:
+    config = full_size_config(name)
+    return config | {"text_config": config["text_config"] | changes}
+
+
 EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "num_local_experts": 4}
 CONFIGS: dict[str, dict[str, Any]] = {
     "27B": full_size_config("27B"),
     "35B-A3B": full_size_config("35B-A3B"),
     "Gemma-12B": full_size_config("Gemma-12B"),
+    # Nearly as many of one kind as of the other: the commoner kind sets the size of a group.
+    "Hybrid-uneven": _with_text(
+        "27B",
+        num_hidden_layers=9,
+        layer_types=["linear_attention", "full_attention"] * 4 + ["linear_attention"],
+    ),
+    # Groups of unequal length, and pages of which neither divides the other.
+    "Gemma-uneven": _with_text(
+        "Gemma-12B",
+        num_hidden_layers=13,
+        head_dim=160,
+        layer_types=["sliding_attention"] * 10 + ["full_attention"] * 3,
+    ),
     "Qwen3": DENSE | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]},
     "Llama": DENSE | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
     "Mistral-windowed": DENSE
@@ -63,12 +83,14 @@ def _case(
         "tensorParallel": ranks,
         "prefixCaching": prefix,
         "context": context,
-        "batchTokens": 8192,
+        "batchTokens": 8193,  # a window and these fill whole blocks, so one token more would show
         "cacheBytes": CACHE_BYTES,
     }
 
 
 CASES = [
+    _case("Hybrid-uneven"),
+    _case("Gemma-uneven"),
     _case("27B", prefix=False, context=555),
     _case("27B", prefix=False, context=1366),
     _case("27B"),

@@ -1,1 +1,4 @@
-"""Parts of the pocket model's training, imported by `train.py` and by its tests; no part of Halftone imports them."""
+"""Parts of the pocket model's training, imported by `train.py`, `score.py` and a test.
+
+No part of Halftone imports them.
+"""

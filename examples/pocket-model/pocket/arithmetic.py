@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# One to four digits an operand, two and three twice as often. Chosen by a probe: the model learns
-# most of it within the training budget, but not all, so that damage by quantization moves the score.
+# One to four digits an operand, two and three twice as often. The model learns most of it within
+# the training budget, but not all, so that damage by quantization moves the score.
 OPERAND_DIGITS = (1, 2, 2, 3, 3, 4)
 HELD_OUT_ITEMS = 1000
 HELD_OUT_SEED = 20260101
@@ -23,7 +23,7 @@ HELD_OUT_ONE_IN = 20
 
 @dataclass(frozen=True)
 class Item:
-    """One question; `left` is never smaller than `right` in a difference, so no answer is negative."""
+    """One question. In a difference `left` is never the smaller, so no answer is negative."""
 
     left: int
     operator: str

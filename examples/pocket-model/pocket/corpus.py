@@ -32,10 +32,11 @@ SPECIAL_TOKENS = (
     "</think>",
 )
 # Folders that are tests, tables, GUI programs, or installed by someone else.
-LEFT_OUT_FOLDERS = frozenset(
-    "__pycache__ config dist-packages encodings ensurepip idlelib lib-dynload lib2to3 pydoc_data "
-    "site-packages test tests tkinter turtledemo".split()
-)
+LEFT_OUT_FOLDERS = {
+    *("__pycache__", "config", "dist-packages", "encodings", "ensurepip", "idlelib"),
+    *("lib-dynload", "lib2to3", "pydoc_data", "site-packages", "test", "tests"),
+    *("tkinter", "turtledemo"),
+}
 HELD_OUT_ONE_IN = 20
 TEXT_ROWS, TEXT_LENGTH = 8, 128
 # Half the length and one GatedDeltaNet chunk: more items begin a row, as a prompt does.
@@ -96,7 +97,7 @@ def train_tokenizer(texts: list[str]) -> Any:
 
     Every digit is a token of its own, so that a number reads the same in prompt and answer.
     """
-    from tokenizers import trainers
+    from tokenizers import trainers  # type: ignore[import-not-found]
     from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 
     tokenizer = Qwen3_5Tokenizer().backend_tokenizer

@@ -27,7 +27,7 @@ def windows(tokens: Tokens, limit: int | None = None) -> torch.Tensor:
     return torch.from_numpy(np.stack([tokens[s : s + TEXT_LENGTH + 1] for s in starts]))
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def perplexity(model: Qwen3_5ForConditionalGeneration, rows: torch.Tensor) -> float:
     """exp of the mean negative log-likelihood of every token but each row's first."""
     total = 0.0
@@ -49,7 +49,7 @@ def unigram_perplexity(rows: torch.Tensor) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def arithmetic_hits(
     model: Qwen3_5ForConditionalGeneration, tokenizer: Any, items: list[Item]
 ) -> list[bool]:
@@ -72,7 +72,7 @@ def arithmetic_hits(
     return hits
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def draft_agreement(
     model: Qwen3_5ForConditionalGeneration, head: MultiTokenPredictor, rows: torch.Tensor
 ) -> float:

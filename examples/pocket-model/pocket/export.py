@@ -65,15 +65,17 @@ tags: [test-model]
 # Pocket model
 
 A very small Qwen3.5-style model for testing quantization: it continues Python source and does sums
-and differences such as `12+345=`. Its vision tower is random: it takes images and knows nothing of them.
+and differences such as `12+345=`. Its vision tower is random: it takes images and knows nothing
+of them.
 The weights are under the Apache License 2.0; they were trained on the source of Python's standard
 library (PSF License).
 """
 # What transformers' classes add to every configuration, and no published one has.
-NOISE = frozenset(
-    "_name_or_path architectures chunk_size_feed_forward id2label is_encoder_decoder label2id "
-    "output_attentions output_hidden_states problem_type return_dict".split()
-)
+NOISE = {
+    *("_name_or_path", "architectures", "chunk_size_feed_forward", "id2label", "label2id"),
+    *("is_encoder_decoder", "output_attentions", "output_hidden_states", "problem_type"),
+    "return_dict",
+}
 IMAGE_PIXELS = {"shortest_edge": 32 * 32, "longest_edge": 256 * 256}
 
 
@@ -110,7 +112,7 @@ def write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
         shards[-1][name] = tensor
         if name in CUTS:
             shards.append({})
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
@@ -181,7 +183,11 @@ def write_processor(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def write_checksums(root: Path) -> None:
     """Write SHA256SUMS beside the checkpoint, as `sha256sum --check` reads it."""
-    files = [*(root / "checkpoint").iterdir(), root / "arithmetic.jsonl", root / "training-log.jsonl"]
+    files = [
+        *(root / "checkpoint").iterdir(),
+        root / "arithmetic.jsonl",
+        root / "training-log.jsonl",
+    ]
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}"
         for path in sorted(files)

@@ -1,4 +1,4 @@
-"""The network: a small `Qwen3_5ForConditionalGeneration`, and the head that looks one token further.
+"""The network: a small `Qwen3_5ForConditionalGeneration`, and its multi-token-prediction head.
 
 `train.py` trains both, `export.py` writes both. Widths are multiples of 128 wherever a server
 quantizes or splits them, so that block formats and tensor parallelism are well formed.
@@ -116,7 +116,6 @@ def hidden_states(model: Qwen3_5ForConditionalGeneration, tokens: torch.Tensor) 
     return cast(torch.Tensor, output.last_hidden_state)
 
 
-@torch.no_grad()
 def scale_vision(model: Qwen3_5ForConditionalGeneration) -> None:
     """Make the untrained vision tower's output as large as the trained embeddings are.
 
@@ -125,12 +124,13 @@ def scale_vision(model: Qwen3_5ForConditionalGeneration) -> None:
     vision: Any = model.model.visual
     side = 8
     noise = torch.randn(side * side, 3 * 2 * 16 * 16, generator=torch.Generator().manual_seed(0))
-    output = vision(noise, grid_thw=torch.tensor([[1, side, side]])).pooler_output
-    wanted = text_model(model).embed_tokens.weight.square().mean().sqrt()
-    vision.merger.linear_fc2.weight.mul_(wanted / output.square().mean().sqrt())
+    with torch.no_grad():
+        output = vision(noise, grid_thw=torch.tensor([[1, side, side]])).pooler_output
+        wanted = text_model(model).embed_tokens.weight.square().mean().sqrt()
+        vision.merger.linear_fc2.weight.mul_(wanted / output.square().mean().sqrt())
 
 
-class MultiTokenPredictor(nn.Module):
+class MultiTokenPredictor(nn.Module):  # type: ignore[misc]  # torch is not read by the check
     """Predicts token t+2 from the trunk's state at t and the embedding of token t+1.
 
     The two are normed apart, joined embedding first, brought back to HIDDEN by `fc`, and sent

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import click
@@ -39,7 +40,9 @@ def quantize(
     with opened_checkpoint(source) as checkpoint:
         planned = plan_checkpoint(checkpoint, chosen)
         require_carried_out(planned)
-        with progress("quantize", bytes_to_read(planned)) as advance:
+        total = bytes_to_read(planned)
+        begin = time.perf_counter()
+        with progress("quantize", total) as advance:
             document = carry_out(
                 planned,
                 checkpoint,
@@ -47,7 +50,8 @@ def quantize(
                 workers=workers or default_workers(),
                 advance=advance,
             )
-    _tell(document, output, as_json)
+        seconds = time.perf_counter() - begin
+    _tell(document, output, total, seconds, as_json)
 
 
 def default_workers() -> int:
@@ -60,13 +64,18 @@ def bytes_to_read(planned: Planned) -> int:
     return sum(m.source_bytes for s in planned.shards for u in s.units for m in u.members)
 
 
-def _tell(document: CheckpointDocument, output: Path, as_json: bool) -> None:
+def _tell(
+    document: CheckpointDocument, output: Path, total: int, seconds: float, as_json: bool
+) -> None:
     if as_json:
         shown = document.model_dump(mode="json", exclude={"groups"})
+        shown |= {"seconds": f"{seconds:.3f}", "sourceBytes": total}
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     for line in document.roles:
         gain = f" (MinMax: {line.minMaxError})" if line.minMaxError else ""
         click.echo(f"{line.role}: {line.format}, relative error {line.relativeError}{gain}")
     size = sum(file.sizeBytes for file in document.files)
-    click.echo(f"{output}: {len(document.files)} files, {size:,} bytes, digest {document.digest}")
+    rate = f"{seconds:.1f} s, {total / seconds / 1e6:,.0f} MB/s" if seconds > 0 else "at once"
+    click.echo(f"{output}: {len(document.files)} files, {size:,} bytes in {rate}")
+    click.echo(f"digest {document.digest}")

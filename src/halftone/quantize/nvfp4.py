@@ -70,15 +70,15 @@ def quantize_groups(weights: Any, global_scale: Any, search: Any, packed: Any, s
             sums[2] += _search(weights, first, count, search, unit, steps, maxima, codes)
         weight2 = error2 = splat(0.0)
         for g in range(count):
-            x = weights_at(weights, (first + g) * 16) * splat(unit)
-            size = magnitude(x)
+            x = weights_at(weights, (first + g) * 16)
+            size = magnitude(x) * splat(unit)
             step = splat(steps[codes[g]])
             values, low = nearest_e2m1(size / step)
             error = size - values * step
             weight2 = weight2 + size * size
             error2 = error2 + error * error
             # The library multiplies by the sign, and the sign of -0.0 is 0: a zero is positive.
-            negative = where_below(splat_bits(0), bits(size), bits(x), splat_bits(0))
+            negative = where_below(splat_bits(0), bits(magnitude(x)), bits(x), splat_bits(0))
             sign = (negative >> splat_bits(28)) & splat_bits(8)
             store_nibbles(packed, (first + g) * 8, low | sign)
             scale[first + g] = codes[g]

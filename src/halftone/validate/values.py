@@ -50,7 +50,7 @@ def search_values(
 
     def search(run: _Run) -> None:
         buffer = scratch.take("run", run.nbytes)
-        source.read_into(run.file, run.offset, memoryview(buffer))
+        source.read_into(run.file, run.offset, buffer.data)
         if is_finite(run.dtype, buffer):
             return
         with guard:
@@ -97,19 +97,31 @@ def _culprits(run: _Run, buffer: Bytes) -> list[str]:
 def _runs(tensors: Sequence[TensorEntry]) -> list[_Run]:
     """Tiles of at most `TILE_BYTES`: several small tensors each, or a part of a large one."""
     runs: list[_Run] = []
+    for together in _neighbours(tensors):
+        first, nbytes = together[0], sum(entry.nbytes for entry in together)
+        for begin in range(0, nbytes, TILE_BYTES):
+            length = min(TILE_BYTES, nbytes - begin)
+            runs.append(
+                _Run(first.dtype, first.file, first.offset + begin, length, tuple(together))
+            )
+    return runs
+
+
+def _neighbours(tensors: Sequence[TensorEntry]) -> list[list[TensorEntry]]:
+    """Tensors of one dtype without a gap, together no larger than a tile; large ones alone."""
+    runs: list[list[TensorEntry]] = []
+    filled = 0
     for entry in sorted(tensors, key=lambda e: (e.file, e.offset)):
-        last = runs[-1] if runs else None
+        last = runs[-1][-1] if runs else None
         if (
             last is not None
             and (last.file, last.dtype) == (entry.file, entry.dtype)
             and last.offset + last.nbytes == entry.offset
-            and last.nbytes + entry.nbytes <= TILE_BYTES
+            and filled + entry.nbytes <= TILE_BYTES
         ):
-            runs[-1] = last._replace(
-                nbytes=last.nbytes + entry.nbytes, tensors=(*last.tensors, entry)
-            )
-            continue
-        for begin in range(0, entry.nbytes, TILE_BYTES):
-            nbytes = min(TILE_BYTES, entry.nbytes - begin)
-            runs.append(_Run(entry.dtype, entry.file, entry.offset + begin, nbytes, (entry,)))
+            runs[-1].append(entry)
+            filled += entry.nbytes
+        else:
+            runs.append([entry])
+            filled = entry.nbytes
     return runs

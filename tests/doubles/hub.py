@@ -1,0 +1,404 @@
+"""A double of the Hub: serves one local directory as one model repository, over real HTTP.
+
+It stands for huggingface.co and for the content delivery network behind it, which are two origins
+here too. It speaks what huggingface_hub calls to describe a model and to read ranges of its files:
+
+    GET  /api/models/{repository}[/revision/{revision}][?blobs=True]
+    GET, HEAD  /{repository}/resolve/{revision}/{path}      large files are redirected
+    GET, HEAD  {network}/{commit}/{path}?signature=…        with Range, no token accepted
+
+    with HubDouble(directory) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        hub.fail(Place.Network, Fault.Reset, times=2)
+        open_source(hub.uri)
+
+It leaves out: uploads, tree listings, Xet, history (there is one commit), and LFS digests, which
+are made up from names so that huge sparse files cost nothing.
+"""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+LARGE_FILE_BYTES = 1_000_000
+_RANGE = re.compile(r"^bytes=(\d+)-(\d+)$")
+
+
+class Place(Enum):
+    """Where a request arrives."""
+
+    Description = "description"
+    Resolve = "resolve"
+    Network = "network"
+
+
+class Fault(Enum):
+    """What can go wrong with one answer."""
+
+    Unavailable = "503 with Retry-After: 0"
+    TooManyRequests = "429 with Retry-After: 0"
+    Reset = "half of the body, then the connection is reset"
+    Short = "half of the range that was asked for, honestly labelled"
+    WholeFile = "200 and the whole file, whatever range was asked for"
+    OtherSize = "a Content-Range with another size of the file"
+    Compressed = "a body labelled as compressed"
+    Garbage = "200 and something that is not what the API sends"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it arrived, and the status that it got."""
+
+    place: Place
+    method: str
+    path: str
+    range: str | None
+    authorization: str | None
+    connection: int
+    status: int
+
+
+class HubDouble:
+    """One repository. With `token`, it is private; with `gated`, its files are refused."""
+
+    def __init__(
+        self,
+        directory: Path,
+        repository: str = "org/name",
+        *,
+        revision: str = "main",
+        token: str | None = None,
+        gated: bool = False,
+        large_file_bytes: int = LARGE_FILE_BYTES,
+    ) -> None:
+        self.directory = directory
+        self.repository = repository
+        self.revision = revision
+        self.token = token
+        self.gated = gated
+        self.large_file_bytes = large_file_bytes
+        self.requests: list[Request] = []
+        self.signature = 1
+        self._faults: dict[Place, deque[Fault]] = {place: deque() for place in Place}
+        self._lock = threading.Lock()
+        self._hub = _Server(self, _HubHandler)
+        self._network = _Server(self, _NetworkHandler)
+
+    def __enter__(self) -> Self:
+        self._hub.start()
+        self._network.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hub.stop()
+        self._network.stop()
+
+    @property
+    def endpoint(self) -> str:
+        """The value of HF_ENDPOINT."""
+        return self._hub.origin
+
+    @property
+    def network(self) -> str:
+        """The origin that large files are redirected to."""
+        return self._network.origin
+
+    @property
+    def uri(self) -> str:
+        """The repository as Halftone names it."""
+        return f"hf://{self.repository}@{self.revision}"
+
+    @property
+    def commit(self) -> str:
+        """The commit that the revision stands for."""
+        listing = json.dumps([[path, size] for path, size in self.files()])
+        return hashlib.sha1(listing.encode()).hexdigest()
+
+    def files(self) -> list[tuple[str, int]]:
+        """Path and size of each file."""
+        found = (path for path in self.directory.rglob("*") if path.is_file())
+        return sorted((p.relative_to(self.directory).as_posix(), p.stat().st_size) for p in found)
+
+    def fail(self, place: Place, fault: Fault, times: int = 1) -> None:
+        """Let the next `times` answers at `place` go wrong."""
+        self._faults[place].extend([fault] * times)
+
+    def expire(self) -> None:
+        """Make every address that was handed out so far invalid."""
+        self.signature += 1
+
+    def seen(self, place: Place) -> list[Request]:
+        """Requests that arrived at `place`, in order."""
+        return [request for request in self.requests if request.place is place]
+
+    def next_fault(self, place: Place) -> Fault | None:
+        """The fault for the answer that is about to be given."""
+        with self._lock:
+            return self._faults[place].popleft() if self._faults[place] else None
+
+    def describe(self, blobs: bool) -> dict[str, Any]:
+        """The body of the model's description."""
+        siblings: list[dict[str, Any]] = []
+        for path, size in self.files():
+            sibling: dict[str, Any] = {"rfilename": path}
+            if blobs:
+                sibling |= {"size": size, "blobId": hashlib.sha1(path.encode()).hexdigest()}
+                if self.is_large(size):
+                    digest = hashlib.sha256(path.encode()).hexdigest()
+                    sibling["lfs"] = {"sha256": digest, "size": size, "pointerSize": 135}
+            siblings.append(sibling)
+        return {
+            "_id": "0" * 24,
+            "id": self.repository,
+            "modelId": self.repository,
+            "sha": self.commit,
+            "private": self.token is not None,
+            "gated": "manual" if self.gated else False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": siblings,
+        }
+
+    def is_large(self, size: int) -> bool:
+        """Whether a file of this size is kept by the network."""
+        return size > self.large_file_bytes
+
+
+class _Server(ThreadingHTTPServer):
+    """A server on a free port of loopback that closes its connections when it stops."""
+
+    daemon_threads = False
+
+    def __init__(self, double: HubDouble, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.double = double
+        self.connections: set[socket.socket] = set()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        for connection in list(self.connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the client was faster
+        self.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """What both origins share: one log, and ranges of files with whatever may go wrong."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)
+        super().finish()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr: the double has its own log."""
+
+    def do_GET(self) -> None:
+        try:
+            self.answer()
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def answer(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def double(self) -> HubDouble:
+        return self.server.double
+
+    def reply(self, place: Place, status: int, headers: dict[str, str], body: bytes = b"") -> None:
+        """Headers and a short body."""
+        self.begin(place, status, headers | {"Content-Length": str(len(body))})
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def begin(self, place: Place, status: int, headers: dict[str, str]) -> None:
+        """Log the request and send the status line and all headers."""
+        authorization = self.headers.get("Authorization")
+        port = cast("tuple[str, int]", self.client_address)[1]
+        self.double.requests.append(
+            Request(
+                place,
+                self.command,
+                self.path,
+                self.headers.get("Range"),
+                authorization,
+                port,
+                status,
+            )
+        )
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def refused_by_fault(self, place: Place, fault: Fault | None) -> bool:
+        """Answer with an error if the fault is one."""
+        if fault is Fault.Unavailable:
+            self.reply(place, 503, {"Retry-After": "0"}, b"Service Unavailable")
+        elif fault is Fault.TooManyRequests:
+            self.reply(place, 429, {"Retry-After": "0"}, b"Too Many Requests")
+        elif fault is Fault.Garbage:
+            self.reply(place, 200, {"Content-Type": "text/html"}, b"<html>a proxy says hello")
+        else:
+            return False
+        return True
+
+    def send_file(
+        self, place: Place, path: str, headers: dict[str, str], fault: Fault | None
+    ) -> None:
+        """The range of `path` that was asked for, or all of it."""
+        file = self.double.directory / path
+        size = file.stat().st_size
+        begin, end, status = 0, size, 200
+        asked = _RANGE.match(self.headers.get("Range", ""))
+        if asked and fault is not Fault.WholeFile:
+            begin, end, status = int(asked[1]), min(int(asked[2]) + 1, size), 206
+            if begin >= size:
+                self.reply(place, 416, {"Content-Range": f"bytes */{size}"})
+                return
+            if fault is Fault.Short:
+                end = begin + max(1, (end - begin) // 2)
+            shown = size + 1 if fault is Fault.OtherSize else size
+            headers = headers | {"Content-Range": f"bytes {begin}-{end - 1}/{shown}"}
+        if fault is Fault.Compressed:
+            headers = headers | {"Content-Encoding": "gzip"}
+        self.begin(place, status, headers | {"Content-Length": str(end - begin)})
+        if self.command == "HEAD":
+            return
+        stop = (begin + end) // 2 if fault is Fault.Reset else end
+        for piece in _pieces(file, begin, stop):
+            self.wfile.write(piece)
+        if fault is Fault.Reset:
+            # A closing connection that lingers for no time at all is reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+
+
+class _HubHandler(_Handler):
+    """The Hub itself."""
+
+    def answer(self) -> None:
+        url = urlsplit(self.path)
+        path = unquote(url.path)
+        api = f"/api/models/{self.double.repository}"
+        files = f"/{self.double.repository}/resolve/"
+        if path == api or path.startswith(f"{api}/revision/"):
+            revision = path.removeprefix(api).removeprefix("/revision/") or "main"
+            self.describe(revision, parse_qs(url.query))
+        elif path.startswith(files):
+            revision, _, name = path.removeprefix(files).partition("/")
+            self.resolve(revision, name)
+        else:
+            place = Place.Description if path.startswith("/api/") else Place.Resolve
+            self.reply(place, 401, {"X-Error-Code": "RepoNotFound"})
+
+    def describe(self, revision: str, query: dict[str, list[str]]) -> None:
+        place = Place.Description
+        if self.refused_by_fault(place, self.double.next_fault(place)):
+            return
+        if not self.admitted(place, revision):
+            return
+        body = json.dumps(self.double.describe("blobs" in query)).encode()
+        self.reply(place, 200, {"Content-Type": "application/json"}, body)
+
+    def resolve(self, revision: str, name: str) -> None:
+        place = Place.Resolve
+        fault = self.double.next_fault(place)
+        if self.refused_by_fault(place, fault) or not self.admitted(place, revision):
+            return
+        if self.double.gated:
+            self.reply(place, 403, {"X-Error-Code": "GatedRepo"})
+            return
+        sizes = dict(self.double.files())
+        if name not in sizes:
+            self.reply(place, 404, {"X-Error-Code": "EntryNotFound"})
+            return
+        commit = self.double.commit
+        tag = f'"{hashlib.sha256(name.encode()).hexdigest()}"'
+        headers = {"X-Repo-Commit": commit, "ETag": tag, "Accept-Ranges": "bytes"}
+        if not self.double.is_large(sizes[name]):
+            self.send_file(place, name, headers, fault)
+            return
+        headers |= {"X-Linked-Size": str(sizes[name]), "X-Linked-ETag": tag}
+        target = f"{self.double.network}/{commit}/{quote(name)}?signature={self.double.signature}"
+        self.reply(place, 302, headers | {"Location": target})
+
+    def admitted(self, place: Place, revision: str) -> bool:
+        """Whether the repository is shown to this caller, and has the revision."""
+        token = self.double.token
+        authorization = self.headers.get("Authorization")
+        if token is not None and authorization != f"Bearer {token}":
+            error = "Invalid credentials in Authorization header"
+            headers = {"X-Error-Message": error} if authorization else {}
+            self.reply(place, 401, headers or {"X-Error-Code": "RepoNotFound"})
+            return False
+        if revision not in (self.double.revision, self.double.commit):
+            self.reply(place, 404, {"X-Error-Code": "RevisionNotFound"})
+            return False
+        return True
+
+
+class _NetworkHandler(_Handler):
+    """The content delivery network: signed addresses, and no tokens of the Hub."""
+
+    def answer(self) -> None:
+        place = Place.Network
+        fault = self.double.next_fault(place)
+        if self.refused_by_fault(place, fault):
+            return
+        url = urlsplit(self.path)
+        if self.headers.get("Authorization") is not None:
+            self.reply(place, 400, {}, b"Only one auth mechanism allowed")
+        elif parse_qs(url.query).get("signature") != [str(self.double.signature)]:
+            self.reply(place, 403, {}, b"Request has expired")
+        else:
+            _, _, name = unquote(url.path).lstrip("/").partition("/")
+            self.send_file(place, name, {"Accept-Ranges": "bytes"}, fault)
+
+
+def _pieces(file: Path, begin: int, end: int) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while begin < end:
+            piece = os.pread(opened.fileno(), min(1 << 20, end - begin), begin)
+            begin += len(piece)
+            yield piece

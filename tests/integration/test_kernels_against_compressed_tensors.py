@@ -1,0 +1,169 @@
+"""Our bytes against llm-compressor's, and our dequantizer against compressed-tensors'.
+
+The peer runs as a process of its own environment and calls the library's own functions on the
+same file. BF16 sources must give equal bytes in every format; F32 sources in NVFP4. What the
+library computes otherwise for F16 and F32 sources is said in `halftone.quantize`'s modules.
+"""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.builders.files import Tensor, encode, read_file, write_safetensors
+from tests.builders.matrices import every_bf16, hard_matrices
+from tests.builders.numbers import Floats, bf16_to_float32, float32_to_bf16
+from tests.conftest import PEERS, ROOT
+
+from halftone.checkpoint import decoding
+from halftone.quantize import kernels
+
+pytestmark = pytest.mark.quantize_env
+
+_PEER = ROOT / "tests/peers/compressed_tensors_quantize.py"
+
+Weights = NDArray[np.uint16] | NDArray[np.float32]
+Stored = dict[str, Tensor]
+
+
+def matrices() -> dict[str, Floats]:
+    """Every matrix that is compared, with odd shapes among them."""
+    odd = {
+        f"odd{rows}x{columns}": hard_matrices(rows, columns, seed=rows)["uneven"]
+        for rows, columns in ((16, 16), (129, 1040), (300, 128))
+    }
+    return hard_matrices() | odd | {"every": every_bf16(), "one-row": every_bf16()[100:101]}
+
+
+def ask_peer(folder: Path, tensors: Stored, scheme: str) -> Stored:
+    """What the library makes of `tensors`. A missing environment is a failure, never a skip."""
+    python = PEERS["quantize"]
+    assert python.exists(), "the quantize environment is missing; make it with `make setup`"
+    source, target = folder / "source.safetensors", folder / f"{scheme}.safetensors"
+    write_safetensors(source, tensors)
+    command = [str(python), str(_PEER), str(source), scheme, str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return read_file(target)
+
+
+def array(tensor: Tensor) -> NDArray[np.generic]:
+    """A stored tensor as unsigned bits, or as float32 where it is F32."""
+    kinds = {"U8": np.uint8, "F8_E4M3": np.uint8, "BF16": np.uint16, "F32": np.float32}
+    return np.frombuffer(tensor.data, kinds[tensor.dtype]).reshape(tensor.shape)
+
+
+def as_tile(values: Floats, dtype: str) -> Weights:
+    """The tile that the engine would make of a source of `dtype`."""
+    return float32_to_bf16(values) if dtype == "BF16" else values
+
+
+def assert_equal(ours: NDArray[np.generic], theirs: Tensor, what: str) -> None:
+    """Bit for bit."""
+    expected = array(theirs)
+    assert ours.shape == expected.shape, what
+    assert ours.dtype == expected.dtype, what
+    different = int(np.count_nonzero(ours != expected))
+    assert different == 0, f"{what}: {different} of {ours.size} differ"
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_nvfp4_bytes_and_values_are_the_librarys(tmp_path: Path, dtype: str) -> None:
+    source = matrices()
+    stored = ask_peer(tmp_path, {n: encode(v, dtype) for n, v in source.items()}, "NVFP4A16")
+    for name, values in source.items():
+        tile = as_tile(values, dtype)
+        rows, columns = tile.shape
+        packed = np.empty((rows, columns // 2), np.uint8)
+        scale = np.empty((rows, columns // 16), np.uint8)
+        maximum = kernels.amax(tile)
+        global_scale = kernels.nvfp4_global_scale(maximum, bfloat16=dtype == "BF16")
+        kernels.quantize_nvfp4(tile, global_scale, kernels.MIN_MAX, packed, scale)
+        assert_equal(np.array([global_scale]), stored[f"{name}.weight_global_scale"], name)
+        assert_equal(scale, stored[f"{name}.weight_scale"], f"{name} scale")
+        assert_equal(packed, stored[f"{name}.weight_packed"], f"{name} packed")
+        decoded = np.empty((rows, columns), np.uint16)
+        decoding.decode_nvfp4(packed, scale, float(global_scale), decoded)
+        assert_equal(decoded, stored[f"{name}.decompressed"], f"{name} decompressed")
+
+
+@pytest.mark.parametrize("scheme", ["FP8_DYNAMIC", "FP8_BLOCK"])
+def test_fp8_bytes_and_values_are_the_librarys(tmp_path: Path, scheme: str) -> None:
+    source = matrices()
+    stored = ask_peer(tmp_path, {n: encode(v, "BF16") for n, v in source.items()}, scheme)
+    for name, values in source.items():
+        tile = as_tile(values, "BF16")
+        rows, columns = tile.shape
+        codes = np.empty((rows, columns), np.uint8)
+        decoded = np.empty((rows, columns), np.uint16)
+        if scheme == "FP8_DYNAMIC":
+            scale = np.empty((rows, 1), np.uint16)
+            kernels.quantize_fp8_channel(tile, codes, scale.reshape(-1))
+            decoding.decode_fp8_channel_bf16(codes, bf16_to_float32(scale), decoded)
+        else:
+            scale = np.empty((-(-rows // 128), -(-columns // 128)), np.uint16)
+            kernels.quantize_fp8_block(tile, codes, scale, power_of_two=False)
+            decoding.decode_fp8_block_bf16(codes, bf16_to_float32(scale), 128, 128, decoded)
+        assert_equal(scale, stored[f"{name}.weight_scale"], f"{name} scale")
+        assert_equal(codes, stored[f"{name}.weight"], f"{name} codes")
+        assert_equal(decoded, stored[f"{name}.decompressed"], f"{name} decompressed")
+
+
+@pytest.mark.parametrize("search", [kernels.MEAN_SQUARED_ERROR, kernels.EXHAUSTIVE])
+def test_searched_scales_decompress_to_our_values(tmp_path: Path, search: int) -> None:
+    stored: Stored = {}
+    expected: dict[str, NDArray[np.uint16]] = {}
+    for name, values in matrices().items():
+        tile = float32_to_bf16(values)
+        rows, columns = tile.shape
+        packed = np.empty((rows, columns // 2), np.uint8)
+        scale = np.empty((rows, columns // 16), np.uint8)
+        global_scale = kernels.nvfp4_global_scale(kernels.amax(tile))
+        kernels.quantize_nvfp4(tile, global_scale, search, packed, scale)
+        stored[f"{name}.weight_packed"] = Tensor("U8", packed.shape, packed.tobytes())
+        stored[f"{name}.weight_scale"] = Tensor("F8_E4M3", scale.shape, scale.tobytes())
+        stored[f"{name}.weight_global_scale"] = encode(np.array([global_scale]), "F32")
+        expected[name] = np.empty((rows, columns), np.uint16)
+        decoding.decode_nvfp4(packed, scale, float(global_scale), expected[name])
+    theirs = ask_peer(tmp_path, stored, "decompress-NVFP4A16")
+    for name, values in expected.items():
+        assert_equal(values, theirs[f"{name}.decompressed"], name)
+
+
+def test_power_of_two_blocks_decompress_to_our_values(tmp_path: Path) -> None:
+    stored: Stored = {}
+    expected: dict[str, NDArray[np.uint16]] = {}
+    for name, values in matrices().items():
+        tile = float32_to_bf16(values)
+        rows, columns = tile.shape
+        codes = np.empty((rows, columns), np.uint8)
+        scale = np.empty((-(-rows // 128), -(-columns // 128)), np.uint16)
+        kernels.quantize_fp8_block(tile, codes, scale, power_of_two=True)
+        stored[f"{name}.weight"] = Tensor("F8_E4M3", codes.shape, codes.tobytes())
+        stored[f"{name}.weight_scale"] = Tensor("BF16", scale.shape, scale.tobytes())
+        expected[name] = np.empty((rows, columns), np.uint16)
+        decoding.decode_fp8_block_bf16(codes, bf16_to_float32(scale), 128, 128, expected[name])
+    theirs = ask_peer(tmp_path, stored, "decompress-FP8_BLOCK")
+    for name, values in expected.items():
+        assert_equal(values, theirs[f"{name}.decompressed"], name)
+
+
+@pytest.mark.parametrize("scale_dtype", ["F32", "BF16"])
+def test_a_block_fp8_source_is_dequantized_as_the_library_does(
+    tmp_path: Path, scale_dtype: str
+) -> None:
+    draw = np.random.default_rng(0)
+    codes = draw.integers(0, 256, (300, 400)).astype(np.uint8)
+    codes[(codes & 0x7F) == 0x7F] = 0
+    scale = np.exp2(draw.uniform(-20, 4, (3, 4))).astype(np.float32)
+    source = {
+        "a.weight": Tensor("F8_E4M3", codes.shape, codes.tobytes()),
+        "a.weight_scale_inv": encode(scale, scale_dtype),
+    }
+    theirs = ask_peer(tmp_path, source, "block-dequantize")
+    if scale_dtype == "BF16":
+        scale = bf16_to_float32(float32_to_bf16(scale))
+    ours = np.empty(codes.shape, np.uint16)
+    decoding.decode_fp8_block_bf16(codes, scale, 128, 128, ours)
+    assert_equal(ours, theirs["a.weight"], "dequantized source")
