@@ -25,12 +25,13 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 LARGE_FILE_BYTES = 1_000_000
@@ -204,10 +205,8 @@ class _Server(ThreadingHTTPServer):
     def stop(self) -> None:
         self.shutdown()
         for connection in list(self.connections):
-            try:
+            with suppress(OSError):  # the client was faster
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the client was faster
         self.server_close()
         self._thread.join()
 
@@ -227,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.connections.discard(self.connection)
         super().finish()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Nothing on stderr: the double has its own log."""
 
     def do_GET(self) -> None:
@@ -236,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def answer(self) -> None:
         raise NotImplementedError
@@ -254,7 +253,6 @@ class _Handler(BaseHTTPRequestHandler):
     def begin(self, place: Place, status: int, headers: dict[str, str]) -> None:
         """Log the request and send the status line and all headers."""
         authorization = self.headers.get("Authorization")
-        port = cast("tuple[str, int]", self.client_address)[1]
         self.double.requests.append(
             Request(
                 place,
@@ -262,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.path,
                 self.headers.get("Range"),
                 authorization,
-                port,
+                self.client_address[1],
                 status,
             )
         )

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.doubles.hub import Fault, HubDouble, Place
 
 from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores import open_source
 from halftone.stores.hub import HubSource
-from tests.doubles.hub import Fault, HubDouble, Place
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -39,9 +39,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT"):
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -224,9 +223,8 @@ def test_a_file_of_another_size_than_listed_has_changed(hub: HubDouble) -> None:
 
 def test_a_file_that_became_shorter_has_changed(repository: Path, hub: HubDouble) -> None:
     source = HubSource(f"hf://org/name@{hub.commit}", waits=())
-    monkeyed = hub.commit
+    hub.revision = hub.commit  # the addresses stay valid although the file differs
     (repository / "model.safetensors").write_bytes(LARGE[:2_000_000])
-    hub.revision = monkeyed  # the commit in every address stays the same
 
     with pytest.raises(RefusedInput, match=r"`model\.safetensors`.*became shorter") as caught:
         source.read_range("model.safetensors", 2_500_000, 10)
@@ -240,8 +238,8 @@ def test_a_hub_that_stays_unavailable_is_a_fault_of_the_environment(hub: HubDoub
     assert isinstance(error, EnvironmentFault)
     assert error.reason is Reason.StoreUnavailable
     assert str(error) == (
-        f"The Hub answered 503 for `{hub.uri}` of `{hub.uri}`; check the network and HF_ENDPOINT, "
-        "then run the command again."
+        f"The Hub answered 503 for `{hub.uri}`; check the network and HF_ENDPOINT, then run the "
+        "command again."
     )
     assert len(hub.seen(Place.Description)) == 3
 

@@ -66,7 +66,8 @@ def main() -> None:
     tensors = load_file(source)
     if scheme == "block-dequantize":
         converter = FP8BlockDequantizer(targets=["re:.*"])
-        save_file(converter.process(tensors), target)
+        processed = converter.process(tensors)  # ragged edges come back as views
+        save_file({name: value.contiguous() for name, value in processed.items()}, target)
     elif scheme.startswith("decompress-"):
         save_file(decompress(tensors, scheme.removeprefix("decompress-")), target)
     else:

@@ -5,13 +5,15 @@ Called by `halftone plan --gpu`. The rule itself is in `halftone.plan.fit`.
 
 from typing import Any
 
+from halftone.checkpoint.architectures.table import Split
+from halftone.plan.cache import KvFormat
 from halftone.plan.devices import Device
 from halftone.plan.fit import Fit, Matrix, fit
 from halftone.plan.planning import Planned
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.roles import Role
 
-_STACKED_DOWN = ".down_proj"
+_STACKED_DOWN = ".down_proj.weight"
 
 
 def fit_of(planned: Planned, config: dict[str, Any], device: Device, context: int) -> Fit:
@@ -23,7 +25,7 @@ def fit_of(planned: Planned, config: dict[str, Any], device: Device, context: in
     if plan.output is None or plan.recipe is None:
         raise AssertionError("a refused plan fits nowhere. This is a bug. Please report.")
     matrices = [matrix for t in planned.tensors if (matrix := _matrix(t)) is not None]
-    kv_format = "auto" if plan.recipe.kvCache is None else "fp8"
+    kv_format: KvFormat = "auto" if plan.recipe.kvCache is None else "fp8"
     return fit(device, context, plan.output.bytes, config, matrices, kv_format)
 
 
@@ -33,7 +35,7 @@ def _matrix(tensor: LogicalTensor) -> Matrix | None:
         return None
     if tensor.role is Role.MultiTokenPrediction:
         return None
-    split = tensor.row.split.value
+    split = tensor.row.split
     if tensor.row.stacked:
-        split = "Row" if tensor.name.endswith(f"{_STACKED_DOWN}.weight") else "Column"
-    return Matrix(tensor.name, tensor.shape[0], tensor.shape[1], tensor.format, split)
+        split = Split.Row if tensor.name.endswith(_STACKED_DOWN) else Split.Column
+    return Matrix(tensor.name, tensor.shape[0], tensor.shape[1], tensor.format, split.value)

@@ -9,8 +9,9 @@ again: shards whose bytes still have their digest are kept.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,40 +91,38 @@ def _write_shards(
     for shard in planned.shards:
         if known[shard.file] is not None:
             advance(sum(m.source_bytes for unit in shard.units for m in unit.members))
+    recipe = planned.plan.recipe
+    if recipe is None:
+        raise AssertionError("an accepted plan has a recipe. This is a bug. Please report.")
+    remote = checkpoint.source.local_path(checkpoint.shards[0].file) is None
     reader = TileReader(checkpoint.source)
     pending: list[Future[dict[str, Any]]] = []
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="tile") as pool,
         ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
+        ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher,
     ):
         for shard in missing:
-            results = _write_shard(planned, shard, checkpoint, workspace, reader, pool, advance)
+            path = workspace.partial_path(shard.file)
+            with storage_errors(path), _opened(path) as descriptor:
+                writer = ShardWriter(
+                    shard, descriptor, reader, recipe, pool, flusher, advance, remote
+                )
+                results = writer.write()
             pending.append(finisher.submit(_finish, workspace, shard, results))
         for shard, future in zip(missing, pending, strict=True):
             known[shard.file] = future.result()
     return [entry for entry in known.values() if entry is not None]
 
 
-def _write_shard(
-    planned: Planned,
-    shard: OutputShard,
-    checkpoint: Checkpoint,
-    workspace: Workspace,
-    reader: TileReader,
-    pool: ThreadPoolExecutor,
-    advance: Advance,
-) -> list[UnitResult]:
-    path = workspace.partial_path(shard.file)
-    recipe = planned.plan.recipe
-    if recipe is None:
-        raise AssertionError("an accepted plan has a recipe. This is a bug. Please report.")
-    remote = checkpoint.source.local_path(checkpoint.shards[0].file) is None
-    with storage_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            return ShardWriter(shard, descriptor, reader, recipe, pool, advance, remote).write()
-        finally:
-            os.close(descriptor)
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of a new, empty file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _finish(workspace: Workspace, shard: OutputShard, results: list[UnitResult]) -> dict[str, Any]:

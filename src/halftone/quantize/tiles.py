@@ -105,7 +105,7 @@ class TileReader:
 
     def read_bytes(self, tensor: LogicalTensor, begin: int, buffer: Bytes) -> None:
         """Fill `buffer` with the stored bytes of `tensor` from `begin` on."""
-        self._source.read_into(tensor.file, tensor.offset + begin, memoryview(buffer))
+        self._source.read_into(tensor.file, tensor.offset + begin, buffer.data)
 
     def forget(self, tensors: tuple[LogicalTensor, ...]) -> None:
         """Give back what was kept for `tensors`."""
@@ -118,7 +118,7 @@ class TileReader:
         nbytes = tile.source_bytes
         raw = np.empty(nbytes, np.uint8) if spool else self._scratch.take("raw", nbytes)
         offset = tensor.offset + tile.start * tile.row_bytes
-        self._source.read_into(tensor.file, offset, memoryview(raw))
+        self._source.read_into(tensor.file, offset, raw.data)
         if spool:
             with self._guard:
                 self._spool[tile] = raw

@@ -7,7 +7,8 @@ A batch keeps all threads busy over experts of a few megabytes and over matrices
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -53,6 +54,9 @@ class UnitResult(NamedTuple):
     sums: Sums
 
 
+Task = Callable[[], UnitResult]
+
+
 class ShardWriter:
     """Writes the units of one shard into an open file."""
 
@@ -63,6 +67,7 @@ class ShardWriter:
         reader: TileReader,
         recipe: Recipe,
         executor: Executor,
+        flusher: Executor,
         advance: Callable[[int], None],
         remote: bool,
     ) -> None:
@@ -71,6 +76,7 @@ class ShardWriter:
         self._reader = reader
         self._recipe = recipe
         self._executor = executor
+        self._flusher = flusher
         self._advance = advance
         self._remote = remote
         self._offsets = shard.offsets()
@@ -81,8 +87,15 @@ class ShardWriter:
         os.pwrite(self._descriptor, self._shard.header, 0)
         os.ftruncate(self._descriptor, self._shard.size_bytes)
         results: list[UnitResult] = []
+        flushed: Future[None] | None = None
         for batch in _batches(self._shard.units):
             results += self._write_batch(batch)
+            # Left alone, the kernel keeps everything in memory until the final fsync, and the disk
+            # idles while the processors work.
+            if flushed is None or flushed.done():
+                flushed = self._flusher.submit(os.fdatasync, self._descriptor)
+        if flushed is not None:
+            flushed.result()
         return results
 
     def _write_batch(self, batch: list[Unit]) -> list[UnitResult]:
@@ -92,7 +105,7 @@ class ShardWriter:
         measured = list(self._executor.map(lambda t: self._measure(t, spool), tiles))
         scales = _global_scales(large.values(), tiles, measured)
         tasks = [task for unit in batch for task in self._tasks(unit, scales)]
-        done = list(self._executor.map(lambda task: (task[0], *task[1]()), tasks))
+        done = list(self._executor.map(lambda task: task(), tasks))
         for unit in batch:
             self._reader.forget(unit.members)
         return _combine(batch, done)
@@ -100,43 +113,40 @@ class ShardWriter:
     def _measure(self, tile: Tile, spool: bool) -> float:
         return self._finite(kernels.amax(self._reader.read(tile, spool)), tile.tensor)
 
-    def _tasks(
-        self, unit: Unit, scales: Mapping[str, np.float32]
-    ) -> Iterator[tuple[str, Callable[[], tuple[np.float32 | None, Sums]]]]:
+    def _tasks(self, unit: Unit, scales: Mapping[str, np.float32]) -> Iterator[Task]:
         if unit.format is None:
             for member in unit.members:
                 for begin in range(0, member.kept_bytes, TILE_BYTES):
-                    yield unit.name, lambda m=member, b=begin: self._keep(m, b)
-        elif FORMATS[unit.format].shares_global_scale:
-            if unit.name not in scales:
-                yield unit.name, lambda: self._quantize_small(unit)
-                return
-            scale = scales[unit.name]
-            for member in unit.members:
-                for tile in tiles_of(member):
-                    yield unit.name, lambda t=tile: (scale, self._quantize_again(t, scale))
-        else:
-            for member in unit.members:
-                for tile in tiles_of(member):
-                    yield unit.name, lambda t=tile: (None, self._quantize_fp8(t))
+                    yield partial(self._keep, unit.name, member, begin)
+            return
+        shares_scale = FORMATS[unit.format].shares_global_scale
+        if shares_scale and unit.name not in scales:
+            yield partial(self._quantize_small, unit)
+            return
+        for member in unit.members:
+            for tile in tiles_of(member):
+                if shares_scale:
+                    yield partial(self._quantize_again, unit.name, tile, scales[unit.name])
+                else:
+                    yield partial(self._quantize_fp8, unit.name, tile)
 
-    def _quantize_small(self, unit: Unit) -> tuple[np.float32, Sums]:
+    def _quantize_small(self, unit: Unit) -> UnitResult:
         """Both passes over a group that fits one tile."""
         tiles = [tile for member in unit.members for tile in tiles_of(member)]
         amax = max(self._measure(tile, spool=True) for tile in tiles)
         scale = _group_scale(amax, unit)
         sums = Sums()
         for tile in tiles:
-            sums += self._quantize_again(tile, scale)
-        return scale, sums
+            sums += self._quantize_again(unit.name, tile, scale).sums
+        return UnitResult(unit.name, float(scale), sums)
 
-    def _quantize_again(self, tile: Tile, global_scale: np.float32) -> Sums:
+    def _quantize_again(self, unit: str, tile: Tile, global_scale: np.float32) -> UnitResult:
         weights = self._reader.read_again(tile)
         rows, columns = weights.shape
         packed = self._scratch.take("packed", rows * columns // 2).reshape(rows, -1)
         scale = self._scratch.take("scale", rows * columns // 16).reshape(rows, -1)
         sums = kernels.quantize_nvfp4(
-            weights, global_scale, _SEARCHES[self._recipe.scaleSearch], packed, scale
+            weights, float(global_scale), _SEARCHES[self._recipe.scaleSearch], packed, scale
         )
         module = tile.tensor.name.removesuffix(".weight")
         self._put(f"{module}.weight_packed", tile.start * columns // 2, packed)
@@ -144,9 +154,9 @@ class ShardWriter:
         if tile.start == 0:
             self._put(f"{module}.weight_global_scale", 0, np.array([global_scale], np.float32))
         self._advance(tile.source_bytes)
-        return Sums(*sums)
+        return UnitResult(unit, float(global_scale), Sums(*sums))
 
-    def _quantize_fp8(self, tile: Tile) -> Sums:
+    def _quantize_fp8(self, unit: str, tile: Tile) -> UnitResult:
         weights = self._reader.read(tile)
         rows, columns = weights.shape
         codes = self._scratch.take("packed", rows * columns).reshape(rows, columns)
@@ -165,14 +175,14 @@ class ShardWriter:
         self._put(f"{module}.weight", tile.start * columns, codes)
         self._put(f"{module}.weight_scale", scale_offset, scale)
         self._advance(tile.source_bytes)
-        return Sums(sums[0], sums[1], sums[1])
+        return UnitResult(unit, None, Sums(sums[0], sums[1], sums[1]))
 
-    def _keep(self, tensor: LogicalTensor, begin: int) -> tuple[None, Sums]:
+    def _keep(self, unit: str, tensor: LogicalTensor, begin: int) -> UnitResult:
         """Copy a piece of a kept tensor; NaN is refused, infinities are the model's business."""
         if tensor.scale is not None:
             if begin == 0:
                 self._keep_dequantized(tensor)
-            return None, Sums()
+            return UnitResult(unit, None, Sums())
         nbytes = min(TILE_BYTES, tensor.source_bytes - begin)
         raw = self._scratch.take("packed", nbytes)
         self._reader.read_bytes(tensor, begin, raw)
@@ -180,7 +190,7 @@ class ShardWriter:
             self._finite(float("nan"), tensor)
         self._put(tensor.name, begin, raw)
         self._advance(nbytes)
-        return None, Sums()
+        return UnitResult(unit, None, Sums())
 
     def _keep_dequantized(self, tensor: LogicalTensor) -> None:
         for tile in tiles_of(tensor):
@@ -190,7 +200,7 @@ class ShardWriter:
             self._advance(tile.source_bytes)
 
     def _put(self, name: str, offset: int, array: np.ndarray[tuple[int, ...], np.dtype]) -> None:
-        view = memoryview(np.ascontiguousarray(array)).cast("B")
+        view = np.ascontiguousarray(array).data.cast("B")
         position = self._offsets[name] + offset
         while view:
             written = os.pwrite(self._descriptor, view, position)
@@ -261,20 +271,11 @@ def _group_scale(amax: float, unit: Unit) -> np.float32:
     return kernels.nvfp4_global_scale(amax, bfloat16=bfloat16)
 
 
-def _combine(
-    batch: list[Unit], done: list[tuple[str, np.float32 | None, Sums]]
-) -> list[UnitResult]:
+def _combine(batch: list[Unit], done: list[UnitResult]) -> list[UnitResult]:
     """Sum tiles in their own order, whatever order they finished in."""
-    sums: dict[str, Sums] = {}
-    scales: dict[str, np.float32 | None] = {}
-    for name, scale, part in done:
-        sums[name] = sums.get(name, Sums()) + part
-        scales[name] = scale
-    results = []
-    for unit in batch:
-        if unit.format is not None:
-            scale = scales[unit.name]
-            results.append(
-                UnitResult(unit.name, None if scale is None else float(scale), sums[unit.name])
-            )
-    return results
+    results: dict[str, UnitResult] = {}
+    for part in done:
+        known = results.get(part.name)
+        sums = part.sums if known is None else known.sums + part.sums
+        results[part.name] = part._replace(sums=sums)
+    return [results[unit.name] for unit in batch if unit.format is not None]

@@ -33,7 +33,7 @@ from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores.patience import WAITS, CutShortError, patiently
-from halftone.stores.pinned import PinnedSource
+from halftone.stores.pinned import PinnedSource, named
 
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _URI: Final = re.compile(rf"^hf://({_NAME}(?:/{_NAME})?)/?(?:@([^\s@]{{1,200}}))?$")
@@ -243,7 +243,7 @@ def _failure(error: Exception, uri: str, subject: str) -> RefusedInput | Environ
         return RefusedInput(
             Reason.AccessDenied,
             subject,
-            f"The Hub refused `{subject}` of `{uri}`; set HF_TOKEN to a token that may read it.",
+            f"The Hub refused {named(uri, subject)}; set HF_TOKEN to a token that may read it.",
         )
     if isinstance(error, OfflineModeIsEnabled):
         remedy = "unset HF_HUB_OFFLINE"
@@ -251,5 +251,5 @@ def _failure(error: Exception, uri: str, subject: str) -> RefusedInput | Environ
         remedy = "check the network and HF_ENDPOINT, then run the command again"
     what = f"answered {status}" if status else f"did not answer ({type(error).__name__})"
     return EnvironmentFault(
-        Reason.StoreUnavailable, subject, f"The Hub {what} for `{subject}` of `{uri}`; {remedy}."
+        Reason.StoreUnavailable, subject, f"The Hub {what} for {named(uri, subject)}; {remedy}."
     )

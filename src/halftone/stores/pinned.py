@@ -129,6 +129,11 @@ class PinnedSource(ABC):
         )
 
 
+def named(uri: str, subject: str) -> str:
+    """How a message speaks of a file of a source, or of the source itself."""
+    return f"`{uri}`" if subject == uri else f"`{subject}` of `{uri}`"
+
+
 def is_skipped(path: str) -> bool:
     """Whether a file is no part of a checkpoint, because of a directory that it lies in."""
     return not SKIPPED_DIRECTORIES.isdisjoint(path.split("/")[:-1])

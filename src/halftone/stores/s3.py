@@ -30,7 +30,7 @@ from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores.patience import WAITS, CutShortError, patiently
-from halftone.stores.pinned import PinnedSource
+from halftone.stores.pinned import PinnedSource, named
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -167,8 +167,8 @@ def _translated(uri: str, subject: str) -> Iterator[None]:
         raise EnvironmentFault(
             Reason.StoreUnavailable,
             subject,
-            f"`{uri}` could not be read ({type(error).__name__}); check the network and "
-            "AWS_ENDPOINT_URL, then run the command again.",
+            f"{named(uri, subject)} could not be read ({type(error).__name__}); check the network "
+            "and AWS_ENDPOINT_URL, then run the command again.",
         ) from error
 
 
@@ -180,25 +180,25 @@ def _refusal(error: ClientError, uri: str, subject: str) -> RefusedInput | Envir
         return RefusedInput(
             Reason.SourceChanged,
             subject,
-            f"`{subject}` of `{uri}` changed after it was listed; start again once nothing writes "
-            "to the source.",
+            f"{named(uri, subject)} changed after it was listed; start again once nothing writes to "
+            "the source.",
         )
     if status == 404:
         return RefusedInput(
             Reason.SourceNotFound,
             subject,
-            f"`{subject}` was not found in `{uri}`; correct the bucket, the prefix or the region.",
+            f"The store has no {named(uri, subject)}; correct the bucket, the prefix or the region.",
         )
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "AuthFailure"):
         return RefusedInput(
             Reason.AccessDenied,
             subject,
-            f"The store refused `{subject}` of `{uri}`; give credentials that may list and read "
-            "it (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE).",
+            f"The store refused {named(uri, subject)}; give credentials that may list and read it "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE).",
         )
     return EnvironmentFault(
         Reason.StoreUnavailable,
         subject,
-        f"The store answered {status or 'nothing'} for `{subject}` of `{uri}`; run the command "
-        "again later.",
+        f"The store answered {status or 'nothing'} for {named(uri, subject)}; run the command again "
+        "later.",
     )

@@ -196,7 +196,8 @@ def missing_in_layers(inventory: Inventory, config: Mapping[str, Any]) -> Iterat
         where = layer_of(module.name)
         if where is not None and module.place.role not in _OUTSIDE_THE_TRUNK:
             head, number = where
-            layers[head][number].add(module.name.removeprefix(f"{head}layers.{number}."))
+            inside = module.name.removeprefix(f"{head}layers.{number}").removeprefix(".")
+            layers[head][number].add(inside)
     expected = text.get("num_hidden_layers")
     for head, numbered in layers.items():
         counted = expected if isinstance(expected, int) and head in _TRUNKS else 0
@@ -234,7 +235,7 @@ def _lacking(head: str, layers: Mapping[int, set[str]]) -> Iterator[Defect]:
     for number, modules in layers.items():
         for module in sorted(usual - modules):
             yield _missing_layer(
-                f"{head}layers.{number}.{module}",
+                f"{head}layers.{number}.{module}".removesuffix("."),
                 f"{count[module]} of {len(layers)} layers of its kind have it",
             )
 
