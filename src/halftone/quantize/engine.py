@@ -169,11 +169,12 @@ def _write_companions(planned: Planned, checkpoint: Checkpoint, workspace: Works
         )
         write_json(workspace.staged / CONFIG_FILE, config)
         if len(planned.shards) > 1:
-            write_json(workspace.staged / INDEX_FILE, _index(planned.shards))
+            write_json(workspace.staged / INDEX_FILE, index_of(planned.shards))
         carry_over(checkpoint.source, plan.output.carried, workspace.staged)
 
 
-def _index(shards: Iterable[OutputShard]) -> dict[str, Any]:
+def index_of(shards: Iterable[OutputShard]) -> dict[str, Any]:
+    """`model.safetensors.index.json` for `shards`."""
     rows = [row for shard in shards for row in shard.rows]
     return {
         "metadata": {"total_size": sum(row.end - row.begin for row in rows)},
