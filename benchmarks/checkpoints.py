@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+
 from tests.builders import Config, shapes, tiny_config, write_companions
 from tests.builders.files import header, shard_names, write_index
 

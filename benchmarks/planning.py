@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from tests.builders import full_size_config, write_sparse
-
 from benchmarks.measuring import HALFTONE, Result, median_of, run
+from tests.builders import full_size_config, write_sparse
 
 _RUNS = 5
 

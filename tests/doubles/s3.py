@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -70,6 +71,7 @@ class S3Double:
         trace: TracebackType | None,
     ) -> None:
         self._faults.clear()
+        self.client.close()
         reset = urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")
         urllib.request.urlopen(reset).close()
         self._server.shutdown()
@@ -81,6 +83,7 @@ class S3Double:
         """The value of AWS_ENDPOINT_URL."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
+    @cached_property
     def client(self) -> "S3Client":
         """A boto3 client of this server, for preparing and looking."""
         return boto3.session.Session().client(
@@ -93,10 +96,8 @@ class S3Double:
 
     def put(self, bucket: str, key: str, body: bytes) -> None:
         """Store an object, making its bucket."""
-        client = self.client()
-        client.create_bucket(Bucket=bucket)
-        client.put_object(Bucket=bucket, Key=key, Body=body)
-        client.close()
+        self.client.create_bucket(Bucket=bucket)
+        self.client.put_object(Bucket=bucket, Key=key, Body=body)
 
     def fail(self, fault: Fault, times: int = 1) -> None:
         """Let the next `times` answers go wrong."""

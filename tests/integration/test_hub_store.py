@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.doubles.hub import Fault, HubDouble, Place
 
 from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores import open_source
 from halftone.stores.hub import HubSource
+from tests.doubles.hub import Fault, HubDouble, Place
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -112,9 +112,10 @@ def nvfp4_best_codes(weights: Weights, global_scale: np.float32, window: Iterabl
 def nvfp4_quantize(weights: Weights, codes: Codes, global_scale: np.float32) -> Codes:
     """The packed codes `[rows, K/2]` under block scales `codes`; the even column is the low half."""
     values = as_float32(weights).reshape(*codes.shape, 16)
-    values = np.where(values == 0, np.float32(0), values)  # the sign of a zero is dropped
     with np.errstate(over="ignore"):
-        low = e2m1_encode(values / _steps(codes, global_scale)).reshape(weights.shape)
+        quotient = values / _steps(codes, global_scale)
+    positive = np.where(quotient == 0, np.float32(0), quotient)  # the sign of a zero is dropped
+    low = e2m1_encode(positive).reshape(weights.shape)
     return low[:, 0::2] | (low[:, 1::2] << np.uint8(4))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from halftone.checkpoint.index import Checkpoint, read_checkpoint
 from halftone.spec.job import DirectorySource, Source
@@ -10,8 +11,11 @@ from halftone.stores import open_source
 
 @contextmanager
 def opened_checkpoint(uri: str) -> Iterator[Checkpoint]:
-    """The checkpoint at `uri` with every header read; closed on the way out."""
-    source = open_source(uri)
+    """The checkpoint at `uri` with every header read; closed on the way out.
+
+    A directory becomes absolute, so that a plan means the same source from wherever it is read.
+    """
+    source = open_source(uri if "://" in uri else Path(uri).absolute())
     try:
         yield read_checkpoint(source)
     finally:

@@ -24,7 +24,13 @@ from halftone.plan.planning import Planned
 from halftone.quantize.companions import carry_over, write_json
 from halftone.quantize.results import checkpoint_document
 from halftone.quantize.tiles import TileReader
-from halftone.quantize.workspace import Workspace, file_sha256, finished, storage_errors
+from halftone.quantize.workspace import (
+    Workspace,
+    discard_leftovers,
+    file_sha256,
+    finished,
+    storage_errors,
+)
 from halftone.quantize.writing import ShardWriter, UnitResult
 from halftone.spec.documents import CheckpointDocument, Method
 from halftone.spec.errors import RefusedInput
@@ -54,6 +60,7 @@ def quantize(
     document_path = document_path or output / CHECKPOINT_FILE
     done = finished(output, planned.plan.digest, document_path)
     if done is not None:
+        discard_leftovers(output)
         return done
     with Workspace(output, planned.plan) as workspace:
         entries = _write_shards(planned, checkpoint, workspace, workers, advance)

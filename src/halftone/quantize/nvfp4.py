@@ -53,11 +53,12 @@ _ZERO_SCALE_CODE = 0x20  # 0.125, what the library stores where a block scale ro
 def quantize_groups(weights: Any, global_scale: Any, search: Any, packed: Any, scale: Any) -> Any:
     """(sum w², sum error², sum error² of MinMax) over flat arrays; sixteen groups at a time.
 
-    Everything is multiplied by a power of two near the global scale first, which changes no
+    What is squared is first multiplied by a power of two near the global scale, which changes no
     rounding: squares of weights as small as 1e-30 then add up in float32.
     """
     unit = np.float32(1.0) / inverse_binade(global_scale)
-    steps = _all_steps(global_scale, unit)
+    divisors = _all_steps(global_scale)
+    steps = divisors * unit
     maxima = np.zeros(LANES, np.uint32)
     codes = np.zeros(LANES, np.uint32)
     sums = np.zeros(3, np.float64)
@@ -71,14 +72,14 @@ def quantize_groups(weights: Any, global_scale: Any, search: Any, packed: Any, s
         weight2 = error2 = splat(0.0)
         for g in range(count):
             x = weights_at(weights, (first + g) * 16)
+            quotient = magnitude(x) / splat(divisors[codes[g]])
+            values, low = nearest_e2m1(quotient)
             size = magnitude(x) * splat(unit)
-            step = splat(steps[codes[g]])
-            values, low = nearest_e2m1(size / step)
-            error = size - values * step
+            error = size - values * splat(steps[codes[g]])
             weight2 = weight2 + size * size
             error2 = error2 + error * error
-            # The library multiplies by the sign, and the sign of -0.0 is 0: a zero is positive.
-            negative = where_below(splat_bits(0), bits(magnitude(x)), bits(x), splat_bits(0))
+            # The library multiplies by the quotient's sign, and that of -0.0 is 0.
+            negative = where_below(splat_bits(0), bits(quotient), bits(x), splat_bits(0))
             sign = (negative >> splat_bits(28)) & splat_bits(8)
             store_nibbles(packed, (first + g) * 8, low | sign)
             scale[first + g] = codes[g]
@@ -91,12 +92,12 @@ def quantize_groups(weights: Any, global_scale: Any, search: Any, packed: Any, s
 
 
 @inline
-def _all_steps(global_scale: Any, unit: Any) -> Any:
-    """What one code step is worth under each block scale code, times `unit`."""
+def _all_steps(global_scale: Any) -> Any:
+    """What a code of 1.0 is worth under each of the 128 block scales."""
     codes = np.arange(128).astype(np.uint8)
     steps = np.zeros(128, np.float32)
     for first in range(0, 128, LANES):
-        store(steps, first, e4m3_to(load(codes, first)) / splat(global_scale) * splat(unit))
+        store(steps, first, e4m3_to(load(codes, first)) / splat(global_scale))
     return steps
 
 

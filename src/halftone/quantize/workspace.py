@@ -85,6 +85,15 @@ def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointD
     )
 
 
+def discard_leftovers(output: Path) -> None:
+    """Remove what a kill between the last rename and the end of cleaning up left behind."""
+    shutil.rmtree(_partial_root(output), ignore_errors=True)
+
+
+def _partial_root(output: Path) -> Path:
+    return output.parent / f".{output.name}.partial"
+
+
 def _sizes_hold(output: Path, document: CheckpointDocument) -> bool:
     return all(
         (output / f.path).is_file() and (output / f.path).stat().st_size == f.sizeBytes
@@ -97,7 +106,7 @@ class Workspace:
 
     def __init__(self, output: Path, plan: Plan) -> None:
         self.output = output
-        self.root = output.parent / f".{output.name}.partial"
+        self.root = _partial_root(output)
         self.staged = self.root / _STAGED
         self._plan = plan
         self._lock: IO[bytes] | None = None
@@ -183,17 +192,17 @@ class Workspace:
             )
 
     def publish(self, document: CheckpointDocument, document_path: Path) -> None:
-        """Make everything visible: one rename, the document in or right after it."""
+        """Make everything visible: the document first, then the checkpoint in one rename.
+
+        A document without its checkpoint is of no use to anyone; the other way round, the next run
+        would not know the directory as its own.
+        """
         inside = document_path.parent == self.output
         with storage_errors(self.output):
-            if inside:
-                document.save(self.staged / CHECKPOINT_FILE)
+            document.save(self.staged / CHECKPOINT_FILE if inside else document_path)
             sync_directory(self.staged)
-            self.output.parent.mkdir(parents=True, exist_ok=True)
             self.staged.rename(self.output)  # replaces an empty directory, fails on any other
             sync_directory(self.output.parent)
-            if not inside:
-                document.save(document_path)
             shutil.rmtree(self.root)
 
     def _journal_path(self, file: str) -> Path:

@@ -6,10 +6,10 @@ A batch keeps all threads busy over experts of a few megabytes and over matrices
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS, Format
 from halftone.spec.job import BlockScale, Recipe, ScaleSearch
 from halftone.spec.names import Reason
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 _BATCH_BYTES: Final = 256 * 2**20
 _SEARCHES: Final = {
@@ -84,31 +87,48 @@ class ShardWriter:
 
     def write(self) -> list[UnitResult]:
         """Write header and every unit; returns the results of quantized units in shard order."""
-        os.pwrite(self._descriptor, self._shard.header, 0)
         os.ftruncate(self._descriptor, self._shard.size_bytes)
+        self._write_at(0, memoryview(self._shard.header))
         results: list[UnitResult] = []
-        flushed: Future[None] | None = None
-        for batch in _batches(self._shard.units):
-            results += self._write_batch(batch)
-            # Left alone, the kernel keeps everything in memory until the final fsync, and the disk
-            # idles while the processors work.
-            if flushed is None or flushed.done():
-                flushed = self._flusher.submit(os.fdatasync, self._descriptor)
-        if flushed is not None:
-            flushed.result()
+        flushed: Future[None] = self._flusher.submit(os.fdatasync, self._descriptor)
+        try:
+            for batch in _batches(self._shard.units):
+                results += self._write_batch(batch)
+                # Left alone, the kernel keeps everything in memory until the final fsync, and the
+                # disk idles while the processors work.
+                if flushed.done():
+                    flushed.result()  # a failed flush is told once, and to this descriptor alone
+                    flushed = self._flusher.submit(os.fdatasync, self._descriptor)
+        finally:
+            wait([flushed])
+        flushed.result()
         return results
 
     def _write_batch(self, batch: list[Unit]) -> list[UnitResult]:
         spool = self._remote and sum(map(_source_bytes, batch)) <= SPOOL_BYTES
         large = {u.name: u for u in batch if _needs_two_passes(u)}
         tiles = [t for unit in large.values() for m in unit.members for t in tiles_of(m)]
-        measured = list(self._executor.map(lambda t: self._measure(t, spool), tiles))
+        measured = self._all(lambda t: self._measure(t, spool), tiles)
         scales = _global_scales(large.values(), tiles, measured)
         tasks = [task for unit in batch for task in self._tasks(unit, scales)]
-        done = list(self._executor.map(lambda task: task(), tasks))
+        done = self._all(lambda task: task(), tasks)
         for unit in batch:
             self._reader.forget(unit.members)
         return _combine(batch, done)
+
+    def _all(self, work: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+        """`work` on every item, answers in order. Nothing runs any more when this is left.
+
+        Otherwise, after one thread failed, another would still write to a descriptor that is
+        closed by then, and whose number may already stand for another file.
+        """
+        futures = [self._executor.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
 
     def _measure(self, tile: Tile, spool: bool) -> float:
         return self._finite(kernels.amax(self._reader.read(tile, spool)), tile.tensor)
@@ -201,7 +221,9 @@ class ShardWriter:
 
     def _put(self, name: str, offset: int, array: np.ndarray[tuple[int, ...], np.dtype]) -> None:
         view = np.ascontiguousarray(array).data.cast("B")
-        position = self._offsets[name] + offset
+        self._write_at(self._offsets[name] + offset, view)
+
+    def _write_at(self, position: int, view: memoryview) -> None:
         while view:
             written = os.pwrite(self._descriptor, view, position)
             view, position = view[written:], position + written

@@ -176,29 +176,28 @@ def _refusal(error: ClientError, uri: str, subject: str) -> RefusedInput | Envir
     """What an answer of the store means."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = error.response.get("Error", {}).get("Code", str(status))
+    what = named(uri, subject)
     if status in (412, 416):
         return RefusedInput(
             Reason.SourceChanged,
             subject,
-            f"{named(uri, subject)} changed after it was listed; start again once nothing writes to "
-            "the source.",
+            f"{what} changed after it was listed; start again once nothing writes to the source.",
         )
     if status == 404:
         return RefusedInput(
             Reason.SourceNotFound,
             subject,
-            f"The store has no {named(uri, subject)}; correct the bucket, the prefix or the region.",
+            f"The store has no {what}; correct the bucket, the prefix or the region.",
         )
     if status in (401, 403) or code in ("ExpiredToken", "InvalidToken", "AuthFailure"):
         return RefusedInput(
             Reason.AccessDenied,
             subject,
-            f"The store refused {named(uri, subject)}; give credentials that may list and read it "
+            f"The store refused {what}; give credentials that may list and read it "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE).",
         )
     return EnvironmentFault(
         Reason.StoreUnavailable,
         subject,
-        f"The store answered {status or 'nothing'} for {named(uri, subject)}; run the command again "
-        "later.",
+        f"The store answered {status or 'nothing'} for {what}; run the command again later.",
     )

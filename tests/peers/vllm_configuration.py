@@ -1,0 +1,186 @@
+"""What vLLM makes of a checkpoint's `quantization_config`; run in the serving environment.
+
+    python vllm_configuration.py CASES.json ANSWERS.json
+
+Each case: `directory` (a checkpoint, or a `config.json` alone), `draft` (build the multi-token-
+prediction head in place of the trunk) and `load` (load the weights too). vLLM's own classes are
+built layer by layer, as a server builds them, and every question that a layer asks
+`CompressedTensorsConfig.get_quant_method` is written down with its answer. Loading goes through
+vLLM's own loader, up to the point where kernels rearrange the weights.
+
+Nothing is computed, so kernels are not needed: the choice of one, which fails on a CPU for most
+formats, is replaced. Nothing else is.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+import torch
+
+torch.cpu._is_amx_tile_supported = lambda: False  # some hosts promise AMX and die of it
+
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed import init_distributed_environment, initialize_model_parallel
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend
+from vllm.model_executor.layers.fused_moe.oracle.nvfp4 import NvFp4MoeBackend
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
+    CompressedTensorsConfig,
+)
+from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
+    compressed_tensors_moe_w4a4_nvfp4 as nvfp4_experts,
+    compressed_tensors_moe_w8a8_fp8 as fp8_experts,
+)
+from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
+    compressed_tensors_w4a4_nvfp4 as nvfp4_linear,
+    compressed_tensors_w8a8_fp8 as fp8_linear,
+    compressed_tensors_w8a16_fp8 as fp8_a16_linear,
+)
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.utils.torch_utils import set_default_torch_dtype
+
+Case = dict[str, Any]
+Question = dict[str, Any]
+
+
+class NoKernel:
+    """Stands where a layer keeps its kernel."""
+
+    def input_quant_key(self) -> None:
+        """Kernels may take quantized inputs; this one takes none."""
+
+
+def without_kernels() -> None:
+    """Let layers be built whose kernels do not exist on a CPU."""
+    nvfp4_linear.init_nvfp4_linear_kernel = lambda **_: NoKernel()
+    fp8_linear.init_fp8_linear_kernel = lambda **_: NoKernel()
+    fp8_a16_linear.init_wfp8_a16_linear_kernel = lambda **_: NoKernel()
+    nvfp4_experts.select_nvfp4_moe_backend = lambda **_: (NvFp4MoeBackend.EMULATION, None)
+    fp8_experts.select_fp8_moe_backend = lambda **_: (Fp8MoeBackend.TRITON, None)
+
+
+@contextmanager
+def written_down(questions: list[Question]) -> Iterator[None]:
+    """Every question to the quantization configuration goes to `questions` as well."""
+    original = CompressedTensorsConfig.get_quant_method
+
+    def asked(self: Any, layer: torch.nn.Module, prefix: str) -> Any:
+        method = original(self, layer, prefix)
+        questions.append(
+            {"layer": type(layer).__name__, "name": prefix, "scheme": scheme(layer, method)}
+        )
+        return method
+
+    CompressedTensorsConfig.get_quant_method = asked
+    try:
+        yield
+    finally:
+        CompressedTensorsConfig.get_quant_method = original
+
+
+def scheme(layer: torch.nn.Module, method: Any) -> dict[str, Any] | None:
+    """What was chosen: the class, and what it says of weights and activations."""
+    chosen = getattr(layer, "scheme", None) or method
+    quantized = "CompressedTensors" in type(chosen).__name__
+    if not quantized or "KVCache" in type(chosen).__name__:
+        return None
+    weights = getattr(chosen, "weight_quant", None)
+    return {
+        "class": type(chosen).__name__,
+        "use_a16": getattr(chosen, "use_a16", None),
+        "strategy": None if weights is None else str(weights.strategy),
+        "static": getattr(chosen, "is_static_input_scheme", None),
+    }
+
+
+def engine_config(case: Case) -> VllmConfig:
+    """The configuration that `vllm serve DIRECTORY` would start with."""
+    drafts = {"method": "mtp", "num_speculative_tokens": 1} if case["draft"] else None
+    arguments = EngineArgs(
+        model=case["directory"],
+        skip_tokenizer_init=True,
+        dtype="bfloat16",
+        enforce_eager=True,
+        max_model_len=256,
+        speculative_config=drafts,
+    )
+    return arguments.create_engine_config()
+
+
+def build(case: Case, questions: list[Question]) -> dict[str, Any]:
+    """Build the model of one case, load it if that is asked, and say what was found."""
+    config = engine_config(case)
+    model_config = config.model_config
+    if case["draft"]:
+        model_config = config.speculative_config.draft_model_config
+    with (
+        set_current_vllm_config(config),
+        set_default_torch_dtype(torch.bfloat16),
+        torch.device("cpu" if case["load"] else "meta"),
+        written_down(questions),
+    ):
+        model = initialize_model(vllm_config=config, model_config=model_config)
+        answer = {
+            "model": type(model).__name__,
+            "kvCache": config.quant_config.kv_cache_scheme,
+        }
+        if case["load"]:
+            answer |= load(model, config, model_config)
+    return answer
+
+
+def load(model: torch.nn.Module, config: VllmConfig, model_config: Any) -> dict[str, Any]:
+    """Load the weights: parameters that got none, and global scales that differ where merged."""
+    loader = DefaultModelLoader(config.load_config)
+    loaded = model.load_weights(loader.get_all_weights(model_config, model))
+    scales = {
+        name: parameter.detach().reshape(-1, parameter.shape[-1])
+        for name, parameter in model.named_parameters()
+        if "weight_global_scale" in name
+    }
+    return {
+        "parameters": len(list(model.named_parameters())),
+        "unloaded": sorted(
+            name
+            for name, _ in model.named_parameters()
+            if name not in loaded and ".attn." not in name  # placeholders of KV-cache scales
+        ),
+        "scales": len(scales),
+        "unequalScales": sorted(
+            name for name, values in scales.items() if not values.eq(values[:, :1]).all()
+        ),
+    }
+
+
+def answer(case: Case) -> dict[str, Any]:
+    """What vLLM says to one case; an error is an answer too."""
+    questions: list[Question] = []
+    try:
+        found = build(case, questions)
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+    return {"error": None, "asked": questions} | found
+
+
+def main(cases: Path, answers: Path) -> None:
+    """Answer every case of a file."""
+    torch.set_num_threads(2)
+    without_kernels()
+    with tempfile.NamedTemporaryFile() as rendezvous, set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(1, 0, f"file://{rendezvous.name}", 0, "gloo")
+        initialize_model_parallel(1, 1)
+        answers.write_text(json.dumps([answer(case) for case in json.loads(cases.read_text())]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
