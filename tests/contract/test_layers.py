@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import ROOT
 
 HEAVY = ["boto3", "huggingface_hub", "llvmlite", "numba", "ray", "torch", "vllm"]

@@ -4,6 +4,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from tools import requirements
 
 PINNED = "numba==0.68.1 ; sys_platform == 'linux' \\\n    --hash=sha256:00\n"

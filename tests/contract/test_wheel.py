@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from tests.builders import write_checkpoint
 from tests.conftest import ROOT
 

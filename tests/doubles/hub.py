@@ -252,18 +252,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def begin(self, place: Place, status: int, headers: dict[str, str]) -> None:
         """Log the request and send the status line and all headers."""
-        authorization = self.headers.get("Authorization")
-        self.double.requests.append(
-            Request(
-                place,
-                self.command,
-                self.path,
-                self.headers.get("Range"),
-                authorization,
-                self.client_address[1],
-                status,
-            )
-        )
+        asked = self.headers.get("Range"), self.headers.get("Authorization")
+        port = self.client_address[1]
+        self.double.requests.append(Request(place, self.command, self.path, *asked, port, status))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

@@ -42,7 +42,9 @@ def quantize(name: str, weight: torch.Tensor, preset: str) -> Tensors:
     module = initialize_quantized_linear(weight, scheme, "cpu")
     calibrate_weight(module)
     compress_module(module)
-    return {f"{name}.{key}": value.detach().contiguous() for key, value in module.state_dict().items()}
+    return {
+        f"{name}.{key}": value.detach().contiguous() for key, value in module.state_dict().items()
+    }
 
 
 def decompress(stored: Tensors, preset: str) -> Tensors:

@@ -50,7 +50,7 @@ def prepared(case: dict[str, Any]) -> Any:
         config = kind.from_config(block)
     model = MODELS[case["model"]]
     config.packed_modules_mapping = dict(model.packed_modules_mapping)
-    config.apply_vllm_mapper(model.hf_to_vllm_mapper)
+    config.apply_vllm_mapper(model.hf_to_vllm_mapper.get_rename_mapper())
     return config
 
 
@@ -62,7 +62,8 @@ def answer(config: Any, name: str, kind: str, parts: list[str]) -> Any:
         if config.is_layer_excluded(name):
             return None
         if isinstance(config, ModelOptMixedPrecisionConfig):
-            return [config._resolve_quant_algo(name), ""]
+            algorithm = config._resolve_quant_algo(name)
+            return None if algorithm is None else [algorithm, ""]
         return [config.quant_method, ""]
     except ValueError:
         return "refused"
@@ -83,7 +84,12 @@ def compressed_tensors_answer(
     if scheme is None or scheme["weights"] is None:
         return None
     inputs = scheme["input_activations"]
-    return [str(scheme["weights"].strategy.value), "kept" if inputs is None else str(inputs.dynamic)]
+    return [plain(scheme["weights"].strategy), plain("kept" if inputs is None else inputs.dynamic)]
+
+
+def plain(value: Any) -> str:
+    """An enumeration's value, or whatever it is, as text."""
+    return str(getattr(value, "value", value))
 
 
 def main() -> None:

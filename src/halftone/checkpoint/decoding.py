@@ -43,9 +43,7 @@ def decode_nvfp4(
     rows, columns = out.shape
     require(packed.shape == (rows, columns // 2) and columns % 16 == 0, "packed", packed.shape)
     require(scale.shape == (rows, columns // 16), "scale", scale.shape)
-    _decode_nvfp4(
-        packed.reshape(-1), scale.reshape(-1), np.float32(global_scale), out.reshape(-1)
-    )
+    _decode_nvfp4(packed.reshape(-1), scale.reshape(-1), np.float32(global_scale), out.reshape(-1))
 
 
 def decode_fp8_block(

@@ -5,7 +5,7 @@ read-only, and a change in a file that a kernel calls would go unseen. Kernels h
 the user's cache directory under a digest of all kernel sources. `HALFTONE_CACHE_DIR` moves it;
 where nothing can be written, kernels compile anew in each process (seconds, not an error).
 
-Called by the modules that define kernels. It must stay the only place that touches numba's settings.
+Called by the modules that define kernels; no other touches numba's settings.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, cast
 
 import numba
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,9 +64,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     directory = cache_directory()
     if directory is not None:
         numba.config.CACHE_DIR = str(directory)
-    compiled = numba.njit(
-        nogil=True, cache=directory is not None, error_model="numpy"
-    )(function)
+    compiled = numba.njit(nogil=True, cache=directory is not None, error_model="numpy")(function)
     return cast("Callable[P, R]", compiled)
 
 

@@ -13,43 +13,37 @@ import operator
 from collections.abc import Callable
 from typing import Any, Final
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as _numba_intrinsic
+from numba.extending import lower_builtin, models, register_model
 
 LANES: Final = 16
+
+Operation = Callable[..., Any]  # callable in kernels only; arguments and result as documented
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 
 
-class _F32Type(types.Type):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__(name="F32x16")
+class _LanesType(types.Type):  # type: ignore[misc]
+    """What numba calls sixteen lanes; `vector` is what LLVM calls them."""
+
+    def __init__(self, name: str, vector: ir.VectorType) -> None:
+        super().__init__(name=name)
+        self.vector = vector
 
 
-class _I32Type(types.Type):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__(name="I32x16")
+@register_model(_LanesType)
+class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, lanes: _LanesType) -> None:
+        super().__init__(manager, lanes, lanes.vector)
 
 
-F32: Final = _F32Type()
-I32: Final = _I32Type()
-
-
-@register_model(_F32Type)
-class _F32Model(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _FLOATS)
-
-
-@register_model(_I32Type)
-class _I32Model(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _INTS)
+F32: Final = _LanesType("F32x16", _FLOATS)
+I32: Final = _LanesType("I32x16", _INTS)
 
 
 # `a + b` and its kin, lane by lane.
@@ -78,7 +72,7 @@ def _register(symbol: Callable[..., Any], lanes: Any, instruction: str) -> None:
 
     infer_global(symbol)(Template)
 
-    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def lower(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return getattr(builder, instruction)(args[0], args[1])
 
     lower_builtin(symbol, lanes, lanes)(lower)
@@ -90,33 +84,51 @@ for _symbol, _instruction in _INT_OPERATORS.items():
     _register(_symbol, I32, _instruction)
 
 
+# Operations with a name. An operation is typed by numba when a kernel is compiled, and then emits
+# LLVM instructions; `_of_one` and `_of_two` are those that need nothing but their operands.
+
+
+def _operation(typed: Callable[..., Any]) -> Operation:
+    """numba's `intrinsic`, whose own type is unknown."""
+    made: Operation = _numba_intrinsic(typed)
+    return made
+
+
+def _of_one(result: Any, operand: Any, emit: Callable[[Any, Any], Any]) -> Operation:
+    def typed(_typing: Any, one: Any) -> Any:
+        def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return emit(builder, args[0])
+
+        return (result(one), build) if one == operand else None
+
+    return _operation(typed)
+
+
+def _of_two(lanes: Any, emit: Callable[[Any, Any, Any], Any]) -> Operation:
+    def typed(_typing: Any, one: Any, other: Any) -> Any:
+        def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return emit(builder, args[0], args[1])
+
+        return (lanes(one, other), build) if one == lanes and other == lanes else None
+
+    return _operation(typed)
+
+
 # Making lanes from a scalar, and scalars from lanes.
 
 
-def _splatted(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
+def _splat(scalar: Any, lanes: Any) -> Operation:
+    def typed(_typing: Any, value: Any) -> Any:
+        def build(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            cast = context.cast(builder, args[0], value, scalar)
+            nothing = ir.Constant(lanes.vector, ir.Undefined)
+            one = builder.insert_element(nothing, cast, ir.IntType(32)(0))
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+            return builder.shuffle_vector(one, nothing, mask)
 
+        return lanes(value), build
 
-@intrinsic  # type: ignore[misc]
-def splat(_: Any, value: Any) -> Any:
-    """A float32 in all lanes."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splatted(builder, context.cast(builder, args[0], value, types.float32), _FLOATS)
-
-    return F32(value), build
-
-
-@intrinsic  # type: ignore[misc]
-def splat_bits(_: Any, value: Any) -> Any:
-    """The low 32 bits of an integer in all lanes."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _splatted(builder, context.cast(builder, args[0], value, types.int32), _INTS)
-
-    return I32(value), build
+    return _operation(typed)
 
 
 def _folded(builder: Any, lanes: Any, combine: Callable[[Any, Any], Any]) -> Any:
@@ -137,101 +149,62 @@ def _folded(builder: Any, lanes: Any, combine: Callable[[Any, Any], Any]) -> Any
     return builder.extract_element(lanes, ir.IntType(32)(0))
 
 
-@intrinsic  # type: ignore[misc]
-def total(_: Any, lanes: Any) -> Any:
-    """The sum of the lanes, pairwise, as float32."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _folded(builder, args[0], builder.fadd)
-
-    return types.float32(F32), build
+def _larger(builder: Any, one: Any, other: Any) -> Any:
+    return builder.select(builder.icmp_unsigned(">", one, other), one, other)
 
 
-def _larger(builder: Any, a: Any, b: Any) -> Any:
-    return builder.select(builder.icmp_unsigned(">", a, b), a, b)
+# splat(x): a float32 in all lanes.
+splat: Final = _splat(types.float32, F32)
 
+# splat_bits(n): the low 32 bits of an integer in all lanes.
+splat_bits: Final = _splat(types.int32, I32)
 
-@intrinsic  # type: ignore[misc]
-def largest(_: Any, lanes: Any) -> Any:
-    """The largest lane, as unsigned integers go."""
+# total(floats): the sum of the lanes, pairwise, as float32.
+total: Final = _of_one(types.float32, F32, lambda b, lanes: _folded(b, lanes, b.fadd))
 
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _folded(builder, args[0], lambda a, b: _larger(builder, a, b))
-
-    return types.uint32(I32), build
+# largest(bits): the largest lane, as unsigned integers go.
+largest: Final = _of_one(
+    types.uint32,
+    I32,
+    lambda b, lanes: _folded(b, lanes, lambda one, other: _larger(b, one, other)),
+)
 
 
 # Choosing between lanes.
 
+# max_bits(a, b): the larger of each pair of lanes, as unsigned integers go.
+max_bits: Final = _of_two(I32, _larger)
 
-@intrinsic  # type: ignore[misc]
-def max_bits(_: Any, a: Any, b: Any) -> Any:
-    """The larger of each pair of lanes, as unsigned integers go."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _larger(builder, args[0], args[1])
-
-    return I32(I32, I32), build
+# at_most(a, b): `a` where it is below `b`, else `b`; a NaN in `a` gives `b`.
+at_most: Final = _of_two(
+    F32, lambda b, one, other: b.select(b.fcmp_ordered("<", one, other), one, other)
+)
 
 
-@intrinsic  # type: ignore[misc]
-def at_most(_: Any, a: Any, b: Any) -> Any:
-    """`a` where it is below `b`, else `b`; a NaN in `a` gives `b`."""
+@_operation
+def where_below(_typing: Any, one: Any, other: Any, then: Any, otherwise: Any) -> Any:
+    """`then` in the lanes where `one < other` as unsigned integers, `otherwise` in the rest."""
 
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[0], args[1])
-
-    return F32(F32, F32), build
-
-
-@intrinsic  # type: ignore[misc]
-def at_least(_: Any, a: Any, b: Any) -> Any:
-    """`a` where it is above `b`, else `b`; a NaN in `a` gives `b`."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[0], args[1])
-
-    return F32(F32, F32), build
-
-
-@intrinsic  # type: ignore[misc]
-def where_below(_: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
-    """`then` in the lanes where `a < b` as unsigned integers, `otherwise` in the rest."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def build(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.select(builder.icmp_unsigned("<", args[0], args[1]), args[2], args[3])
 
-    return then(I32, I32, then, then), build
+    return then(one, other, then, otherwise), build
 
 
 # The same bits under another name.
 
+# bits(floats): the bit patterns of float32 lanes.
+bits: Final = _of_one(I32, F32, lambda b, lanes: b.bitcast(lanes, _INTS))
 
-@intrinsic  # type: ignore[misc]
-def bits(_: Any, lanes: Any) -> Any:
-    """The bit patterns of float32 lanes."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _INTS)
-
-    return I32(F32), build
+# floats(bits): the float32 lanes that bit patterns stand for.
+floats: Final = _of_one(F32, I32, lambda b, lanes: b.bitcast(lanes, _FLOATS))
 
 
-@intrinsic  # type: ignore[misc]
-def floats(_: Any, lanes: Any) -> Any:
-    """The float32 lanes that bit patterns stand for."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _FLOATS)
-
-    return F32(I32), build
-
-
-@intrinsic  # type: ignore[misc]
-def float_of(_: Any, value: Any) -> Any:
+@_operation
+def float_of(_typing: Any, value: Any) -> Any:
     """The float32 that a 32-bit pattern stands for (a scalar)."""
 
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    def build(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         pattern = context.cast(builder, args[0], value, types.uint32)
         return builder.bitcast(pattern, ir.FloatType())
 
@@ -240,88 +213,77 @@ def float_of(_: Any, value: Any) -> Any:
 
 # Memory.
 
-
-def _address(context: Any, builder: Any, array: Any, arrays: Any, index: Any) -> Any:
-    pointer = context.make_array(arrays)(context, builder, array).data
-    return cgutils.gep(builder, pointer, index)
+_BYTES: Final = ir.VectorType(ir.IntType(8), LANES // 2)
+_PAIRS: Final = ir.VectorType(ir.IntType(64), LANES // 2)  # two lanes of a register as one
 
 
-def _vector(arrays: Any) -> ir.VectorType:
-    if arrays.dtype == types.float32:
+def _pointer(
+    context: Any, builder: Any, signature: Any, args: Any, vector: ir.VectorType
+) -> Any:
+    """Where `vector` lies: the first two arguments of an operation are an array and an index."""
+    array, index = signature.args[:2]
+    start = context.cast(builder, args[1], index, types.intp)
+    base = context.make_array(array)(context, builder, args[0]).data
+    return builder.bitcast(cgutils.gep(builder, base, start), vector.as_pointer())
+
+
+def _elements(array: Any) -> ir.VectorType:
+    """Sixteen elements of an array, as LLVM calls them."""
+    if array.dtype == types.float32:
         return _FLOATS
-    return ir.VectorType(ir.IntType(arrays.dtype.bitwidth), LANES)
+    return ir.VectorType(ir.IntType(array.dtype.bitwidth), LANES)
 
 
-@intrinsic  # type: ignore[misc]
-def load(_: Any, array: Any, index: Any) -> Any:
+@_operation
+def load(_typing: Any, array: Any, index: Any) -> Any:
     """Sixteen elements from `array[index]` on: float32 as they are, integers as unsigned."""
-    result = F32 if array.dtype == types.float32 else I32
-    align = array.dtype.bitwidth // 8
+    width = array.dtype.bitwidth
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = context.cast(builder, args[1], index, types.intp)
-        pointer = _address(context, builder, args[0], array, start)
-        where = builder.bitcast(pointer, _vector(array).as_pointer())
-        lanes = builder.load(where, align=align)
-        if result is F32 or array.dtype.bitwidth == 32:
-            return lanes
-        return builder.zext(lanes, _INTS)
+        where = _pointer(context, builder, sig, args, _elements(array))
+        lanes = builder.load(where, align=width // 8)
+        return lanes if width == 32 else builder.zext(lanes, _INTS)
 
-    return result(array, index), build
+    return (F32 if array.dtype == types.float32 else I32)(array, index), build
 
 
-@intrinsic  # type: ignore[misc]
-def store(_: Any, array: Any, index: Any, lanes: Any) -> Any:
+@_operation
+def store(_typing: Any, array: Any, index: Any, lanes: Any) -> Any:
     """Write sixteen elements from `array[index]` on, integers cut to the array's width."""
-    align = array.dtype.bitwidth // 8
+    width = array.dtype.bitwidth
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = context.cast(builder, args[1], index, types.intp)
-        pointer = _address(context, builder, args[0], array, start)
-        where = builder.bitcast(pointer, _vector(array).as_pointer())
-        value = args[2]
-        if lanes is I32 and array.dtype.bitwidth < 32:
-            value = builder.trunc(value, _vector(array))
-        builder.store(value, where, align=align)
+        where = _pointer(context, builder, sig, args, _elements(array))
+        cut = args[2] if width == 32 else builder.trunc(args[2], _elements(array))
+        builder.store(cut, where, align=width // 8)
         return context.get_dummy_value()
 
     return types.void(array, index, lanes), build
 
 
-@intrinsic  # type: ignore[misc]
-def store_nibbles(_: Any, array: Any, index: Any, codes: Any) -> Any:
+@_operation
+def store_nibbles(_typing: Any, array: Any, index: Any, codes: Any) -> Any:
     """Write sixteen 4-bit codes to eight bytes from `array[index]` on, the even lane low."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = context.cast(builder, args[1], index, types.intp)
-        pointer = _address(context, builder, args[0], array, start)
-        pairs_type = ir.VectorType(ir.IntType(64), LANES // 2)
-        bytes_type = ir.VectorType(ir.IntType(8), LANES // 2)
-        pairs = builder.bitcast(args[2], pairs_type)
-        shift = ir.Constant(pairs_type, [28] * (LANES // 2))
-        joined = builder.trunc(builder.or_(pairs, builder.lshr(pairs, shift)), bytes_type)
-        builder.store(joined, builder.bitcast(pointer, bytes_type.as_pointer()), align=1)
+        where = _pointer(context, builder, sig, args, _BYTES)
+        pairs = builder.bitcast(args[2], _PAIRS)
+        high = builder.lshr(pairs, ir.Constant(_PAIRS, [28] * (LANES // 2)))
+        builder.store(builder.trunc(builder.or_(pairs, high), _BYTES), where, align=1)
         return context.get_dummy_value()
 
     return types.void(array, index, codes), build
 
 
-@intrinsic  # type: ignore[misc]
-def load_nibbles(_: Any, array: Any, index: Any) -> Any:
+@_operation
+def load_nibbles(_typing: Any, array: Any, index: Any) -> Any:
     """Sixteen 4-bit codes from the eight bytes at `array[index]`, the low half first."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = context.cast(builder, args[1], index, types.intp)
-        pointer = _address(context, builder, args[0], array, start)
-        pairs_type = ir.VectorType(ir.IntType(64), LANES // 2)
-        bytes_type = ir.VectorType(ir.IntType(8), LANES // 2)
-        loaded = builder.load(builder.bitcast(pointer, bytes_type.as_pointer()), align=1)
-        pairs = builder.zext(loaded, pairs_type)
-        shift = ir.Constant(pairs_type, [28] * (LANES // 2))
-        mask = ir.Constant(pairs_type, [0x0000000F0000000F] * (LANES // 2))
-        spread = builder.and_(builder.or_(pairs, builder.shl(pairs, shift)), mask)
-        return builder.bitcast(spread, _INTS)
+        where = _pointer(context, builder, sig, args, _BYTES)
+        pairs = builder.zext(builder.load(where, align=1), _PAIRS)
+        high = builder.shl(pairs, ir.Constant(_PAIRS, [28] * (LANES // 2)))
+        mask = ir.Constant(_PAIRS, [0x0000000F0000000F] * (LANES // 2))
+        return builder.bitcast(builder.and_(builder.or_(pairs, high), mask), _INTS)
 
     return I32(array, index), build
-
-

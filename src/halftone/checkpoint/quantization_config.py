@@ -118,7 +118,7 @@ def _expressions(architecture: Architecture, rows: Iterable[Row]) -> list[str]:
     for row in rows:
         if not row.stacked:
             parent, _, leaf = row.path.rpartition(".")
-            leaves[parent].append(leaf)
+            leaves[parent].append(_pattern(leaf))
     start = _PREFIX if architecture.anchored else r"(?!mtp\.)(?:.*\.)?"
     return [
         "re:^" + start + (_pattern(parent) + r"\." if parent else "") + f"(?:{'|'.join(names)})$"
@@ -127,6 +127,7 @@ def _expressions(architecture: Architecture, rows: Iterable[Row]) -> list[str]:
 
 
 def _pattern(path: str) -> str:
+    """`path` as an expression; a component `*`, also the last one, stands for an index."""
     return re.escape(path).replace(r"\*", r"\d+")
 
 

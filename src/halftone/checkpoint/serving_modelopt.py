@@ -93,15 +93,22 @@ class ModelOptRules(Rules):
         if module.name in self.layers:
             return self.layers[module.name]
         found = {self.layers[name] for name in module.part_names() if name in self.layers}
-        if not found:
-            inside = module.name + "."
-            found = {a for name, a in self.layers.items() if name.startswith(inside)}
-        if len(found) > 1:
+        if len(found) > 1 and module.kind is ModuleKind.Linear:
             raise WillNotLoad(
                 f"`quantized_layers` gives the parts of '{module.name}' different algorithms, "
                 f"{', '.join(sorted(found))}, and a server needs one"
             )
-        return found.pop() if found else None
+        if len(found) == 1 and module.kind is ModuleKind.Linear:
+            return found.pop()
+        # Of anything that lies inside, or for experts beside, the server takes the first entry.
+        starts = [module.name + "."]
+        if module.name.endswith(".experts"):
+            starts.append(module.name.removesuffix("experts"))
+        for start in starts:
+            for name, algorithm in self.layers.items():
+                if name.startswith(start):
+                    return algorithm
+        return None
 
 
 @dataclass(frozen=True)

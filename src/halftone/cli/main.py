@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from halftone import __version__
-from halftone.spec.errors import HalftoneError
+from halftone.spec.errors import EnvironmentFault, HalftoneError
 
 # verb -> one line of help; the module is `halftone.cli.<verb>`, the command has the verb's name.
 _VERBS: Final = {
@@ -69,6 +69,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except ModuleNotFoundError as error:
         _refuse_missing_module(error)
+    except OSError as error:
+        told = f"'{error.filename}': {error.strerror}" if error.filename else str(error)
+        click.echo(f"halftone: {told}; mend this and run the same command again.", err=True)
+        sys.exit(EnvironmentFault.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from halftone.cli.opening import opened_checkpoint
+from halftone.plan.layout import MAX_SHARD_BYTES
 from halftone.plan.planning import Planned, plan_checkpoint, refused_plan
 from halftone.spec.documents import Plan
 from halftone.spec.errors import RefusedInput
-from halftone.spec.job import Recipe
 from halftone.spec.recipes import load_recipe
 
 if TYPE_CHECKING:
@@ -23,17 +23,29 @@ if TYPE_CHECKING:
 @click.option("--recipe", required=True, help="A preset's name (see `halftone recipes`) or a file.")
 @click.option("--gpu", help="Say what fits on this device, e.g. B200; an unknown name lists all.")
 @click.option("--context", type=click.IntRange(min=1), default=32_768, show_default=True)
+@click.option(
+    "--max-shard-bytes",
+    type=click.IntRange(min=1),
+    default=MAX_SHARD_BYTES,
+    show_default=True,
+    help="Most bytes of weights in one file; what a server fuses is never torn apart.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write plan.json.")
 def plan(
-    source: str, recipe: str, gpu: str | None, context: int, as_json: bool, output: Path | None
+    source: str,
+    recipe: str,
+    gpu: str | None,
+    context: int,
+    max_shard_bytes: int,
+    as_json: bool,
+    output: Path | None,
 ) -> None:
     """Plan the quantization of SOURCE: a directory, hf://org/name@revision or s3://bucket/prefix.
 
     Reads a few kilobytes a shard and writes nothing but --output. A refused plan exits 2.
     """
-    chosen = load_recipe(recipe)
-    planned, fit = _planned(source, chosen, gpu, context)
+    planned, fit = _planned(source, recipe, gpu, context, max_shard_bytes)
     if output is not None and planned.plan.refusal is None:
         planned.full_document().save(output)
     if as_json:
@@ -57,15 +69,20 @@ def summary(document: Plan, fit: "Fit | None") -> dict[str, Any]:
 
 
 def _planned(
-    source: str, recipe: Recipe, gpu: str | None, context: int
+    source: str, recipe: str, gpu: str | None, context: int, max_shard_bytes: int
 ) -> "tuple[Planned, Fit | None]":
-    """The plan, and what fits where a device was named; a source that cannot be read refuses it."""
+    """The plan, and what fits where a device was named.
+
+    A recipe or a source that cannot be read refuses the plan, like anything wrong inside them.
+    """
+    chosen = None
     try:
+        chosen = load_recipe(recipe)
         with opened_checkpoint(source) as checkpoint:
-            planned = plan_checkpoint(checkpoint, recipe)
+            planned = plan_checkpoint(checkpoint, chosen, max_shard_bytes)
             config = checkpoint.config
     except RefusedInput as refusal:
-        return Planned(refused_plan(refusal, None, recipe)), None
+        return Planned(refused_plan(refusal, None, chosen)), None
     if gpu is None or planned.plan.refusal is not None:
         return planned, None
     from halftone.plan.devices import find_device

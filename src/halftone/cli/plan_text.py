@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from halftone.spec.documents import Plan, PlanOutput, PlanSizes, PlanSource, Ratio, Resources
@@ -27,7 +28,7 @@ def print_plan(plan: Plan, fit: "Fit | None" = None) -> None:
 
         print_fit(console, fit)
     for notice in plan.warnings:
-        console.print(f"[yellow]warning[/yellow] {notice.message}")
+        console.print(f"[yellow]warning[/yellow] {escape(notice.message)}")
     console.print(f"plan {plan.digest}")
 
 
@@ -48,7 +49,7 @@ def short_size(nbytes: int) -> str:
 
 def _print_head(console: Console, plan: Plan, source: PlanSource) -> None:
     revision = f" at {source.revision}" if source.revision else ""
-    console.print(f"[bold]{source.uri}[/bold]{revision}", soft_wrap=True)
+    console.print(f"[bold]{escape(source.uri)}[/bold]{revision}", soft_wrap=True)
     console.print(
         f"{plan.architecture}, {source.parameters:,} parameters in {source.tensors:,} tensors, "
         f"{len(source.files)} shards, licence {source.licence or 'unknown'}",

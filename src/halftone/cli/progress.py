@@ -19,7 +19,9 @@ def progress(label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     if sys.stderr.isatty():
         yield from _bar(label, total_bytes)
     else:
-        yield _JsonLines(label, total_bytes).advance
+        lines = _JsonLines(label, total_bytes)
+        yield lines.advance
+        lines.tell()
 
 
 def _bar(label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -59,16 +61,18 @@ class _JsonLines:
         """Count `nbytes` and print a line if it is time."""
         with self._guard:
             self._done += nbytes
-            now = time.monotonic()
-            if now - self._last < _LINE_SECONDS:
-                return
-            self._last = now
-            rate = self._done / (now - self._begin)
-            line = {
-                "stage": self._label,
-                "bytesDone": self._done,
-                "bytesTotal": self._total,
-                "bytesPerSecond": round(rate),
-                "secondsLeft": round((self._total - self._done) / rate) if rate else None,
-            }
-            click.echo(json.dumps(line), err=True)
+            if time.monotonic() - self._last >= _LINE_SECONDS:
+                self.tell()
+
+    def tell(self) -> None:
+        """Print a line now; the last one is due when all is done."""
+        self._last = time.monotonic()
+        rate = self._done / max(self._last - self._begin, 1e-6)
+        line = {
+            "stage": self._label,
+            "bytesDone": self._done,
+            "bytesTotal": self._total,
+            "bytesPerSecond": round(rate),
+            "secondsLeft": round((self._total - self._done) / rate) if rate else None,
+        }
+        click.echo(json.dumps(line), err=True)

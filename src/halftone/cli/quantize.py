@@ -9,6 +9,7 @@ import click
 
 from halftone.cli.opening import opened_checkpoint
 from halftone.cli.progress import progress
+from halftone.plan.layout import MAX_SHARD_BYTES
 from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.spec.documents import CheckpointDocument
 from halftone.spec.job import ScaleSearch
@@ -21,6 +22,13 @@ from halftone.spec.recipes import load_recipe
 @click.option("--recipe", required=True, help="A preset's name (see `halftone recipes`) or a file.")
 @click.option("--workers", type=click.IntRange(min=1, max=256), help="Threads; default: all cores.")
 @click.option("--scale-search", type=click.Choice([s.value for s in ScaleSearch]))
+@click.option(
+    "--max-shard-bytes",
+    type=click.IntRange(min=1),
+    default=MAX_SHARD_BYTES,
+    show_default=True,
+    help="Most bytes of weights in one file, and so most work that a kill can cost.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print checkpoint.json's summary as JSON.")
 def quantize(
     source: str,
@@ -28,6 +36,7 @@ def quantize(
     recipe: str,
     workers: int | None,
     scale_search: str | None,
+    max_shard_bytes: int,
     as_json: bool,
 ) -> None:
     """Quantize SOURCE into OUTPUT_DIR. Killed at any moment, the same command goes on."""
@@ -38,7 +47,7 @@ def quantize(
     if scale_search is not None:
         chosen = chosen.model_copy(update={"scaleSearch": ScaleSearch(scale_search)})
     with opened_checkpoint(source) as checkpoint:
-        planned = plan_checkpoint(checkpoint, chosen)
+        planned = plan_checkpoint(checkpoint, chosen, max_shard_bytes)
         require_carried_out(planned)
         total = bytes_to_read(planned)
         begin = time.perf_counter()

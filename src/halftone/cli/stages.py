@@ -131,12 +131,7 @@ def publish(workdir: Path) -> None:
 
     job = read_job(workdir)
     document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
-    if not (workdir / INSPECTION_FILE).is_file():
-        raise RefusedInput(
-            Reason.WorkdirInconsistent,
-            str(workdir / INSPECTION_FILE),
-            f"'{workdir}' has no {INSPECTION_FILE}; run `halftone stage inspect` first.",
-        )
+    _require_passed(workdir, document)
     if job.spec.publish is None:
         return
     target = Path(job.spec.publish.directory.path)
@@ -144,6 +139,34 @@ def publish(workdir: Path) -> None:
         workdir / CHECKPOINT_DIRECTORY, document, workdir / PLAN_FILE, target
     )
     artifact.save(workdir / ARTIFACT_FILE)
+
+
+def _require_passed(workdir: Path, document: CheckpointDocument) -> None:
+    """The checkpoint must be the plan's, and inspected without a defect."""
+    from halftone.validate.findings import Inspection
+
+    if Plan.load(workdir / PLAN_FILE).digest != document.planDigest:
+        raise RefusedInput(
+            Reason.WorkdirInconsistent,
+            PLAN_FILE,
+            f"{CHECKPOINT_FILE} was not made from the {PLAN_FILE} beside it; use a new work "
+            "directory.",
+        )
+    path = workdir / INSPECTION_FILE
+    if not path.is_file():
+        raise RefusedInput(
+            Reason.WorkdirInconsistent,
+            str(path),
+            f"'{workdir}' has no {INSPECTION_FILE}; run `halftone stage inspect` first.",
+        )
+    defects = Inspection.load(path).defects
+    if defects:
+        raise CheckFailed(
+            Reason.DefectsFound,
+            defects[0].tensor,
+            f"{len(defects)} defects were found, so nothing is published; the first: "
+            f"{defects[0].message}",
+        )
 
 
 def _require_same(agreed: Plan, planned: Planned) -> None:

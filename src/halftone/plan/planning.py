@@ -126,6 +126,7 @@ def _accepted(
     groups = fused_groups(tensors)
     kv_scales = _kv_scales(tensors, recipe)
     shards = lay_out(tensors, kv_scales, max_shard_bytes)
+    _refuse_name_twice(shards)
     plan = _sealed(
         architecture=architecture.name,
         method=_method(roles, recipe),
@@ -267,6 +268,22 @@ def _kv_scales(tensors: tuple[LogicalTensor, ...], recipe: Recipe) -> tuple[Stor
         for layer in layers
         for name in ("k_scale", "v_scale")
     )
+
+
+def _refuse_name_twice(shards: tuple[OutputShard, ...]) -> None:
+    """A kept tensor may not have the name of something that a quantized one is stored as."""
+    seen: set[str] = set()
+    for shard in shards:
+        for row in shard.rows:
+            if row.name in seen:
+                raise RefusedInput(
+                    Reason.MalformedCheckpoint,
+                    row.name,
+                    f"The source holds `{row.name}`, a name that the output needs for a quantized "
+                    "weight; remove that tensor from the source, or leave its role out of the "
+                    "recipe.",
+                )
+            seen.add(row.name)
 
 
 def _refuse_nothing_to_quantize(recipe: Recipe, roles: tuple[RoleSummary, ...]) -> None:

@@ -57,11 +57,13 @@ def quantize(
     checkpoint is left behind by either.
     """
     require_carried_out(planned)
-    document_path = document_path or output / CHECKPOINT_FILE
+    output = output.resolve()  # a directory cannot be renamed over a link to one
+    document_path = document_path.resolve() if document_path else output / CHECKPOINT_FILE
     done = finished(output, planned.plan.digest, document_path)
     if done is not None:
         discard_leftovers(output)
         return done
+    _refuse_unreadable(planned, checkpoint)
     with Workspace(output, planned.plan) as workspace:
         entries = _write_shards(planned, checkpoint, workspace, workers, advance)
         _refuse_changed(checkpoint)
@@ -94,7 +96,9 @@ def _write_shards(
     """Journal entries of all shards in order; finished ones are taken over."""
     known = {s.file: workspace.finished_shard(s.file) for s in planned.shards}
     missing = [shard for shard in planned.shards if known[shard.file] is None]
-    workspace.require_space(sum(shard.size_bytes for shard in missing))
+    workspace.require_space(
+        sum(shard.size_bytes for shard in missing) + _carried_bytes(planned, checkpoint)
+    )
     for shard in planned.shards:
         if known[shard.file] is not None:
             advance(sum(m.source_bytes for unit in shard.units for m in unit.members))
@@ -117,6 +121,8 @@ def _write_shards(
                 )
                 results = writer.write()
             pending.append(finisher.submit(_finish, workspace, shard, results))
+            for future in filter(Future.done, pending):
+                future.result()  # a shard that could not be finished stops the work
         for shard, future in zip(missing, pending, strict=True):
             known[shard.file] = future.result()
     return [entry for entry in known.values() if entry is not None]
@@ -152,6 +158,21 @@ def _finish(workspace: Workspace, shard: OutputShard, results: list[UnitResult])
     return entry
 
 
+def _carried(planned: Planned) -> tuple[str, ...]:
+    return planned.plan.output.carried if planned.plan.output else ()
+
+
+def _carried_bytes(planned: Planned, checkpoint: Checkpoint) -> int:
+    sizes = {entry.path: entry.size_bytes for entry in checkpoint.other_files}
+    return sum(sizes[name] for name in _carried(planned))
+
+
+def _refuse_unreadable(planned: Planned, checkpoint: Checkpoint) -> None:
+    """Files that are carried over come last; what a store refuses to read is refused first."""
+    for name in _carried(planned):
+        checkpoint.source.local_path(name)
+
+
 def _refuse_changed(checkpoint: Checkpoint) -> None:
     """The source must still have the headers that were planned with."""
     for shard in checkpoint.shards:
@@ -170,6 +191,7 @@ def _write_companions(planned: Planned, checkpoint: Checkpoint, workspace: Works
     plan = planned.plan
     if plan.recipe is None or plan.output is None or planned.architecture is None:
         raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
+    workspace.drop_all_but({shard.file for shard in planned.shards})
     with storage_errors(workspace.staged):
         config = quantized_model_config(
             checkpoint.config, planned.architecture, plan.recipe, (line.role for line in plan.roles)

@@ -10,9 +10,11 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Final
 
 from halftone.spec.documents import (
@@ -22,13 +24,15 @@ from halftone.spec.documents import (
     sync_directory,
     write_atomically,
 )
-from halftone.spec.errors import EnvironmentFault, RefusedInput
+from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, Reason
 
 _JOURNAL: Final = "journal"
 _LOCK: Final = "lock"
 _STAGED: Final = "checkpoint"
 _HASH_CHUNK: Final = 8 * 2**20
+# After these, finished shards may hold weights that the source no longer has.
+_SPOILING: Final = frozenset({Reason.SourceChanged, Reason.NonFiniteWeight})
 
 
 @contextlib.contextmanager
@@ -69,7 +73,8 @@ def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointD
         return None
     if document_path.is_file() and output.is_dir():
         document = CheckpointDocument.load(document_path)
-        if document.planDigest == plan_digest and _sizes_hold(output, document):
+        if document.planDigest == plan_digest:
+            _refuse_incomplete(output, document)
             return document
         raise RefusedInput(
             Reason.OutputNotEmpty,
@@ -94,11 +99,16 @@ def _partial_root(output: Path) -> Path:
     return output.parent / f".{output.name}.partial"
 
 
-def _sizes_hold(output: Path, document: CheckpointDocument) -> bool:
-    return all(
-        (output / f.path).is_file() and (output / f.path).stat().st_size == f.sizeBytes
-        for f in document.files
-    )
+def _refuse_incomplete(output: Path, document: CheckpointDocument) -> None:
+    for file in document.files:
+        path = output / file.path
+        if not path.is_file() or path.stat().st_size != file.sizeBytes:
+            raise RefusedInput(
+                Reason.OutputNotEmpty,
+                str(path),
+                f"'{path}' is missing or no longer has the {file.sizeBytes} bytes that were "
+                f"written; remove '{output}' and run the same command again.",
+            )
 
 
 class Workspace:
@@ -112,25 +122,57 @@ class Workspace:
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> "Workspace":
+        self._take_lock()
+        try:
+            self._claim()
+        except BaseException:
+            self._release_lock()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._tidy(error)
+        self._release_lock()
+
+    def _take_lock(self) -> None:
         with storage_errors(self.root):
             self.staged.mkdir(parents=True, exist_ok=True)
             (self.root / _JOURNAL).mkdir(exist_ok=True)
-            self._lock = (self.root / _LOCK).open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+            path = self.root / _LOCK
+            self._lock = path.open("wb")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever finished in between took the directory away, and our lock with it.
+                taken = not path.exists() or not os.path.samestat(
+                    path.stat(), os.fstat(self._lock.fileno())
+                )
+            except BlockingIOError:
+                taken = True
+        if taken:
+            self._release_lock()
             raise EnvironmentFault(
                 Reason.OutputBusy,
                 str(self.output),
                 f"Another process is writing '{self.output}'; wait for it, or stop it.",
-            ) from error
-        self._claim()
-        return self
+            )
 
-    def __exit__(self, *_: object) -> None:
+    def _release_lock(self) -> None:
         if self._lock is not None:
             self._lock.close()
+
+    def _tidy(self, error: BaseException) -> None:
+        """After a failure keep finished shards, and nothing that is of no use to the next run."""
+        for useless in self.root.glob("*.writing"):
+            useless.unlink(missing_ok=True)
+        spoilt = isinstance(error, HalftoneError) and error.reason in _SPOILING
+        if spoilt or not any((self.root / _JOURNAL).glob("*.json")):
+            shutil.rmtree(self.root, ignore_errors=True)
 
     def _claim(self) -> None:
         """Write our plan here, or make sure that what lies here is of the same plan."""
@@ -163,13 +205,13 @@ class Workspace:
         path, entry_path = self.shard_path(file), self._journal_path(file)
         if not path.is_file() or not entry_path.is_file():
             return None
-        try:
-            entry: dict[str, Any] = json.loads(entry_path.read_bytes())
-        except ValueError:
-            return None
         with storage_errors(path):
-            whole = path.stat().st_size == entry["sizeBytes"]
-            return entry if whole and file_sha256(path) == entry["sha256"] else None
+            try:
+                entry: dict[str, Any] = json.loads(entry_path.read_bytes())
+                whole = path.stat().st_size == entry["sizeBytes"]
+                return entry if whole and file_sha256(path) == entry["sha256"] else None
+            except (ValueError, KeyError, TypeError):  # a damaged entry proves nothing
+                return None
 
     def finish_shard(self, file: str, entry: dict[str, Any]) -> None:
         """Rename a written and synced shard into place, then journal it."""
@@ -191,6 +233,13 @@ class Workspace:
                 "free some space or choose another directory.",
             )
 
+    def drop_all_but(self, files: Collection[str]) -> None:
+        """Remove what an earlier run left beside its shards when it was killed near the end."""
+        with storage_errors(self.staged):
+            for path in self.staged.iterdir():
+                if path.name not in files:
+                    path.unlink()
+
     def publish(self, document: CheckpointDocument, document_path: Path) -> None:
         """Make everything visible: the document first, then the checkpoint in one rename.
 
@@ -203,7 +252,7 @@ class Workspace:
             sync_directory(self.staged)
             self.staged.rename(self.output)  # replaces an empty directory, fails on any other
             sync_directory(self.output.parent)
-            shutil.rmtree(self.root)
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def _journal_path(self, file: str) -> Path:
         return self.root / _JOURNAL / f"{file}.json"

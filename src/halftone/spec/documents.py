@@ -224,7 +224,8 @@ class Plan(Document):
     """Every tensor's fate, on paper. See design §1.
 
     `digest` is over everything that decides the written bytes: source, recipe and each output
-    shard's header. It leaves out resources, and `tensors` and `layout`, which follow from it.
+    shard's header. It leaves out resources and warnings, which decide no byte, and `tensors` and
+    `layout`, which follow from it.
     """
 
     apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
@@ -246,7 +247,7 @@ class Plan(Document):
 
     def compute_digest(self) -> str:
         """The digest of this plan's content; equal to `digest` for a plan that was not edited."""
-        outside = {"digest", "resources", "tensors", "layout"}
+        outside = {"digest", "resources", "warnings", "tensors", "layout"}
         return sha256_hex(canonical_json(self.model_dump(mode="json", exclude=outside)))
 
 

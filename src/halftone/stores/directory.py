@@ -9,13 +9,14 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
-from halftone.stores.pinned import SKIPPED_DIRECTORIES, PinnedSource
+from halftone.stores.pinned import MAX_FILES, SKIPPED_DIRECTORIES, PinnedSource
 
 # Far below the usual limit of 1024 descriptors a process; files beyond are opened for each read.
 MAX_DESCRIPTORS: Final = 256
@@ -28,7 +29,8 @@ class DirectorySource(PinnedSource):
         uri = str(directory)
         with _translated(uri):
             self._root = _resolved(directory)
-            found = dict(_walk(self._root, uri))
+            # One more than allowed is enough to refuse, even when somebody named `/`.
+            found = dict(islice(_walk(self._root, uri), MAX_FILES + 1))
         entries = (FileEntry(path, status.st_size) for path, status in found.items())
         super().__init__(uri, None, entries)
         self._stamps = {path: _stamp(status) for path, status in found.items()}

@@ -30,7 +30,7 @@ from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores.patience import WAITS, CutShortError, patiently
-from halftone.stores.pinned import PinnedSource, named
+from halftone.stores.pinned import MAX_FILES, PinnedSource, named
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -84,6 +84,8 @@ class S3Source(PinnedSource):
                 if path and not path.endswith("/"):  # consoles mark folders with empty objects
                     entries.append(FileEntry(path, item["Size"]))
                     self._etags[path] = item["ETag"]
+            if len(entries) > MAX_FILES:
+                break  # enough to refuse
         return entries, pages
 
     def _fill(self, entry: FileEntry, offset: int, buffer: memoryview) -> None:

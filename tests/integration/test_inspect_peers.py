@@ -1,0 +1,266 @@
+"""Inspection against the peers: what llm-compressor writes, and what vLLM makes of a configuration.
+
+We test these aspects:
+- the expert, shared-expert and linear-attention defects in `model_free_ptq`'s own output, both
+  expert layouts, also as the error that a server will see
+- its dense output, and ours, are clean
+- for thousands of modules under random ignore lists our rules answer what vLLM's classes answer
+"""
+
+import json
+import random
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halftone.checkpoint.architectures import find
+from halftone.checkpoint.index import read_checkpoint
+from halftone.checkpoint.serving_config import read_rules
+from halftone.checkpoint.serving_rules import Activations, ServedModule, WeightLayout, WillNotLoad
+from halftone.spec.names import DefectKind
+from halftone.spec.roles import Role
+from halftone.stores import open_source
+from halftone.validate.findings import Inspection
+from halftone.validate.inspection import inspect_uri
+from halftone.validate.inventory import take_inventory
+from halftone.validate.loading import is_multimodal, served_modules
+from tests.builders import write_checkpoint
+from tests.conftest import ROOT
+
+_NOT_LANGUAGE = ["lm_head", "re:.*embed_tokens$", "re:.*visual.*", "re:^mtp.*"]
+_ROUTERS = [r"re:.*mlp\.gate$", "re:.*shared_expert_gate$"]
+_LINEAR_ATTENTION = ["re:.*linear_attn.*"]
+
+
+def quantized_by_peer(
+    quantize_python: Path, source: Path, target: Path, scheme: str, ignore: list[str]
+) -> None:
+    """`source` as llm-compressor quantizes it, in its own process."""
+    peer = ROOT / "tests/peers/model_free_ptq.py"
+    command = [str(quantize_python), str(peer), str(source), str(target), scheme, *ignore]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def kinds(inspection: Inspection) -> Counter[DefectKind]:
+    return Counter(defect.kind for defect in inspection.defects)
+
+
+def errors(inspection: Inspection, role: Role) -> tuple[float, float]:
+    line = next(r for r in inspection.roles if r.role is role)
+    assert line.relativeError is not None
+    assert line.relativeErrorServing is not None
+    return line.relativeError, line.relativeErrorServing
+
+
+@pytest.mark.quantize_env
+@pytest.mark.parametrize("experts", ["Fused", "PerExpert"])
+def test_the_expert_defect_is_found_in_llm_compressors_output(
+    tmp_path: Path, quantize_python: Path, experts: Any
+) -> None:
+    source = write_checkpoint(tmp_path / "source", "qwen3_5_moe", experts=experts)
+    ignore = [*_NOT_LANGUAGE, *_ROUTERS, *_LINEAR_ATTENTION]
+    quantized_by_peer(quantize_python, source, tmp_path / "out", "NVFP4A16", ignore)
+
+    found = inspect_uri(str(tmp_path / "out"), str(source))
+
+    unequal = {d.tensor for d in found.defects if d.kind is DefectKind.UnequalGlobalScales}
+    assert sum(".mlp.experts." in name for name in unequal) >= 31  # of 4 layers of 8 experts
+    assert sum(".shared_expert." in name for name in unequal) == 4
+    assert len(unequal) == kinds(found)[DefectKind.UnequalGlobalScales]
+    for role in (Role.Experts, Role.SharedExperts):
+        own, serving = errors(found, role)
+        assert own == pytest.approx(0.095, abs=0.002)
+        assert serving > 0.15
+    assert errors(found, Role.Attention)[1] == pytest.approx(0.095, abs=0.002)
+    # Whatever is kept is the source's, bit for bit.
+    assert errors(found, Role.Vision) == (0.0, 0.0)
+
+
+@pytest.mark.quantize_env
+def test_the_linear_attention_defect_is_found_in_llm_compressors_output(
+    tmp_path: Path, quantize_python: Path
+) -> None:
+    source = write_checkpoint(tmp_path / "source", "qwen3_5")
+    ignore = [*_NOT_LANGUAGE, r"re:.*linear_attn\.conv1d"]
+    quantized_by_peer(quantize_python, source, tmp_path / "out", "NVFP4A16", ignore)
+
+    found = inspect_uri(str(tmp_path / "out"), str(source))
+
+    unequal = [d.message for d in found.defects if d.kind is DefectKind.UnequalGlobalScales]
+    assert len(unequal) == 6
+    assert sum("in_proj_qkvz" in message for message in unequal) == 3
+    assert sum("in_proj_ba" in message for message in unequal) == 3
+    assert errors(found, Role.LinearAttention)[1] > 0.15
+    assert errors(found, Role.Mlp)[1] == pytest.approx(0.095, abs=0.002)
+
+
+@pytest.mark.quantize_env
+@pytest.mark.parametrize("scheme", ["NVFP4A16", "FP8_DYNAMIC", "FP8_BLOCK"])
+def test_llm_compressors_dense_output_is_clean(
+    tmp_path: Path, quantize_python: Path, scheme: str
+) -> None:
+    source = write_checkpoint(tmp_path / "source", "qwen3")
+    ignore = ["lm_head", "re:.*embed_tokens$"]
+    quantized_by_peer(quantize_python, source, tmp_path / "out", scheme, ignore)
+
+    found = inspect_uri(str(tmp_path / "out"), str(source))
+
+    assert found.defects == ()
+    assert {r.format for r in found.roles if r.role is Role.Mlp} == {scheme}
+    bound = 0.097 if scheme == "NVFP4A16" else 0.028
+    assert errors(found, Role.Mlp)[1] < bound
+
+
+@pytest.mark.quantize_env
+def test_a_quantized_router_and_embedding_are_found(tmp_path: Path, quantize_python: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", "qwen3_moe")
+    quantized_by_peer(quantize_python, source, tmp_path / "out", "FP8_DYNAMIC", ["lm_head"])
+
+    found = inspect_uri(str(tmp_path / "out"))
+
+    layers = json.loads((source / "config.json").read_text())["num_hidden_layers"]
+    assert kinds(found)[DefectKind.RouterQuantized] == layers
+    refused = [d.tensor for d in found.defects if d.kind is DefectKind.IgnoreListWillNotLoad]
+    assert refused == ["model.embed_tokens.weight"]
+
+
+# vLLM ---------------------------------------------------------------------------------------------
+
+_WEIGHTS = {
+    "tensor_group": WeightLayout.Nvfp4,
+    "channel": WeightLayout.Fp8Channel,
+    "tensor": WeightLayout.Fp8Tensor,
+    "block": WeightLayout.Fp8Block,
+    "NVFP4": WeightLayout.Nvfp4,
+    "W4A16_NVFP4": WeightLayout.Nvfp4,
+    "FP8": WeightLayout.Fp8Tensor,
+}
+_ACTIVATIONS = {
+    "kept": Activations.Kept,
+    "True": Activations.Dynamic,
+    "local": Activations.Static,
+    "False": Activations.Static,
+}
+_NVFP4 = {
+    "num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16,
+    "symmetric": True, "dynamic": False,
+}  # fmt: skip
+_FP8 = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
+_SCHEMES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
+    (_NVFP4, None),
+    (_NVFP4, _NVFP4 | {"dynamic": "local"}),
+    (_FP8 | {"strategy": "channel"}, _FP8 | {"strategy": "token", "dynamic": True}),
+    (_FP8 | {"strategy": "tensor"}, _FP8 | {"strategy": "tensor"}),
+    (_FP8 | {"strategy": "block", "block_structure": [128, 128]}, None),
+]
+_EXPRESSIONS = [
+    r"re:.*self_attn.*", r"re:.*linear_attn.*", r"re:.*mlp\.(gate|up|down)_proj$", r"re:.*q_proj$",
+    r"re:.*visual.*", r"re:^mtp.*", r"re:.*layers\.[02]\..*", r"re:.*experts.*", r"re:.*in_proj_z",
+    r"re:.*shared_expert\..*", r"re:language_model\.model.*", r"re:model\.language_model.*",
+    r"re:.*gate_up_proj$", r"re:.*vision_embedder.*",
+]  # fmt: skip
+
+
+def compressed_tensors_case(chance: random.Random, names: list[str]) -> dict[str, Any]:
+    """A random block: exact names as on disk and expressions, in ignores and in targets."""
+
+    def some(most: int) -> list[str]:
+        exact = chance.sample(names, chance.randint(0, most))
+        return [*exact, *chance.sample(_EXPRESSIONS, chance.randint(0, 3))]
+
+    groups = {}
+    for number in range(chance.randint(1, 2)):
+        weights, inputs = chance.choice(_SCHEMES)
+        targets = some(20) or ["Linear"]
+        if chance.random() < 0.6:
+            targets.append("Linear")
+        layout = "nvfp4-pack-quantized" if weights is _NVFP4 else "float-quantized"
+        groups[f"group_{number}"] = {
+            "targets": targets, "weights": weights, "input_activations": inputs, "format": layout,
+        }  # fmt: skip
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "mixed-precision",
+        "config_groups": groups,
+        "ignore": some(len(names) if chance.random() < 0.3 else 12),
+    }
+
+
+def modelopt_case(chance: random.Random, names: list[str]) -> dict[str, Any]:
+    """A random block of ModelOpt: exact names and wildcards, one algorithm or one per layer."""
+    wildcards = ["*self_attn*", "*visual*", "mtp*", "lm_head", "*.mlp.gate_proj", "model.visual*"]
+    wildcards += ["model.language_model.layers.1*", "*layers.2.*", "*experts*"]
+    listed = chance.sample(names, chance.choice([0, 5, len(names) // 2]))
+    listed += chance.sample(wildcards, chance.randint(0, 4))
+    block: dict[str, Any] = {"quant_method": "modelopt", "ignore": listed}
+    if chance.random() < 0.4:
+        layers = {
+            name: {"quant_algo": chance.choice(["NVFP4", "W4A16_NVFP4", "FP8"])}
+            for name in chance.sample(names, len(names) // 2)
+        }
+        return block | {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    return block | {"quant_algo": chance.choice(["NVFP4", "W4A16_NVFP4", "FP8"])}
+
+
+def our_answer(config: dict[str, Any], module: ServedModule) -> Any:
+    rules = read_rules({"quantization_config": config}, None, multimodal=True)
+    try:
+        return rules.scheme_of(module)
+    except WillNotLoad:
+        return "refused"
+
+
+@pytest.mark.serve_env
+@pytest.mark.parametrize("method", ["compressed-tensors", "modelopt"])
+@pytest.mark.parametrize("model", ["qwen3_5_moe", "qwen3_5", "gemma4_unified"])
+def test_our_rules_answer_what_vllm_answers(
+    tmp_path: Path, serve_python: Path, model: str, method: str
+) -> None:
+    source = open_source(write_checkpoint(tmp_path / "source", model))
+    checkpoint = read_checkpoint(source)
+    source.close()
+    table = find(checkpoint.config)
+    assert table is not None
+    inventory = take_inventory(checkpoint.tensors, table)
+    assert is_multimodal(inventory)
+    # Heads and embeddings have classes of their own; `mtp.fc` is decided by the model's code.
+    modules = [
+        module
+        for module in served_modules(inventory, table)
+        if module.kind in {"Linear", "RoutedExperts"} and module.name != "mtp.fc"
+    ]
+    names = [n for n, module in inventory.modules.items() if module.place.parameter == "weight"]
+    chance = random.Random(f"{model} {method}")
+    make = compressed_tensors_case if method == "compressed-tensors" else modelopt_case
+    configs = [make(chance, names) for _ in range(60)]
+    cases = [
+        {"model": model.removesuffix("_moe"), "config": config, "modules": modules}
+        for config in configs
+    ]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    peer = ROOT / "tests/peers/vllm_schemes.py"
+    command = [str(serve_python), str(peer)]
+    command += [str(tmp_path / name) for name in ("cases.json", "answers.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    outcomes: Counter[str] = Counter()
+    for config, theirs in zip(
+        configs, json.loads((tmp_path / "answers.json").read_text()), strict=True
+    ):
+        for module, answer in zip(modules, theirs, strict=True):
+            ours = our_answer(config, module)
+            outcomes[answer if answer == "refused" else str(answer is not None)] += 1
+            if isinstance(answer, list):
+                weights, activations = answer
+                assert ours not in {None, "refused"}, (module, config)
+                assert ours.weights is _WEIGHTS[weights], (module, config)
+                if activations:
+                    assert ours.activations is _ACTIVATIONS[activations], (module, config)
+            else:
+                assert ours == answer, (module, config)
+    assert set(outcomes) >= {"refused", "True", "False"}  # every kind of answer was seen
