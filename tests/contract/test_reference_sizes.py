@@ -4,6 +4,7 @@ The files are sparse: real headers and real sizes, no data on disk.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,7 +17,7 @@ from halftone.spec.recipes import load_recipe
 from halftone.stores import open_source
 from tests.builders import full_size_config, write_sparse
 
-BASES = {
+BASES: dict[str, tuple[str, Literal["PerExpert", "Fused"]]] = {
     "27B": ("27B", "PerExpert"),
     "35B-A3B": ("35B-A3B", "PerExpert"),
     "35B-A3B-stacked": ("35B-A3B", "Fused"),

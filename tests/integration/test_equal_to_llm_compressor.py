@@ -10,6 +10,7 @@ We test these aspects:
 - for F16 and F32 sources, where it computes in the source's precision, ours is no worse
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ KEPT = [
     r"re:.*(vision_embedder|embed_vision|embed_audio)\..*",
 ]  # fmt: skip
 LINEAR_ATTENTION = "re:.*linear_attn.*"
+GROUPED_BY_THE_LIBRARY = {"self_attn.qkv_proj", "mlp.gate_up_proj"}
 BLOCKS = {"moe_intermediate_size": 128, "shared_expert_intermediate_size": 128}
 
 
@@ -183,8 +185,7 @@ def test_exactly_the_matrices_with_a_global_scale_of_their_own_differ(
         shared = {global_scale(both.ours, member) for member in group.members}
         assert shared == {min(theirs)}  # a divisor: the smallest belongs to the largest maximum
         own_scale |= {m for m, s in zip(group.members, theirs, strict=True) if s != min(theirs)}
-        merged_by_the_library = group.name.endswith((".qkv_proj", ".mlp.gate_up_proj"))
-        assert (len(set(theirs)) == 1) is merged_by_the_library, group.name
+        assert (len(set(theirs)) == 1) is (kind(group) in GROUPED_BY_THE_LIBRARY), group.name
     different = {key for key in both.ours if both.ours[key] != both.theirs[key]}
     assert {f"{module(key)}.weight" for key in different} == own_scale
     assert own_scale
@@ -197,10 +198,9 @@ def test_as_a_server_merges_them_ours_is_at_the_unfused_bound_and_theirs_is_not(
     both = outcomes[name]
     errors: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for group in quantized_groups(both.planned):
-        kind = group.name.rpartition(".")[2] + (" of experts" if ".experts." in group.name else "")
         members = {member: as_float32(sources(both)[member]) for member in group.members}
         alone = error(members, both.theirs, {})
-        errors[kind].append(
+        errors[kind(group)].append(
             (
                 alone,
                 error(members, both.ours, served_scale(both.ours, group)),
@@ -208,11 +208,11 @@ def test_as_a_server_merges_them_ours_is_at_the_unfused_bound_and_theirs_is_not(
             )
         )
     damaged = set()
-    for kind, found in errors.items():
+    for of_kind, found in errors.items():
         alone, ours, theirs = np.mean(found, axis=0)
-        assert ours <= 1.01 * alone, (kind, ours, alone)
-        damaged |= {kind} if theirs > 1.1 * alone else set()
-    assert damaged == errors.keys() - {"qkv_proj"} - ({"gate_up_proj"} if "5-" in name else set())
+        assert ours <= 1.01 * alone, of_kind
+        damaged |= {of_kind} if theirs > 1.1 * alone else set()
+    assert damaged == errors.keys() - GROUPED_BY_THE_LIBRARY
 
 
 @named(REFUSED)
@@ -247,6 +247,11 @@ def test_a_source_in_another_precision_is_quantized_no_worse_than_by_the_library
 def quantized_groups(planned: Planned) -> list[Group]:
     """The groups that share a global scale."""
     return [group for group in planned.plan.groups if group.format is not None]
+
+
+def kind(group: Group) -> str:
+    """What a group is, whichever its layer and expert: `mlp.experts.*.gate_up_proj`."""
+    return re.sub(r"\b\d+\b", "*", group.name.partition(".layers.")[2]).removeprefix("*.")
 
 
 def sources(both: Outcome) -> Tensors:

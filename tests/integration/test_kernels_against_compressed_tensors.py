@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from halftone.checkpoint import decoding
+from halftone.quantize import kernels
 from tests.builders.files import Tensor, encode, read_file, write_safetensors
 from tests.builders.matrices import every_bf16, hard_matrices
 from tests.builders.numbers import Floats, bf16_to_float32, float32_to_bf16
 from tests.conftest import PEERS, ROOT
-
-from halftone.checkpoint import decoding
-from halftone.quantize import kernels
 
 pytestmark = pytest.mark.quantize_env
 
@@ -88,6 +88,22 @@ def test_nvfp4_bytes_and_values_are_the_librarys(tmp_path: Path, dtype: str) -> 
         assert_equal(decoded, stored[f"{name}.decompressed"], f"{name} decompressed")
 
 
+def test_we_keep_f16_weights_that_the_library_scales_by_one(tmp_path: Path) -> None:
+    """2688 / amax overflows F16 below an amax of 0.041; the library then stores 1."""
+    values = hard_matrices()["gaussian"] * np.float32(1 / 16)
+    stored = ask_peer(tmp_path, {"a": encode(values, "F16")}, "NVFP4A16")
+    half = values.astype(np.float16).astype(np.float32)
+    theirs = bf16_to_float32(array(stored["a.decompressed"]).astype(np.uint16))
+    rows, columns = half.shape
+    packed = np.empty((rows, columns // 2), np.uint8)
+    scale = np.empty((rows, columns // 16), np.uint8)
+    global_scale = kernels.nvfp4_global_scale(kernels.amax(half), bfloat16=False)
+    ours = kernels.quantize_nvfp4(half, global_scale, kernels.MIN_MAX, packed, scale)
+    assert array(stored["a.weight_global_scale"]).tolist() == [1.0]
+    assert np.linalg.norm(half - theirs) > 0.3 * np.linalg.norm(half)  # ours: 0.095
+    assert (ours[1] / ours[0]) ** 0.5 < 0.1
+
+
 @pytest.mark.parametrize("scheme", ["FP8_DYNAMIC", "FP8_BLOCK"])
 def test_fp8_bytes_and_values_are_the_librarys(tmp_path: Path, scheme: str) -> None:
     source = matrices()
@@ -127,8 +143,8 @@ def test_searched_scales_decompress_to_our_values(tmp_path: Path, search: int) -
         expected[name] = np.empty((rows, columns), np.uint16)
         decoding.decode_nvfp4(packed, scale, float(global_scale), expected[name])
     theirs = ask_peer(tmp_path, stored, "decompress-NVFP4A16")
-    for name, values in expected.items():
-        assert_equal(values, theirs[f"{name}.decompressed"], name)
+    for name, decoded in expected.items():
+        assert_equal(decoded, theirs[f"{name}.decompressed"], name)
 
 
 def test_power_of_two_blocks_decompress_to_our_values(tmp_path: Path) -> None:
@@ -145,8 +161,8 @@ def test_power_of_two_blocks_decompress_to_our_values(tmp_path: Path) -> None:
         expected[name] = np.empty((rows, columns), np.uint16)
         decoding.decode_fp8_block_bf16(codes, bf16_to_float32(scale), 128, 128, expected[name])
     theirs = ask_peer(tmp_path, stored, "decompress-FP8_BLOCK")
-    for name, values in expected.items():
-        assert_equal(values, theirs[f"{name}.decompressed"], name)
+    for name, decoded in expected.items():
+        assert_equal(decoded, theirs[f"{name}.decompressed"], name)
 
 
 @pytest.mark.parametrize("scale_dtype", ["F32", "BF16"])

@@ -99,7 +99,8 @@ def scheme(layer: torch.nn.Module, method: Any) -> dict[str, Any] | None:
         "class": type(chosen).__name__,
         "use_a16": getattr(chosen, "use_a16", None),
         "strategy": None if weights is None else str(weights.strategy),
-        "static": getattr(chosen, "is_static_input_scheme", None),
+        "static": getattr(chosen, "is_static_input_scheme", None)
+        or getattr(chosen, "static_input_scales", None),
     }
 
 
@@ -143,21 +144,18 @@ def load(model: torch.nn.Module, config: VllmConfig, model_config: Any) -> dict[
     """Load the weights: parameters that got none, and global scales that differ where merged."""
     loader = DefaultModelLoader(config.load_config)
     loaded = model.load_weights(loader.get_all_weights(model_config, model))
-    scales = {
+    parameters = dict(model.named_parameters())
+    merged = {  # one scale for each matrix that was merged; of experts, a row for each expert
         name: parameter.detach().reshape(-1, parameter.shape[-1])
-        for name, parameter in model.named_parameters()
-        if "weight_global_scale" in name
+        for name, parameter in parameters.items()
+        if name.endswith("weight_global_scale") and "w2_weight" not in name
     }
     return {
-        "parameters": len(list(model.named_parameters())),
-        "unloaded": sorted(
-            name
-            for name, _ in model.named_parameters()
-            if name not in loaded and ".attn." not in name  # placeholders of KV-cache scales
-        ),
-        "scales": len(scales),
-        "unequalScales": sorted(
-            name for name, values in scales.items() if not values.eq(values[:, :1]).all()
+        "parameters": len(parameters),
+        "unloaded": sorted(parameters.keys() - loaded),
+        "globalScales": len(merged),
+        "unequalGlobalScales": sorted(
+            name for name, scales in merged.items() if not scales.eq(scales[:, :1]).all()
         ),
     }
 

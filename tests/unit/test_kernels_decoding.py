@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tests.builders.matrices import hard_matrices
-from tests.builders.numbers import float32_to_bf16
-from tests.builders.tiles import Tile, tiles, warm_kernels
 
 from halftone.checkpoint import decoding, reference, weight_errors
 from halftone.quantize import kernels
+from tests.builders.matrices import hard_matrices
+from tests.builders.numbers import float32_to_bf16
+from tests.builders.tiles import Tile, tiles, warm_kernels
 
 pytestmark = pytest.mark.timeout(2, func_only=True)
 
@@ -22,7 +22,7 @@ def _compiled() -> None:
     warm_kernels()
 
 
-def same(found: np.ndarray, expected: np.ndarray) -> bool:  # type: ignore[type-arg]
+def same(found: reference.Floats, expected: reference.Floats) -> bool:
     """Equal, a NaN being equal to a NaN."""
     return bool(np.array_equal(found, expected, equal_nan=True))
 

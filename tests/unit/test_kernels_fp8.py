@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.builders.matrices import every_bf16, hard_matrices
-from tests.builders.numbers import bf16_to_float32, float32_to_bf16
-from tests.builders.tiles import Tile, tiles, warm_kernels
 
 from halftone.checkpoint import reference
 from halftone.quantize import kernels
+from tests.builders.matrices import every_bf16, hard_matrices
+from tests.builders.numbers import bf16_to_float32, float32_to_bf16
+from tests.builders.tiles import Tile, tiles, warm_kernels
 
 pytestmark = pytest.mark.timeout(2, func_only=True)
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from tests.builders.matrices import every_bf16, hard_matrices
-from tests.builders.numbers import float32_to_bf16
-from tests.builders.tiles import Tile, tiles, warm_kernels
 
 from halftone.checkpoint import reference
 from halftone.quantize import kernels
 from halftone.quantize.searches import _ABOVE, _BELOW
+from tests.builders.matrices import every_bf16, hard_matrices
+from tests.builders.numbers import float32_to_bf16
+from tests.builders.tiles import Tile, tiles, warm_kernels
 
 # Compiling is no part of a test's time.
 pytestmark = pytest.mark.timeout(2, func_only=True)

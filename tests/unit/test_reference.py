@@ -8,10 +8,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.builders.matrices import every_bf16, hard_matrices
-from tests.builders.numbers import float32_to_bf16
 
 from halftone.checkpoint import reference
+from tests.builders.matrices import every_bf16, hard_matrices
+from tests.builders.numbers import float32_to_bf16
 
 Floats = NDArray[np.float32]
 
@@ -24,7 +24,7 @@ def values() -> Floats:
     draw = np.random.default_rng(0).standard_normal(20000).astype(np.float32)
     grid = np.arange(0, 500, 1 / 64, dtype=np.float32)
     finite = np.concatenate([near, halfway, draw, draw * 100, grid, -grid])
-    return finite[np.isfinite(finite)]
+    return np.asarray(finite[np.isfinite(finite)], np.float32)
 
 
 def test_bf16_is_rounded_as_ml_dtypes_rounds_it(values: Floats) -> None:

@@ -5,6 +5,7 @@ The roundings add a power of two so large that the sum's last place is the forma
 float32 addition then does the rounding itself, and the sum's low bits are the mantissa.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from halftone.checkpoint.lanes import (
 _MAGNITUDE = 0x7FFFFFFF
 _EXPONENT = 0x7F800000
 _ONE = 0x3F800000  # the bits of 1.0
+_ONLY_INSIDE = "only kernels can call this"
 
 
 @inline
@@ -51,39 +53,50 @@ def magnitude(lanes: Any) -> Any:
     return floats(bits(lanes) & splat_bits(_MAGNITUDE))
 
 
+def _by_precision(
+    stub: Callable[..., Any], for_bf16: Callable[..., Any], for_float32: Callable[..., Any]
+) -> None:
+    """Let `stub(array, …)` mean one function where `array` is uint16, and another elsewhere."""
+
+    def choose(array: Any, *_: Any) -> Any:
+        return for_bf16 if array.dtype == types.uint16 else for_float32
+
+    overload(stub, jit_options={"forceinline": True}, strict=False)(choose)
+
+
 def weights_at(array: Any, index: Any) -> Any:
     """Sixteen weights from a flat tile: uint16 holds bfloat16 bits, float32 is itself."""
-    raise NotImplementedError("only inside a kernel")
+    raise NotImplementedError(_ONLY_INSIDE)
 
 
 def as_source(array: Any, lanes: Any) -> Any:
-    """Lanes rounded to the precision of the tile that they come from.
+    """Lanes rounded to the precision of the tile `array` that they come from.
 
     torch computes with bfloat16 operands in float32 and rounds each result to bfloat16.
     """
-    raise NotImplementedError("only inside a kernel")
+    raise NotImplementedError(_ONLY_INSIDE)
 
 
-@overload(weights_at)  # type: ignore[misc]
-def _weights_at(array: Any, index: Any) -> Any:
-    def from_bf16(array: Any, index: Any) -> Any:
-        return bf16_to(load(array, index))
-
-    def from_float32(array: Any, index: Any) -> Any:
-        return load(array, index)
-
-    return from_bf16 if array.dtype == types.uint16 else from_float32
+def store_as(array: Any, index: Any, lanes: Any) -> None:
+    """Write sixteen floats: as they are, or rounded to BF16 bits where the array is uint16."""
+    raise NotImplementedError(_ONLY_INSIDE)
 
 
-@overload(as_source)  # type: ignore[misc]
-def _as_source(array: Any, lanes: Any) -> Any:
-    def to_bf16(array: Any, lanes: Any) -> Any:
-        return bf16_to(bf16_from(lanes))
-
-    def unchanged(array: Any, lanes: Any) -> Any:
-        return lanes
-
-    return to_bf16 if array.dtype == types.uint16 else unchanged
+_by_precision(
+    weights_at,
+    lambda array, index: bf16_to(load(array, index)),
+    lambda array, index: load(array, index),
+)
+_by_precision(
+    as_source,
+    lambda array, lanes: bf16_to(bf16_from(lanes)),
+    lambda array, lanes: lanes,
+)
+_by_precision(
+    store_as,
+    lambda array, index, lanes: store(array, index, bf16_from(lanes)),
+    lambda array, index, lanes: store(array, index, lanes),
+)
 
 
 @inline
@@ -141,19 +154,3 @@ def inverse_binade(scale: Any) -> Any:
     """A power of two that brings a float32 scale near 1: sums of squares then keep their range."""
     exponent = largest(bits(splat(scale)) & splat_bits(_EXPONENT))
     return float_of(np.uint32(254 << 23) - min(exponent, np.uint32(253 << 23)))
-
-
-def store_as(array: Any, index: Any, lanes: Any) -> None:
-    """Write sixteen floats: as they are, or rounded to BF16 bits where the array is uint16."""
-    raise NotImplementedError("only inside a kernel")
-
-
-@overload(store_as)  # type: ignore[misc]
-def _store_as(array: Any, index: Any, lanes: Any) -> Any:
-    def as_bf16(array: Any, index: Any, lanes: Any) -> None:
-        store(array, index, bf16_from(lanes))
-
-    def as_float32(array: Any, index: Any, lanes: Any) -> None:
-        store(array, index, lanes)
-
-    return as_bf16 if array.dtype == types.uint16 else as_float32

@@ -72,12 +72,12 @@ def decode_fp8_channel_bf16(codes: Codes, scales: Scales, out: Bf16) -> None:
 
 def decode_fp8_tensor(codes: Codes, scale: float, out: Floats) -> None:
     """Dequantize `codes[rows, K]` with one scale for all."""
-    _decode_blocks(codes, np.full((1, 1), scale, np.float32), *codes.shape, out)
+    _decode_blocks(codes, _single(scale), codes.shape[0], codes.shape[1], out)
 
 
 def decode_fp8_tensor_bf16(codes: Codes, scale: float, out: Bf16) -> None:
     """`decode_fp8_tensor`, rounded to BF16 bits."""
-    _decode_blocks(codes, np.full((1, 1), scale, np.float32), *codes.shape, out)
+    _decode_blocks(codes, _single(scale), codes.shape[0], codes.shape[1], out)
 
 
 def has_nan_e4m3(codes: Codes) -> bool:
@@ -106,11 +106,15 @@ def require(condition: bool, name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"`{name}` has a shape that does not fit the weights: {shape}")
 
 
-def require_scales(scales: Scales | Bf16, rows: int, columns: int, block: tuple[int, int]) -> None:
+def require_scales(scales: Scales, shape: tuple[int, ...], block: tuple[int, int]) -> None:
     """There must be a scale for every block, ragged ones at the edges included."""
-    needed = (-(-rows // block[0]), -(-columns // block[1]))
+    needed = (-(-shape[0] // block[0]), -(-shape[1] // block[1]))
     fits = scales.ndim == 2 and scales.shape[0] >= needed[0] and scales.shape[1] == needed[1]
     require(fits, "scales", scales.shape)
+
+
+def _single(scale: float) -> Scales:
+    return np.full((1, 1), scale, np.float32)
 
 
 def _decode_blocks(
@@ -121,7 +125,7 @@ def _decode_blocks(
     out: NDArray[np.float32] | NDArray[np.uint16],
 ) -> None:
     require(codes.shape == out.shape, "out", out.shape)
-    require_scales(scales, *codes.shape, (block_rows, block_columns))
+    require_scales(scales, codes.shape, (block_rows, block_columns))
     _decode_fp8(codes, scales, block_rows, block_columns, codes.reshape(-1), out.reshape(-1))
 
 

@@ -22,7 +22,7 @@ from halftone.spec.files import FileEntry, FileSource
 MAX_HEADER_BYTES: Final = 100_000_000
 # A trillion parameters in four bits (61 layers of 384 experts with three matrices of four tensors)
 # are some 280 000 tensors in all shards together. More would only be a way to fill our memory.
-MAX_TENSORS: Final = 500_000
+MAX_TENSORS: Final = 400_000
 MAX_NAME_CHARACTERS: Final = 512
 MAX_RANK: Final = 32
 # Covers the header of a shard with a thousand tensors in one request.
@@ -32,7 +32,7 @@ _REMOTE_READERS: Final = 8
 _TOO_LARGE: Final = 1 << 63
 _LENGTH_BYTES: Final = 8
 # A tensor's object, its two lists and what stands in them.
-_VALUES_PER_TENSOR: Final = 12
+_VALUES_PER_TENSOR: Final = 10
 _GIT_LFS_POINTER: Final = b"version https://git-lfs"
 _DTYPES: Final = {str(dtype): (dtype, dtype.bits) for dtype in Dtype}
 
@@ -135,8 +135,8 @@ def read_headers(
 
 def guess_header_bytes(names: Iterable[str]) -> int:
     """About how long the header of a shard with these tensors is; seldom too short."""
-    # Beside its name a tensor takes some 100 characters: dtype, three dimensions, two offsets.
-    return sum(len(name) + 128 for name in names) + 1024
+    # Beside its name a tensor takes some 80 characters: dtype, two dimensions, two long offsets.
+    return sum(len(name) + 96 for name in names) + 1024
 
 
 def serialize_header(

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, Final
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
@@ -217,9 +217,7 @@ _BYTES: Final = ir.VectorType(ir.IntType(8), LANES // 2)
 _PAIRS: Final = ir.VectorType(ir.IntType(64), LANES // 2)  # two lanes of a register as one
 
 
-def _pointer(
-    context: Any, builder: Any, signature: Any, args: Any, vector: ir.VectorType
-) -> Any:
+def _pointer(context: Any, builder: Any, signature: Any, args: Any, vector: ir.VectorType) -> Any:
     """Where `vector` lies: the first two arguments of an operation are an array and an index."""
     array, index = signature.args[:2]
     start = context.cast(builder, args[1], index, types.intp)

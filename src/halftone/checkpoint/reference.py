@@ -46,7 +46,9 @@ def bf16_encode(values: Floats) -> Bf16:
 
 def as_float32(weights: Weights) -> Floats:
     """Weights of either kind as float32."""
-    return bf16_decode(weights) if weights.dtype == np.uint16 else weights.astype(np.float32)
+    if weights.dtype == np.uint16:
+        return bf16_decode(weights.astype(np.uint16))
+    return weights.astype(np.float32)
 
 
 def e4m3_encode(values: Floats) -> Codes:
@@ -58,7 +60,7 @@ def e4m3_encode(values: Floats) -> Codes:
 def e4m3_decode(codes: Codes) -> Floats:
     """The values of FP8 E4M3 codes; 0x7F and 0xFF are NaN."""
     values = np.append(E4M3_VALUES, np.float32(np.nan))[codes & 0x7F]
-    return np.where(codes >= 0x80, -values, values).astype(np.float32)
+    return np.asarray(np.where(codes >= 0x80, -values, values), np.float32)
 
 
 def e2m1_encode(values: Floats) -> Codes:
@@ -70,7 +72,7 @@ def e2m1_encode(values: Floats) -> Codes:
 def e2m1_decode(codes: Codes) -> Floats:
     """The values of 4-bit E2M1 codes."""
     values = E2M1_VALUES[codes & 7]
-    return np.where(codes >= 8, -values, values).astype(np.float32)
+    return np.asarray(np.where(codes >= 8, -values, values), np.float32)
 
 
 def nvfp4_global_scale(amax: float, *, bfloat16: bool = True) -> np.float32:
@@ -110,7 +112,7 @@ def nvfp4_best_codes(weights: Weights, global_scale: np.float32, window: Iterabl
 
 
 def nvfp4_quantize(weights: Weights, codes: Codes, global_scale: np.float32) -> Codes:
-    """The packed codes `[rows, K/2]` under block scales `codes`; the even column is the low half."""
+    """Packed codes `[rows, K/2]` under block scales `codes`; the even column is the low half."""
     values = as_float32(weights).reshape(*codes.shape, 16)
     with np.errstate(over="ignore"):
         quotient = values / _steps(codes, global_scale)
@@ -135,8 +137,8 @@ def fp8_scales(weights: Weights, block: tuple[int, int], power_of_two: bool = Fa
         exponents = np.arange(-126, 128)
         above = 448.0 * 2.0**exponents >= amax.astype(np.float64)[..., None]
         scales = (2.0 ** exponents[above.argmax(axis=-1)]).astype(np.float32)
-        return bf16_encode(np.where(amax == 0, np.float32(2.0**-7), scales))
-    patterns = bf16_encode(amax / np.float32(448))
+        return bf16_encode(np.where(amax == 0, 2.0**-7, scales).astype(np.float32))
+    patterns = bf16_encode(np.asarray(amax / np.float32(448), np.float32))
     return np.where(patterns == 0, np.uint16(0x3C00), patterns)
 
 

@@ -10,7 +10,7 @@ Called by `halftone.validate`; it reads configuration, never tensors, and must n
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from halftone.checkpoint.architectures.table import Architecture
+from halftone.checkpoint.architectures.table import Architecture, Row
 from halftone.checkpoint.serving_compressed_tensors import CompressedTensorsRules
 from halftone.checkpoint.serving_modelopt import Fp8Rules, ModelOptRules
 from halftone.checkpoint.serving_rules import Rules, UnknownRules
@@ -90,7 +90,19 @@ def merged_parts(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     return {fused: tuple(leaves) for fused, leaves in parts.items()}
 
 
-def expert_parts(architecture: Architecture) -> tuple[str, ...]:
-    """The leaf names of one routed expert: gate, up and down, as the family calls them."""
-    rows = [row for row in architecture.rows if row.role is Role.Experts and not row.stacked]
-    return tuple(dict.fromkeys(row.path.rpartition(".")[2] for row in rows))
+def expert_parts(architecture: Architecture, row: Row) -> tuple[str, ...]:
+    """The leaf names of one routed expert where `row` stands: gate, up and down, or their like."""
+    parent = experts_of(row.path, bool(row.stacked))
+    leaves = [
+        other.path.rpartition(".")[2]
+        for other in architecture.rows
+        if other.role is Role.Experts
+        and not other.stacked
+        and experts_of(other.path, stacked=False) == parent
+    ]
+    return tuple(dict.fromkeys(leaves))
+
+
+def experts_of(module: str, stacked: bool) -> str:
+    """The module that holds all experts: `...mlp.experts` of `...mlp.experts.3.gate_proj`."""
+    return module.rsplit(".", 1 if stacked else 2)[0]

@@ -67,8 +67,8 @@ class ServedModule(NamedTuple):
         return tuple(f"{parent}.{part}" for part in self.parts)
 
 
-class WillNotLoad(Exception):  # noqa: N818 - it is what the server would raise, not our failure
-    """A server refuses this module; the message says why."""
+class WillNotLoad(Exception):
+    """A server refuses this module; the message says why. A finding, not a failure of ours."""
 
 
 class Rules:

@@ -26,7 +26,7 @@ def nvfp4_errors(
     own_global_scale: float,
     serving_global_scale: float,
 ) -> tuple[float, float, float]:
-    """(sum w², sum error² with the tensor's own global scale, the same with the one a server takes)."""
+    """(sum w², sum error² under the tensor's own global scale, under the one a server takes)."""
     rows, columns = weights.shape
     require(packed.shape == (rows, columns // 2) and columns % 16 == 0, "packed", packed.shape)
     require(scale.shape == (rows, columns // 16), "scale", scale.shape)
@@ -45,7 +45,7 @@ def fp8_block_errors(
 ) -> tuple[float, float]:
     """(sum w², sum error²) of FP8 codes with one scale per block."""
     require(codes.shape == weights.shape, "codes", codes.shape)
-    require_scales(scales, *codes.shape, (block_rows, block_columns))
+    require_scales(scales, codes.shape, (block_rows, block_columns))
     sums = _fp8_errors(
         weights.reshape(-1), codes, codes.reshape(-1), scales, block_rows, block_columns
     )
@@ -59,7 +59,8 @@ def fp8_channel_errors(weights: Weights, codes: Codes, scales: Scales) -> tuple[
 
 def fp8_tensor_errors(weights: Weights, codes: Codes, scale: float) -> tuple[float, float]:
     """(sum w², sum error²) of FP8 codes with one scale for all."""
-    return fp8_block_errors(weights, codes, np.full((1, 1), scale, np.float32), *codes.shape)
+    scales = np.full((1, 1), scale, np.float32)
+    return fp8_block_errors(weights, codes, scales, codes.shape[0], codes.shape[1])
 
 
 @kernel

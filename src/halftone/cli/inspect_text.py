@@ -10,7 +10,7 @@ from rich.table import Table
 from halftone.cli.plan_text import size_text
 from halftone.validate.findings import Coverage, Extent, Inspection
 
-_SHOWN_DEFECTS: Final = 20
+_SHOWN_OF_A_KIND: Final = 6
 
 
 def print_inspection(inspection: Inspection) -> None:
@@ -86,9 +86,11 @@ def _print_defects(console: Console, inspection: Inspection) -> None:
     if not defects:
         console.print("[green]no defects found[/green]")
         return
-    for defect in defects[:_SHOWN_DEFECTS]:
-        console.print(f"[red]{defect.kind}[/red] {escape(defect.message)}", soft_wrap=True)
-    if len(defects) > _SHOWN_DEFECTS:
-        console.print(f"... and {len(defects) - _SHOWN_DEFECTS:,} more; --json prints all")
-    counts = Counter(defect.kind for defect in defects)
-    console.print(", ".join(f"{number:,} {kind}" for kind, number in counts.most_common()))
+    shown: Counter[str] = Counter()
+    for defect in defects:
+        shown[defect.kind] += 1
+        if shown[defect.kind] <= _SHOWN_OF_A_KIND:
+            console.print(f"[red]{defect.kind}[/red] {escape(defect.message)}", soft_wrap=True)
+    for kind, number in shown.most_common():
+        more = ", --json prints all" if number > _SHOWN_OF_A_KIND else ""
+        console.print(f"{number:,} {kind}{more}")

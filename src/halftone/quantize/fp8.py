@@ -139,7 +139,7 @@ def _power_of_two_pattern(maximum: Any) -> Any:
     exponent = np.int64(maximum >> np.uint32(23)) - 8
     if (maximum & np.uint32(0x7FFFFF)) > np.uint32(0x600000):
         exponent += 1
-    return np.uint16(max(exponent, 1) << 7)
+    return np.uint16(exponent << 7) if exponent > 0 else np.uint16(1 << 7)
 
 
 @inline

@@ -40,7 +40,7 @@ def nvfp4_global_scale(maximum: float, *, bfloat16: bool = True) -> np.float32:
 
 def quantize_nvfp4(
     weights: Weights,
-    global_scale: float,
+    global_scale: float | np.float32,
     search: int,
     packed: NDArray[np.uint8],
     scale: NDArray[np.uint8],

@@ -157,7 +157,16 @@ def take_inventory(tensors: Mapping[str, TensorEntry], architecture: Architectur
     order = {row.path: position for position, row in enumerate(architecture.rows)}
     for members in groups.values():
         members.sort(key=lambda m: order[m.place.row.path] if m.place.row is not None else 0)
+        _agree(members)
     return Inventory(modules, dict(groups), tuple(unlisted))
+
+
+def _agree(members: list[Module]) -> None:
+    """Members have one format: readings that not all of them allow are dropped, if any are left."""
+    common = set(members[0].layouts).intersection(*(set(m.layouts) for m in members))
+    if common:
+        for member in members:
+            member.layouts = tuple(layout for layout in member.layouts if layout in common)
 
 
 def possible_layouts(parts: Mapping[str, TensorEntry]) -> tuple[WeightLayout, ...]:

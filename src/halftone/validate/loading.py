@@ -10,7 +10,12 @@ from typing import Final
 
 from halftone.checkpoint.architectures import GENERIC
 from halftone.checkpoint.architectures.table import Architecture
-from halftone.checkpoint.serving_config import expert_parts, merged_parts, runtime_name
+from halftone.checkpoint.serving_config import (
+    expert_parts,
+    experts_of,
+    merged_parts,
+    runtime_name,
+)
 from halftone.checkpoint.serving_rules import (
     Activations,
     ModuleKind,
@@ -67,7 +72,7 @@ def served_modules(
 ) -> dict[ServedModule, list[Module]]:
     """What a server builds from quantization rules, and the stored modules that fill it."""
     multimodal = is_multimodal(inventory)
-    merged, experts = merged_parts(architecture), expert_parts(architecture)
+    merged, experts = merged_parts(architecture), _expert_parts(architecture)
     served: dict[ServedModule, list[Module]] = {}
 
     def runtime(name: str) -> str:
@@ -104,19 +109,22 @@ def _served_name(
     module: Module,
     inventory: Inventory,
     merged: dict[str, tuple[str, ...]],
-    experts: tuple[str, ...],
+    experts: dict[str, tuple[str, ...]],
     runtime: Callable[[str], str],
 ) -> ServedModule:
     role, row, group = role_in_layer(module), module.place.row, module.place.group
     if role is Role.Experts and row is not None:
-        levels = 1 if row.stacked else 2
-        return ServedModule(
-            runtime(module.name.rsplit(".", levels)[0]), ModuleKind.RoutedExperts, experts
-        )
+        name = runtime(experts_of(module.name, bool(row.stacked)))
+        return ServedModule(name, ModuleKind.RoutedExperts, experts[row.path])
     if group is not None and not _stands_alone(inventory.groups.get(group, [])):
         parts = merged[group.rpartition(".")[2]]
         return ServedModule(runtime(group), ModuleKind.Linear, parts)
     return ServedModule(runtime(module.name), _KINDS.get(role, ModuleKind.Linear))
+
+
+def _expert_parts(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    rows = [row for row in architecture.rows if row.role is Role.Experts]
+    return {row.path: expert_parts(architecture, row) for row in rows}
 
 
 def _stands_alone(members: list[Module]) -> bool:

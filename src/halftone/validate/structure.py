@@ -4,13 +4,11 @@ Each function is one judgement over the inventory and returns the defects that i
 Called by `halftone.validate.inspection`.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, Final
 
 from halftone.checkpoint.architectures import text_config
-from halftone.checkpoint.architectures.table import TEXT_PREFIXES
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import Dtype
@@ -28,19 +26,10 @@ from halftone.validate.inventory import (
     orphaned_scales,
     role_in_layer,
 )
+from halftone.validate.layers import missing, missing_in_layers
 
 _SCALE_DTYPES: Final = {Dtype.BF16, Dtype.F16, Dtype.F32, Dtype.F8_E8M0}
 _PROMISES: Final = ("mtp_num_hidden_layers", "num_nextn_predict_layers")
-_EXPERT_COUNTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
-_TRUNKS: Final = {*TEXT_PREFIXES, ""}
-_MOST_EXPERTS: Final = 100_000
-_MOST_LAYERS: Final = 10_000  # a configuration may claim any number
-_OUTSIDE_THE_TRUNK: Final = {
-    Role.Vision,
-    Role.Audio,
-    Role.Projector,
-    Role.MultiTokenPrediction,
-}
 
 
 def structural_defects(inventory: Inventory, config: Mapping[str, Any]) -> list[Defect]:
@@ -185,96 +174,18 @@ def quantized_routers(inventory: Inventory) -> Iterator[Defect]:
             )
 
 
-# Layers -------------------------------------------------------------------------------------------
-
-
-def missing_in_layers(inventory: Inventory, config: Mapping[str, Any]) -> Iterator[Defect]:
-    """Layers that are absent, and modules that a layer lacks and all others of its kind have."""
-    text = text_config(dict(config))
-    layers: defaultdict[str, defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for module in inventory.modules.values():
-        where = layer_of(module.name)
-        if where is not None and module.place.role not in _OUTSIDE_THE_TRUNK:
-            head, number = where
-            inside = module.name.removeprefix(f"{head}layers.{number}").removeprefix(".")
-            layers[head][number].add(inside)
-    expected = text.get("num_hidden_layers")
-    for head, numbered in layers.items():
-        counted = expected if isinstance(expected, int) and head in _TRUNKS else 0
-        for number in range(min(counted, _MOST_LAYERS)):
-            if number not in numbered:
-                yield _missing_layer(f"{head}layers.{number}", f"layer {number} of {expected}")
-        for kind in _kinds(numbered, text).values():
-            yield from _lacking(head, {number: numbered[number] for number in kind})
-    yield from _missing_experts(inventory, text)
-
-
-def _kinds(numbered: Mapping[int, set[str]], text: Mapping[str, Any]) -> dict[Any, list[int]]:
-    """Layers that should have the same modules, by what the configuration says of them.
-
-    Without `layer_types` a layer's kind is the set of its children, so that a hybrid model's
-    layers are not held against each other.
-    """
-    declared = text.get("layer_types")
-    dense = text.get("mlp_only_layers") or ()
-    first_dense = text.get("first_k_dense_replace") or 0
-    kinds: defaultdict[Any, list[int]] = defaultdict(list)
-    for number, modules in numbered.items():
-        if isinstance(declared, list) and number < len(declared):
-            kind: Any = str(declared[number])
-        else:
-            kind = frozenset(module.partition(".")[0] for module in modules)
-        kinds[kind, number in dense, number < first_dense].append(number)
-    return kinds
-
-
-def _lacking(head: str, layers: Mapping[int, set[str]]) -> Iterator[Defect]:
-    count = Counter(module for modules in layers.values() for module in modules)
-    tolerated = max(1, len(layers) // 8)  # more than that is a pattern, not a loss
-    usual = {m for m, times in count.items() if len(layers) - tolerated <= times < len(layers)}
-    for number, modules in layers.items():
-        for module in sorted(usual - modules):
-            yield _missing_layer(
-                f"{head}layers.{number}.{module}".removesuffix("."),
-                f"{count[module]} of {len(layers)} layers of its kind have it",
-            )
-
-
-def _missing_layer(name: str, why: str) -> Defect:
-    return Defect(
-        kind=DefectKind.MissingTensor, tensor=name, message=f"`{name}` is not there: {why}."
-    )
-
-
-def _missing_experts(inventory: Inventory, text: Mapping[str, Any]) -> Iterator[Defect]:
-    """Fewer experts than promised, in every layer (a single layer's loss is seen above)."""
-    promised = next((text[key] for key in _EXPERT_COUNTS if isinstance(text.get(key), int)), 0)
-    found = {
-        int(number)
-        for module in inventory.modules.values()
-        if module.place.role is Role.Experts
-        for number in [module.name.partition(".experts.")[2].partition(".")[0]]
-        if number.isdigit()
-    }
-    missing = sorted(set(range(min(promised, _MOST_EXPERTS))) - found)
-    if found and missing:
-        yield Defect(
-            kind=DefectKind.MissingTensor,
-            tensor=f"experts.{missing[0]}",
-            message=f"`{CONFIG_FILE}` promises {promised} experts and no layer has number "
-            f"{missing[0]} ({len(missing)} are missing in all).",
-        )
+# Outside of layers --------------------------------------------------------------------------------
 
 
 def missing_outside_layers(inventory: Inventory, config: Mapping[str, Any]) -> Iterator[Defect]:
     """No embedding, or no head although the configuration says that it is not tied."""
     roles = {module.place.role for module in inventory.modules.values()}
     if Role.Embedding not in roles:
-        yield _missing_layer("embed_tokens.weight", "the checkpoint has no embedding")
+        yield missing("embed_tokens.weight", "the checkpoint has no embedding")
     text = text_config(dict(config))
     ties = [part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part]
     if ties and not any(ties) and Role.LmHead not in roles:
-        yield _missing_layer("lm_head.weight", "the configuration says that the head is not tied")
+        yield missing("lm_head.weight", "the configuration says that the head is not tied")
 
 
 def broken_promises(inventory: Inventory, config: Mapping[str, Any]) -> Iterator[Defect]:

@@ -1,0 +1,142 @@
+"""The program as tests run it: the command line, in this process or in one of its own.
+
+Called by the integration tests. `halftone` goes through `main`, so exit codes and messages are
+what a user gets; `start` is for what only a process of its own can show: kills and signals.
+`quantize_directory` goes in below the command line, where a test needs the plan as well.
+"""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import yaml
+
+from halftone.cli.main import main
+from halftone.plan.layout import MAX_SHARD_BYTES
+from halftone.plan.planning import Planned, plan_checkpoint
+from halftone.spec.documents import CheckpointDocument
+from halftone.spec.recipes import load_recipe
+from halftone.stores import open_source
+from tests.builders import Config, tiny_config
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized checkpoint, and the plan that it was made by."""
+
+    directory: Path
+    planned: Planned
+    document: CheckpointDocument
+
+
+def halftone(*arguments: str | Path) -> Outcome:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start a command in a process of its own; the caller waits for it or ends it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "halftone", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Return once `condition` holds or `process` has ended."""
+    deadline = monotonic() + 60
+    while not condition() and process.poll() is None:
+        if monotonic() > deadline:
+            process.kill()
+            raise AssertionError("the command neither ended nor came to the expected point")
+        sleep(0.002)
+
+
+def quantize_directory(
+    source: Path | str,
+    output: Path,
+    recipe: str | Path = "nvfp4a16",
+    *,
+    workers: int = 2,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Made:
+    """Plan and carry out, as `halftone quantize` does."""
+    from halftone.checkpoint.index import read_checkpoint
+    from halftone.quantize.engine import quantize
+
+    opened = open_source(source)
+    try:
+        checkpoint = read_checkpoint(opened)
+        planned = plan_checkpoint(checkpoint, load_recipe(str(recipe)), max_shard_bytes)
+        document = quantize(planned, checkpoint, output, workers=workers)
+    finally:
+        opened.close()
+    return Made(output, planned, document)
+
+
+def write_recipe(path: Path, **fields: Any) -> Path:
+    """A recipe file; `precision` is given as {role: format}."""
+    lines = fields.pop("precision", None)
+    if lines is not None:
+        fields["precision"] = [{"role": role, "format": fmt} for role, fmt in lines.items()]
+    path.write_text(yaml.safe_dump(fields, sort_keys=False))
+    return path
+
+
+def wide_config(layers: int = 2) -> Config:
+    """A model whose groups are larger than one tile, so that both passes are taken apart."""
+    return tiny_config(
+        "llama",
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+    )
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Every file below `directory` by its path."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def fill_disk(path: Path) -> None:
+    """Take all the space that is left where `path` lies."""
+    with path.open("wb") as file:
+        size = 0
+        for step in (1 << 20, 1 << 12):
+            try:
+                while True:
+                    os.posix_fallocate(file.fileno(), size, step)
+                    size += step
+            except OSError:
+                continue

@@ -1,0 +1,44 @@
+"""Data that several integration tests read and none may change.
+
+Called by pytest. What a single file needs stands in that file.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builders import write_checkpoint
+from tests.commands import Made, quantize_directory, wide_config
+from tests.doubles.s3 import S3Double
+
+
+@pytest.fixture(scope="session")
+def wide_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose groups take several tiles, in three shards; 60 MB."""
+    return write_checkpoint(tmp_path_factory.mktemp("wide") / "source", wide_config())
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny dense hybrid with vision and a multi-token-prediction head."""
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "source", "qwen3_5")
+
+
+@pytest.fixture(scope="session")
+def tiny_made(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """`tiny_source` in NVFP4A16."""
+    return quantize_directory(tiny_source, tmp_path_factory.mktemp("made") / "output")
+
+
+@pytest.fixture
+def s3_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3Double]:
+    """An S3 of our own, with credentials in the environment and none from this machine."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with S3Double() as double:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", double.endpoint)
+        yield double

@@ -1,0 +1,173 @@
+"""A full disk, on a real file system of a few megabytes: said plainly, and nothing half written.
+
+Mounting takes root; where it cannot be done these tests fail and say so, since nothing else shows
+what a kernel really answers.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from time import sleep
+
+import pytest
+
+from tests.builders import write_checkpoint
+from tests.commands import files_of, fill_disk, halftone, start, wait_until, wide_config
+
+RECIPE = ("--recipe", "nvfp4a16", "--max-shard-bytes", "3000000")
+SLOWLY = (*RECIPE, "--scale-search", "Exhaustive", "--workers", "2")
+NEEDED = 16_000_000  # what the output takes, rounded up
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("full") / "source", wide_config())
+
+
+class Disk:
+    """A small file system of its own below a directory."""
+
+    def __init__(self, directory: Path, nbytes: int) -> None:
+        self.directory = directory
+        directory.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", str(directory)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.fail(f"these tests mount a tmpfs, which takes root: {done.stderr.strip()}")
+
+    def close(self) -> None:
+        """Take it away, whatever lies on it."""
+        subprocess.run(["umount", str(self.directory)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk on which the output does not fit."""
+    disk = Disk(tmp_path / "small", NEEDED // 2)
+    yield disk.directory
+    disk.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk on which the output fits, and little more."""
+    disk = Disk(tmp_path / "disk", NEEDED + 4_000_000)
+    yield disk.directory
+    disk.close()
+
+
+def test_what_cannot_fit_is_refused_before_work_begins(source: Path, small_disk: Path) -> None:
+    ended = halftone("quantize", source, small_disk / "output", *RECIPE)
+
+    assert ended.code == 3
+    assert f"halftone: '{small_disk / 'output'}' needs 15," in ended.err
+    assert "free some space or choose another directory" in ended.err
+    assert list(small_disk.iterdir()) == []
+
+
+def test_the_files_beside_the_weights_count_too(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for path in source.iterdir():
+        os.link(path, tmp_path / "source" / path.name)
+    (tmp_path / "source" / "tokenizer.model").write_bytes(bytes(8_000_000))
+    disk = Disk(tmp_path / "disk", NEEDED + 4_000_000)
+    try:
+        ended = halftone("quantize", tmp_path / "source", disk.directory / "output", *RECIPE)
+
+        assert (ended.code, ended.out) == (3, "")
+        assert "needs 23," in ended.err
+        assert list(disk.directory.iterdir()) == []
+    finally:
+        disk.close()
+
+
+@pytest.mark.parametrize("finished_shards", [0, 3])
+def test_a_disk_that_fills_up_meanwhile_is_told_and_the_next_run_goes_on(
+    finished_shards: int, source: Path, disk: Path, tmp_path: Path
+) -> None:
+    expected = tmp_path / "expected"
+    assert halftone("quantize", source, expected, *SLOWLY).code == 0
+    output, partial = disk / "output", disk / ".output.partial"
+    process = start("quantize", source, output, *SLOWLY)
+    wait_until(
+        lambda: (
+            any(partial.glob("*.writing"))
+            and len(list((partial / "journal").glob("*.json"))) >= finished_shards
+        ),
+        process,
+    )
+    fill_disk(disk / "filler")
+    _, err = process.communicate()
+
+    assert process.returncode == 3
+    sentence = err.splitlines()[-1]
+    assert sentence.startswith("halftone: The disk under '")
+    assert sentence.endswith(
+        "is full; free some space and run the same command again: finished shards are kept."
+    )
+    assert "Traceback" not in err
+    assert not output.exists()
+    assert not list(partial.glob("*.writing"))  # useless, and they take the space that is missing
+    staged = {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in partial.rglob("*.safetensors")
+    }
+    assert len(staged) >= finished_shards
+
+    (disk / "filler").unlink()
+    again = halftone("quantize", source, output, *SLOWLY)
+
+    assert again.code == 0, again.err
+    assert files_of(output) == files_of(expected)
+    kept = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in output.iterdir()}
+    assert staged.items() <= kept.items()
+
+
+def test_a_read_only_output_is_told(source: Path, disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+    ended = halftone("quantize", source, disk / "output", *RECIPE)
+
+    assert ended.code == 3
+    assert ended.err.startswith(f"halftone: '{disk / '.output.partial'}': Read-only file system")
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_documents_that_cannot_be_written_are_told(
+    verb: str, source: Path, disk: Path, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"metadata: {{name: full}}\nspec:\n  source: {{directory: {{path: {source}}}}}\n"
+        "  quantization: {preset: nvfp4a16}\n"
+    )
+    fill_disk(disk / "filler")
+
+    ended = (
+        halftone("plan", source, "--recipe", "nvfp4a16", "--output", disk / "plan.json")
+        if verb == "plan"
+        else halftone("run", job, "--workdir", disk / "work")
+    )
+
+    assert ended.code == 3
+    assert "No space left on device" in ended.err
+    assert not list(disk.rglob("*.json"))
+
+
+def test_a_publish_that_does_not_fit_leaves_no_half_artifact(
+    source: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"metadata: {{name: full}}\nspec:\n  source: {{directory: {{path: {source}}}}}\n"
+        "  quantization: {preset: nvfp4a16}\n"
+        f"  publish: {{directory: {{path: {small_disk / 'artifact'}}}}}\n"
+    )
+
+    ended = halftone("run", job, "--workdir", tmp_path / "work")
+
+    assert ended.code == 3
+    assert "No space left on device" in ended.err
+    assert list(small_disk.iterdir()) == []
+    sleep(0)
