@@ -43,8 +43,9 @@ def ask(
 ) -> Any:
     """The answer of `tests/peers/<script>` to `request`, both JSON, through files in `work`.
 
-    The script is called with `options` and the paths of both files. Fails the test when the environment is missing, naming the command that builds it, and when
-    the peer fails or takes too long, showing the end of what it said.
+    The script is called with `options` and the paths of both files. Fails the test when the
+    environment is missing, naming the command that builds it, and when the peer fails or takes too
+    long, showing the end of what it said.
     """
     questions, answers = work / "request.json", work / "answer.json"
     questions.write_text(json.dumps(request))

@@ -46,7 +46,7 @@ def write_quantized(source: Path, target: Path, chosen: Recipe) -> Planned:
 
 
 def decoded(planned: Planned, directory: Path) -> dict[str, Bits]:
-    """What our decoder makes of every quantized matrix of `directory`, by its name at the source."""
+    """What our decoder makes of every quantized matrix of `directory`, by its name in the plan."""
     stored = builders.read_checkpoint(directory)
     return {
         tensor.name: _decode(stored, tensor.name.removesuffix(".weight"), tensor.format)

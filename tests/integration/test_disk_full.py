@@ -8,7 +8,6 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from time import sleep
 
 import pytest
 
@@ -170,4 +169,3 @@ def test_a_publish_that_does_not_fit_leaves_no_half_artifact(
     assert ended.code == 3
     assert "No space left on device" in ended.err
     assert list(small_disk.iterdir()) == []
-    sleep(0)

@@ -14,7 +14,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,17 +146,16 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     errors = ask(
         "quantize", "model_free_ptq.py", requests, work=root, timeout_s=280, options=["--cases"]
     )
-    return {
-        case.name: Outcome(
-            *(builders.read_checkpoint(root / case.name / w) for w in ("source", "ours", "theirs")),
-            planned=planned,
-            error=error,
-        )
-        for case, planned, error in zip(CASES, plans, errors, strict=True)
-    }
+    outcomes = {}
+    for case, planned, error in zip(CASES, plans, errors, strict=True):
+        read = [
+            builders.read_checkpoint(root / case.name / w) for w in ("source", "ours", "theirs")
+        ]
+        outcomes[case.name] = Outcome(read[0], read[1], read[2], planned, error)
+    return outcomes
 
 
-def named(cases: Iterable[Case]) -> Any:
+def named(cases: Iterable[Case]) -> pytest.MarkDecorator:
     """A test for each case, under the case's name."""
     return pytest.mark.parametrize("name", [case.name for case in cases])
 
@@ -288,7 +286,7 @@ def global_scale(stored: Tensors, member: str) -> float:
 
 
 def served_scale(stored: Tensors, group: Group) -> dict[str, float]:
-    """The one divisor that vLLM 0.32 uses for each member: of experts the gate's, else the largest."""
+    """The divisor that vLLM 0.32 uses for all members: of experts the gate's, else the largest."""
     scales = [global_scale(stored, member) for member in group.members]
     gate = next((m for m in group.members if "gate_proj" in m and ".experts." in m), None)
     served = max(scales) if gate is None else global_scale(stored, gate)

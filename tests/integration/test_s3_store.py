@@ -64,7 +64,10 @@ def test_a_source_lists_the_objects_below_its_prefix(s3: S3Double) -> None:
         FileEntry("model.safetensors", len(BODY)),
         FileEntry("tokenizer/vocab.json", 2),
     ]
-    assert source.revision is None
+    again = open_source(URI)
+    assert source.revision == again.revision
+    s3.put("models", "team/base/config.json", b"[]")
+    assert open_source(URI).revision != again.revision  # a bucket's version is all its ETags
     assert source.local_path("config.json") is None
 
 

@@ -86,7 +86,7 @@ class Case:
 
 
 def _has_the_roles(model: str, preset: str) -> bool:
-    return "moe" not in model and model != "mixtral" or not preset.endswith("-mlp")
+    return ("moe" not in model and model != "mixtral") or not preset.endswith("-mlp")
 
 
 def _is_read(case: Case) -> bool:

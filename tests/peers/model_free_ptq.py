@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from compressed_tensors.quantization import QuantizationConfig, preset_name_to_scheme
 from llmcompressor import model_free_ptq
-from loguru import logger
 
 Case = dict[str, Any]
 
@@ -47,8 +46,6 @@ def outcome(case: Case) -> str | None:
 
 def main() -> None:
     """Carry out one case from the command line, or many from a file."""
-    logger.remove()
-    logger.add(sys.stderr, level="WARNING")
     torch.set_num_threads(2)
     if sys.argv[1] == "--cases":
         cases = json.loads(Path(sys.argv[2]).read_text())

@@ -12,6 +12,7 @@ Nothing is computed, so kernels are not needed: the choice of one, which fails o
 formats, is replaced. Nothing else is.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -25,29 +26,23 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 import torch
-
-torch.cpu._is_amx_tile_supported = lambda: False  # some hosts promise AMX and die of it
-
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend
 from vllm.model_executor.layers.fused_moe.oracle.nvfp4 import NvFp4MoeBackend
+from vllm.model_executor.layers.quantization.compressed_tensors import (
+    compressed_tensors_moe as experts,
+)
+from vllm.model_executor.layers.quantization.compressed_tensors import schemes
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
     CompressedTensorsConfig,
-)
-from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
-    compressed_tensors_moe_w4a4_nvfp4 as nvfp4_experts,
-    compressed_tensors_moe_w8a8_fp8 as fp8_experts,
-)
-from vllm.model_executor.layers.quantization.compressed_tensors.schemes import (
-    compressed_tensors_w4a4_nvfp4 as nvfp4_linear,
-    compressed_tensors_w8a8_fp8 as fp8_linear,
-    compressed_tensors_w8a16_fp8 as fp8_a16_linear,
 )
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
+
+torch.cpu._is_amx_tile_supported = lambda: False  # some hosts promise AMX and die of it
 
 Case = dict[str, Any]
 Question = dict[str, Any]
@@ -62,11 +57,13 @@ class NoKernel:
 
 def without_kernels() -> None:
     """Let layers be built whose kernels do not exist on a CPU."""
-    nvfp4_linear.init_nvfp4_linear_kernel = lambda **_: NoKernel()
-    fp8_linear.init_fp8_linear_kernel = lambda **_: NoKernel()
-    fp8_a16_linear.init_wfp8_a16_linear_kernel = lambda **_: NoKernel()
-    nvfp4_experts.select_nvfp4_moe_backend = lambda **_: (NvFp4MoeBackend.EMULATION, None)
-    fp8_experts.select_fp8_moe_backend = lambda **_: (Fp8MoeBackend.TRITON, None)
+    schemes.compressed_tensors_w4a4_nvfp4.init_nvfp4_linear_kernel = lambda **_: NoKernel()
+    schemes.compressed_tensors_w8a8_fp8.init_fp8_linear_kernel = lambda **_: NoKernel()
+    schemes.compressed_tensors_w8a16_fp8.init_wfp8_a16_linear_kernel = lambda **_: NoKernel()
+    nvfp4: Any = importlib.import_module(f"{experts.__name__}.compressed_tensors_moe_w4a4_nvfp4")
+    nvfp4.select_nvfp4_moe_backend = lambda **_: (NvFp4MoeBackend.EMULATION, None)
+    fp8: Any = importlib.import_module(f"{experts.__name__}.compressed_tensors_moe_w8a8_fp8")
+    fp8.select_fp8_moe_backend = lambda **_: (Fp8MoeBackend.TRITON, None)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def check_against_reference(tile: Tile, search: int) -> None:
 
 @pytest.mark.parametrize("search", _WINDOWS)
 @given(tile=tiles())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_bytes_are_the_references(search: int, tile: Tile) -> None:
     check_against_reference(tile, search)
 

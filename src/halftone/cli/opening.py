@@ -5,30 +5,42 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from halftone.checkpoint.index import Checkpoint, read_checkpoint
-from halftone.spec.job import DirectorySource, Source
+from halftone.spec.files import FileSource
+from halftone.spec.job import Source
 from halftone.stores import open_source
 
 
 @contextmanager
-def opened_checkpoint(uri: str) -> Iterator[Checkpoint]:
-    """The checkpoint at `uri` with every header read; closed on the way out.
+def opened(place: str | Source) -> Iterator[FileSource]:
+    """The files at `place`, a URI or a job's `spec.source`; closed on the way out.
 
     A directory becomes absolute, so that a plan means the same source from wherever it is read.
     """
-    source = open_source(uri if "://" in uri else Path(uri).absolute())
+    source = _open_uri(place) if isinstance(place, str) else _open_member(place)
     try:
-        yield read_checkpoint(source)
+        yield source
     finally:
         source.close()
 
 
-def source_uri(source: Source) -> str:
-    """A job's `spec.source` as the URI that the command line would take."""
-    match source:
-        case Source(huggingFace=hub) if hub is not None:
-            return f"hf://{hub.repository}@{hub.revision}"
-        case Source(s3=bucket) if bucket is not None:
-            return bucket.uri
-        case Source(directory=DirectorySource(path=path)):
-            return path
-    raise AssertionError("a validated source has one member. This is a bug. Please report.")
+@contextmanager
+def opened_checkpoint(place: str | Source) -> Iterator[Checkpoint]:
+    """The checkpoint at `place` with every header read; closed on the way out."""
+    with opened(place) as source:
+        yield read_checkpoint(source)
+
+
+def _open_uri(uri: str) -> FileSource:
+    return open_source(uri if "://" in uri else Path(uri).absolute())
+
+
+def _open_member(source: Source) -> FileSource:
+    """Whichever of its members a validated source has."""
+    if source.huggingFace is not None:
+        hub = source.huggingFace
+        return open_source(f"hf://{hub.repository}@{hub.revision}")
+    if source.s3 is not None:
+        return open_source(source.s3.uri, endpoint_url=source.s3.endpointUrl)
+    if source.directory is not None:
+        return open_source(Path(source.directory.path).absolute())
+    raise AssertionError("a validated source has a member. This is a bug. Please report.")

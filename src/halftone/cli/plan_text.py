@@ -85,10 +85,12 @@ def _print_sizes(
     console.print(_ratio("whole checkpoint", sizes.whole))
     if output.kvScaleBytes:
         console.print(f"KV scales: {output.kvScaleBytes:,} bytes beside it")
-    minutes = max(1, round(resources.expectedSeconds / 60))
+    seconds = resources.expectedSeconds
+    duration = f"{seconds} s" if seconds < 100 else f"{round(seconds / 60)} min"
+    shards = "1 shard" if len(output.files) == 1 else f"{len(output.files)} shards"
     console.print(
-        f"{len(output.files)} shards, {size_text(resources.diskBytes)} of disk, peak memory "
-        f"{size_text(resources.peakMemoryBytes)}, about {minutes} min on two cores",
+        f"{shards}, {size_text(resources.diskBytes)} of disk, peak memory "
+        f"{size_text(resources.peakMemoryBytes)}, about {duration} on two cores",
         soft_wrap=True,
     )
 

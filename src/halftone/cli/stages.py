@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from halftone.cli.opening import opened_checkpoint, source_uri
+from halftone.cli.opening import opened, opened_checkpoint
 from halftone.cli.progress import progress
 from halftone.cli.quantize import bytes_to_read, default_workers
 from halftone.plan.planning import Planned, plan_checkpoint
@@ -81,7 +81,7 @@ def read_job(workdir: Path) -> QuantizationJob:
 def plan(workdir: Path) -> None:
     """Write `plan.json`; a refused plan is written too, then raised."""
     job = read_job(workdir)
-    with opened_checkpoint(source_uri(job.spec.source)) as checkpoint:
+    with opened_checkpoint(job.spec.source) as checkpoint:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
     planned.full_document().save(workdir / PLAN_FILE)
     refusal = planned.plan.refusal
@@ -94,7 +94,7 @@ def quantize(workdir: Path) -> None:
     from halftone.quantize.engine import quantize as carry_out
 
     job, agreed = read_job(workdir), Plan.load(workdir / PLAN_FILE)
-    with opened_checkpoint(source_uri(job.spec.source)) as checkpoint:
+    with opened_checkpoint(job.spec.source) as checkpoint:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
         _require_same(agreed, planned)
         with progress("quantize", bytes_to_read(planned)) as advance:
@@ -110,10 +110,14 @@ def quantize(workdir: Path) -> None:
 
 def inspect(workdir: Path) -> None:
     """Write `inspection.json`; raise CheckFailed when a defect was found."""
-    from halftone.validate.inspection import inspect_uri
+    from halftone.validate.inspection import inspect_source
 
     job = read_job(workdir)
-    inspection = inspect_uri(str(workdir / CHECKPOINT_DIRECTORY), source_uri(job.spec.source))
+    with (
+        opened(str(workdir / CHECKPOINT_DIRECTORY)) as checkpoint,
+        opened(job.spec.source) as source,
+    ):
+        inspection = inspect_source(checkpoint, source)
     write_atomically(workdir / INSPECTION_FILE, inspection.to_bytes())
     if inspection.defects:
         first = inspection.defects[0]

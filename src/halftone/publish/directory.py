@@ -3,6 +3,7 @@
 The same checkpoint digest twice does nothing; another one under the same name is refused.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -34,8 +35,10 @@ def publish_directory(
     staged = target.parent / f".{target.name}.publishing"
     try:
         shutil.rmtree(staged, ignore_errors=True)
-        shutil.copytree(checkpoint, staged)
-        shutil.copyfile(plan, staged / PLAN_FILE)
+        staged.mkdir(parents=True)
+        for file in sorted(checkpoint.iterdir()):
+            _copy(file, staged / file.name)
+        _copy(plan, staged / PLAN_FILE)
         document.save(staged / CHECKPOINT_FILE)
         artifact.save(staged / ARTIFACT_FILE)
         staged.rename(target)
@@ -43,6 +46,15 @@ def publish_directory(
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise EnvironmentFault(
-            Reason.StorageFailed, str(target), f"'{error.filename or target}': {error.strerror}."
+            Reason.StorageFailed,
+            str(target),
+            f"'{target}' could not be written ({error.strerror}); mend this and run the same "
+            "command again.",
         ) from error
     return artifact
+
+
+def _copy(file: Path, copy: Path) -> None:
+    shutil.copyfile(file, copy)
+    with copy.open("rb") as written:
+        os.fsync(written.fileno())

@@ -35,7 +35,7 @@ class FileSource(Protocol):
 
     @property
     def revision(self) -> str | None:
-        """The commit that `uri` was pinned to when opened, where the store has commits."""
+        """What `uri` was pinned to when opened: a commit, or a digest of a bucket's ETags."""
 
     @property
     def traffic(self) -> Traffic:

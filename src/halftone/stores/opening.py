@@ -18,11 +18,13 @@ from halftone.stores.directory import DirectorySource
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def open_source(uri: str | Path) -> FileSource:
+def open_source(uri: str | Path, *, endpoint_url: str | None = None) -> FileSource:
     """Open and pin a directory, `s3://bucket/prefix` or `hf://org/name[@revision]`.
 
         source = open_source("hf://Qwen/Qwen3.5-27B")
         source.revision  # the commit that it was pinned to
+
+    `endpoint_url` is where an S3 server other than the environment's answers.
 
     The files are listed here, once. Raises RefusedInput for a source that is malformed, absent or
     closed to us, EnvironmentFault when the store does not answer or its client is not installed.
@@ -33,7 +35,7 @@ def open_source(uri: str | Path) -> FileSource:
     if match[1] == "s3":
         with _extra("s3", "boto3"):
             from halftone.stores.s3 import S3Source
-        return S3Source(str(uri))
+        return S3Source(str(uri), endpoint_url)
     if match[1] == "hf":
         with _extra("hub", "huggingface_hub"):
             from halftone.stores.hub import HubSource

@@ -6,6 +6,7 @@ meanwhile is refused instead of being mixed with its predecessor. Credentials, r
 `AWS_ENDPOINT_URL` are boto3's business and never appear in a message.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -52,14 +53,16 @@ _UNKNOWN_TO_THE_STORE: Final = (
 class S3Source(PinnedSource):
     """The objects below `s3://bucket/prefix`. boto3's client may be shared by threads."""
 
-    def __init__(self, uri: str, waits: tuple[float, ...] = WAITS) -> None:
+    def __init__(
+        self, uri: str, endpoint_url: str | None = None, waits: tuple[float, ...] = WAITS
+    ) -> None:
         self._bucket, self._prefix = _parsed(uri)
         self._waits = waits
         self._etags: dict[str, str] = {}
         with _translated(uri, uri):
-            self._client = _client()
+            self._client = _client(endpoint_url)
             entries, pages = self._list()
-        super().__init__(uri, None, entries)
+        super().__init__(uri, _version(self._etags), entries)
         self._count(pages, 0)
         if not entries:
             raise RefusedInput(
@@ -132,9 +135,19 @@ def _parsed(uri: str) -> tuple[str, str]:
     return match[1], f"{match[2]}/" if match[2] else ""
 
 
-def _client() -> "S3Client":
-    """A client with standard retries; credentials and endpoint come from the environment."""
-    own_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+def _version(etags: dict[str, str]) -> str:
+    """What stands for a commit in a store that has none: a digest of every object's ETag."""
+    listing = "".join(f"{path}\0{etag}\n" for path, etag in sorted(etags.items()))
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _client(endpoint_url: str | None) -> "S3Client":
+    """A client with standard retries; credentials come from the environment.
+
+    So does the endpoint, unless `endpoint_url` is given.
+    """
+    set_by = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    own_endpoint = endpoint_url or next(filter(None, map(os.environ.get, set_by)), None)
     # Servers other than Amazon's seldom have a host name for each bucket.
     style: Literal["path", "auto"] = "path" if own_endpoint else "auto"
     config = Config(
@@ -148,7 +161,7 @@ def _client() -> "S3Client":
         s3={"addressing_style": style},
     )
     # A session of our own: the default one is not safe to make clients from in several threads.
-    return boto3.session.Session().client("s3", config=config)
+    return boto3.session.Session().client("s3", config=config, endpoint_url=endpoint_url)
 
 
 @contextmanager

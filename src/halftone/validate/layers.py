@@ -105,9 +105,11 @@ def _lacking(head: str, layers: Mapping[int, set[str]], least: int) -> dict[str,
     count = Counter(module for modules in layers.values() for module in modules)
     tolerated = max(1, len(layers) // 8)  # more than that is a pattern, not a loss
     usual = {m for m, times in count.items() if len(layers) - tolerated <= times}
+    everywhere = {m for m, times in count.items() if times == len(layers)}
+    ordinary = usual if len(layers) > 2 else everywhere
     lost = {}
     for number, modules in layers.items():
-        if modules - usual and len(layers) > least:
+        if modules - ordinary:
             continue
         for module in sorted(usual - modules):
             name = f"{head}layers.{number}.{module}".removesuffix(".")

@@ -15,7 +15,8 @@ from halftone.checkpoint.headers import TensorEntry
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 from halftone.spec.names import DefectKind
-from halftone.validate.budget import Budget
+from halftone.validate.budget import Budget, Range, fit, read_ranges
+from halftone.validate.budget import Extent as BudgetExtent
 from halftone.validate.findings import Coverage, Defect, Extent
 from halftone.validate.streaming import TILE_BYTES, Bytes, Scratch, for_all
 
@@ -42,9 +43,27 @@ def search_values(
     """
     wanted = [entry for entry in tensors if entry.dtype in _SEARCHED and entry.nbytes]
     total = sum(entry.nbytes for entry in wanted)
-    runs = _runs(wanted)
-    if budget is not None and (total > budget.nbytes or len(runs) > budget.requests):
-        return [], Coverage(extent=Extent.NotRead, read=0, total=total)
+    if budget is not None:
+        ranges = fit([BudgetExtent(e.name, e.file, e.offset, e.nbytes) for e in wanted], budget)
+        if ranges is None:
+            return [], Coverage(extent=Extent.NotRead, read=0, total=total)
+        bad = _search_ranges(source, wanted, ranges)
+    else:
+        bad = _search_runs(source, _runs(wanted))
+    defects = [
+        Defect(
+            kind=DefectKind.NotFinite,
+            tensor=entry.name,
+            message=f"`{entry.name}` ({entry.dtype}) holds NaN or an infinity.",
+        )
+        for entry in wanted
+        if entry.name in bad
+    ]
+    return defects, Coverage(extent=Extent.Complete, read=total, total=total)
+
+
+def _search_runs(source: FileSource, runs: Sequence[_Run]) -> set[str]:
+    """Names of tensors with a NaN, read in tiles by several threads."""
     bad: set[str] = set()
     guard, scratch = Lock(), Scratch()
 
@@ -57,16 +76,19 @@ def search_values(
             bad.update(_culprits(run, buffer))
 
     for_all(runs, search)
-    defects = [
-        Defect(
-            kind=DefectKind.NotFinite,
-            tensor=entry.name,
-            message=f"`{entry.name}` ({entry.dtype}) holds NaN or an infinity.",
-        )
-        for entry in wanted
-        if entry.name in bad
-    ]
-    return defects, Coverage(extent=Extent.Complete, read=total, total=total)
+    return bad
+
+
+def _search_ranges(
+    source: FileSource, tensors: Sequence[TensorEntry], ranges: Sequence[Range]
+) -> set[str]:
+    """The same for a remote checkpoint that is small enough to be fetched."""
+    dtypes = {entry.name: entry.dtype for entry in tensors}
+    return {
+        name
+        for name, data in read_ranges(source, ranges)
+        if not is_finite(dtypes[name], np.frombuffer(data, np.uint8))
+    }
 
 
 def is_finite(dtype: Dtype, data: Bytes) -> bool:

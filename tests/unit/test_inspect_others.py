@@ -1,0 +1,142 @@
+"""Checkpoints as others write them: ModelOpt, DeepSeek's FP8, FP8 sources, scattered scales.
+
+They are made from ours or from the builders with NumPy alone, by the names and conventions of
+their formats.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halftone.checkpoint.index import read_checkpoint
+from halftone.plan.planning import plan_checkpoint
+from halftone.quantize.engine import quantize
+from halftone.spec.names import DefectKind
+from halftone.spec.recipes import load_recipe
+from halftone.spec.roles import Role
+from halftone.stores import open_source
+from halftone.validate.inspection import inspect_uri
+from tests.builders import Tensor, write_checkpoint, write_fp8, write_safetensors
+from tests.builders import read_checkpoint as read_tensors
+
+pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+def quantized(source: Path, target: Path, recipe: str) -> Path:
+    opened = open_source(source)
+    checkpoint = read_checkpoint(opened)
+    quantize(plan_checkpoint(checkpoint, load_recipe(recipe)), checkpoint, target)
+    opened.close()
+    return target
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A dense source, and what we make of it."""
+    folder = tmp_path_factory.mktemp("pair")
+    source = write_checkpoint(folder / "source", "qwen3")
+    return source, quantized(source, folder / "out", "nvfp4a16-mlp")
+
+
+def with_config(directory: Path, block: dict[str, Any] | None) -> None:
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("quantization_config", None)
+    if block is not None:
+        config["quantization_config"] = block
+    path.write_text(json.dumps(config))
+
+
+def as_modelopt(checkpoint: Path, target: Path) -> Path:
+    """The same weights under ModelOpt's names; its global scale multiplies."""
+    shutil.copytree(checkpoint, target)
+    tensors = {}
+    for name, tensor in read_tensors(checkpoint).items():
+        module, _, parameter = name.rpartition(".")
+        if parameter == "weight_packed":
+            tensors[f"{module}.weight"] = tensor
+        elif parameter == "weight_global_scale":
+            value = 1 / np.frombuffer(tensor.data, np.float32)
+            tensors[f"{module}.weight_scale_2"] = Tensor("F32", (), value.tobytes())
+        else:
+            tensors[name] = tensor
+    write_safetensors(target / "model.safetensors", tensors)
+    with_config(target, None)
+    own = {"quant_algo": "W4A16_NVFP4", "exclude_modules": ["lm_head", "*self_attn*"]}
+    document = {"producer": {"name": "modelopt"}, "quantization": own}
+    (target / "hf_quant_config.json").write_text(json.dumps(document))
+    return target
+
+
+def test_modelopts_checkpoint_is_read_like_ours(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    source, checkpoint = pair
+    ours = inspect_uri(str(checkpoint), str(source))
+    theirs = inspect_uri(str(as_modelopt(checkpoint, tmp_path / "x")), str(source))
+    assert theirs.defects == ()
+    assert theirs.quantMethod == "modelopt"
+    assert [(g.name, g.format) for g in theirs.groups] == [(g.name, g.format) for g in ours.groups]
+    for their, our in zip(theirs.groups, ours.groups, strict=True):
+        assert their.relativeErrorServing == pytest.approx(our.relativeErrorServing, abs=1e-6)
+
+
+def test_of_modelopts_multipliers_a_server_keeps_the_largest(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, checkpoint = pair
+    copy = as_modelopt(checkpoint, tmp_path / "x")
+    tensors = read_tensors(copy)
+    name = f"{UP}.weight_scale_2"
+    value = np.frombuffer(tensors[name].data, np.float32) / 2
+    tensors[name] = tensors[name]._replace(data=value.astype(np.float32).tobytes())
+    write_safetensors(copy / "model.safetensors", tensors)
+
+    inspection = inspect_uri(str(copy), str(source))
+
+    # The gate's is right for both and the larger one: alone `up` would decode to half.
+    group = next(g for g in inspection.groups if g.name == "model.layers.0.mlp.gate_up_proj")
+    assert group.relativeErrorServing == pytest.approx(0.095, abs=0.005)
+    assert group.relativeError is not None
+    assert group.relativeError > 0.3
+    assert [d.kind for d in inspection.defects] == [DefectKind.UnequalGlobalScales]
+
+
+def test_modelopts_partly_excluded_group_will_not_load(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, checkpoint = pair
+    copy = as_modelopt(checkpoint, tmp_path / "x")
+    (copy / "hf_quant_config.json").unlink()
+    names = [f"model.layers.{n}.self_attn.{p}_proj" for n in (0, 1) for p in "qko"]
+    block = {"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "ignore": names}
+    with_config(copy, block | {"ignore": ["lm_head", *names]})
+    inspection = inspect_uri(str(copy))
+    assert {d.kind for d in inspection.defects} == {DefectKind.IgnoreListWillNotLoad}
+    assert len(inspection.defects) == 2  # the attention of two layers, whose v is not listed
+
+
+@pytest.mark.parametrize("scheme", ["Block", "Channel"])
+def test_an_fp8_source_is_compared_after_dequantizing(tmp_path: Path, scheme: Any) -> None:
+    source = write_fp8(tmp_path / "source", "qwen3", scheme=scheme)
+    checkpoint = quantized(source.directory, tmp_path / "out", "nvfp4a16-mlp")
+    inspection = inspect_uri(str(checkpoint), str(source.directory))
+    assert inspection.defects == ()
+    roles = {line.role: line for line in inspection.roles}
+    # FP8 with coarse values is easier on four bits than Gaussian weights are, never harder.
+    assert 0.05 < (roles[Role.Mlp].relativeErrorServing or 0) < 0.1
+    assert roles[Role.Attention].relativeErrorServing == 0.0  # kept: dequantized to BF16, exactly
+
+
+def test_a_block_fp8_release_is_recognised(tmp_path: Path) -> None:
+    source = write_fp8(tmp_path / "source", "qwen3", scheme="Block")
+    inspection = inspect_uri(str(source.directory))
+    assert inspection.defects == ()
+    assert inspection.quantMethod == "fp8"
+    formats = {line.role: line.format for line in inspection.roles}
+    assert formats[Role.Mlp] == formats[Role.Attention] == "FP8_BLOCK"
+    assert formats[Role.Embedding] == "BF16"
