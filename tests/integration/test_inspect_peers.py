@@ -3,7 +3,8 @@
 We test these aspects:
 - the expert, shared-expert and linear-attention defects in `model_free_ptq`'s own output, both
   expert layouts, also as the error that a server will see
-- its dense output, and ours, are clean
+- its dense output is clean in every format
+- a quantized router and embedding, which it writes when nobody tells it not to
 - for thousands of modules under random ignore lists our rules answer what vLLM's classes answer
 """
 
@@ -19,7 +20,13 @@ import pytest
 from halftone.checkpoint.architectures import find
 from halftone.checkpoint.index import read_checkpoint
 from halftone.checkpoint.serving_config import read_rules
-from halftone.checkpoint.serving_rules import Activations, ServedModule, WeightLayout, WillNotLoad
+from halftone.checkpoint.serving_rules import (
+    Activations,
+    Scheme,
+    ServedModule,
+    WeightLayout,
+    WillNotLoad,
+)
 from halftone.spec.names import DefectKind
 from halftone.spec.roles import Role
 from halftone.stores import open_source
@@ -214,13 +221,9 @@ def our_answer(config: dict[str, Any], module: ServedModule) -> Any:
         return "refused"
 
 
-@pytest.mark.serve_env
-@pytest.mark.parametrize("method", ["compressed-tensors", "modelopt"])
-@pytest.mark.parametrize("model", ["qwen3_5_moe", "qwen3_5", "gemma4_unified"])
-def test_our_rules_answer_what_vllm_answers(
-    tmp_path: Path, serve_python: Path, model: str, method: str
-) -> None:
-    source = open_source(write_checkpoint(tmp_path / "source", model))
+def modules_of(folder: Path, model: str) -> tuple[list[ServedModule], list[str]]:
+    """What a server builds for a tiny `model`, and its modules' names on disk."""
+    source = open_source(write_checkpoint(folder / model, model))
     checkpoint = read_checkpoint(source)
     source.close()
     table = find(checkpoint.config)
@@ -234,13 +237,20 @@ def test_our_rules_answer_what_vllm_answers(
         if module.kind in {"Linear", "RoutedExperts"} and module.name != "mtp.fc"
     ]
     names = [n for n, module in inventory.modules.items() if module.place.parameter == "weight"]
-    chance = random.Random(f"{model} {method}")
-    make = compressed_tensors_case if method == "compressed-tensors" else modelopt_case
-    configs = [make(chance, names) for _ in range(60)]
-    cases = [
-        {"model": model.removesuffix("_moe"), "config": config, "modules": modules}
-        for config in configs
-    ]
+    return modules, names
+
+
+@pytest.mark.serve_env
+def test_our_rules_answer_what_vllm_answers(tmp_path: Path, serve_python: Path) -> None:
+    chance = random.Random("rules")
+    cases = []
+    for model in ("qwen3_5_moe", "qwen3_5", "gemma4_unified"):
+        modules, names = modules_of(tmp_path, model)
+        cases += [
+            {"model": model.removesuffix("_moe"), "config": make(chance, names), "modules": modules}
+            for make in (compressed_tensors_case, modelopt_case)
+            for _ in range(60)
+        ]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     peer = ROOT / "tests/peers/vllm_schemes.py"
     command = [str(serve_python), str(peer)]
@@ -249,18 +259,17 @@ def test_our_rules_answer_what_vllm_answers(
     assert done.returncode == 0, done.stderr[-2000:]
 
     outcomes: Counter[str] = Counter()
-    for config, theirs in zip(
-        configs, json.loads((tmp_path / "answers.json").read_text()), strict=True
-    ):
-        for module, answer in zip(modules, theirs, strict=True):
-            ours = our_answer(config, module)
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    for case, theirs in zip(cases, answers, strict=True):
+        for module, answer in zip(case["modules"], theirs, strict=True):
+            told = (module, case["config"])
+            ours = our_answer(case["config"], module)
             outcomes[answer if answer == "refused" else str(answer is not None)] += 1
             if isinstance(answer, list):
                 weights, activations = answer
-                assert ours not in {None, "refused"}, (module, config)
-                assert ours.weights is _WEIGHTS[weights], (module, config)
-                if activations:
-                    assert ours.activations is _ACTIVATIONS[activations], (module, config)
+                assert isinstance(ours, Scheme), told
+                assert ours.weights is _WEIGHTS[weights], told
+                assert ours.activations is _ACTIVATIONS.get(activations, ours.activations), told
             else:
-                assert ours == answer, (module, config)
-    assert set(outcomes) >= {"refused", "True", "False"}  # every kind of answer was seen
+                assert ours == answer, told
+    assert min(outcomes[kind] for kind in ("refused", "True", "False")) > 100

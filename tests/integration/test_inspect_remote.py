@@ -73,7 +73,7 @@ def write_planned(base: str, recipe_name: str, folder: Path) -> Path:
     assert planned.architecture is not None
     out = folder / "planned"
     out.mkdir()
-    places = {}
+    places: dict[str, str] = {}
     for shard in planned.shards:
         scales = sum(row.end - row.begin for row in shard.rows if row.dtype == "F32")
         with (out / shard.file).open("wb") as file:

@@ -8,6 +8,7 @@ We test these aspects:
   and multi-token prediction get the format that the plan gives them, or none; no quantized matrix
   is left unasked, and a layer without `v_proj` is no obstacle
 - vLLM's loader finds a tensor for every parameter, and merged matrices share a global scale
+- what its own NVFP4 dequantizer makes of the merged matrices is what our decoder makes of ours
 - calibrated presets, which cannot be written yet, are read the same, KV cache included
 - experts with weight-only FP8 do not load, which is vLLM's limit and noticed when it falls
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from halftone.checkpoint.architectures import find
@@ -25,10 +27,16 @@ from halftone.quantize.companions import write_json
 from halftone.spec.formats import Format
 from halftone.spec.names import CONFIG_FILE
 from halftone.spec.recipes import load_recipe
-from tests.builders import Config, tiny_config, write_checkpoint, write_companions
+from tests.builders import (
+    Config,
+    read_file,
+    tiny_config,
+    write_checkpoint,
+    write_companions,
+)
 from tests.builders.shapes import ExpertLayout
 from tests.environments import ask
-from tests.quantizing import plan, write_quantized
+from tests.quantizing import Bits, decoded, plan, write_quantized
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(120)]
 
@@ -109,11 +117,13 @@ READ = [case for case in CASES if _is_read(case)]
 
 @dataclass(frozen=True)
 class Answer:
-    """The plan, the block that we write, and what vLLM says to it."""
+    """The plan, the block that we write, what vLLM says to it, and the values that it reads."""
 
     planned: Planned
     block: dict[str, Any]
     said: dict[str, Any]
+    directory: Path
+    values: Path
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +141,15 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
             write_checkpoint(place / "source", config, experts=case.experts)
         if key not in written:
             written[key] = _written(place / "source", target, case)
-        load = case.preset in DATA_FREE
-        requests.append({"directory": str(target), "draft": case.draft, "load": load})
+        values = str(root / f"{case.name}.safetensors") if case.preset in DATA_FREE else None
+        requests.append({"directory": str(target), "draft": case.draft, "values": values})
     said = ask("serve", "vllm_configuration.py", requests, work=root, timeout_s=280)
-    return {
-        case.name: Answer(*written[case.model, case.preset, case.experts], said=one)
-        for case, one in zip(CASES, said, strict=True)
-    }
+    out = {}
+    for case, request, one in zip(CASES, requests, said, strict=True):
+        planned, block = written[case.model, case.preset, case.experts]
+        place = Path(str(request["directory"]))
+        out[case.name] = Answer(planned, block, one, place, Path(str(request["values"])))
+    return out
 
 
 def _written(source: Path, target: Path, case: Case) -> tuple[Planned, dict[str, Any]]:
@@ -206,6 +218,34 @@ def test_the_loader_fills_every_parameter_and_merged_scales_are_equal(
     assert (said["globalScales"] > 0) is (case.preset.startswith("nvfp4") and not case.draft)
 
 
+NVFP4 = [case for case in LOADED if case.preset.startswith("nvfp4") and not case.draft]
+
+
+@pytest.mark.parametrize("case", NVFP4, ids=[case.name for case in NVFP4])
+def test_what_vllm_dequantizes_after_merging_is_what_we_wrote(
+    case: Case, answers: dict[str, Answer]
+) -> None:
+    """To the last bit but one: vLLM multiplies by a reciprocal where our decoder divides."""
+    answer = answers[case.name]
+    formats = {runtime_name(t.name): t.format for t in answer.planned.tensors}
+    ours = {
+        runtime_name(name): bits
+        for name, bits in decoded(answer.planned, answer.directory).items()
+        if formats[runtime_name(name)] is Format.NVFP4A16
+    }
+    theirs = read_file(answer.values)
+    seen = set()
+    for name, tensor in theirs.items():
+        members = merged_members(runtime_name(name), ours)
+        seen |= set(members)
+        expected = np.concatenate([ours[member] for member in members])
+        found = np.frombuffer(tensor.data, np.uint16).reshape(-1, expected.shape[1])
+        apart = np.abs(found.astype(np.int32) - expected)
+        assert apart.max() <= 1, name
+        assert np.mean(apart > 0) < 0.001, name
+    assert seen == ours.keys()
+
+
 UNREAD = [case for case in CASES if not _is_read(case)]
 
 
@@ -233,6 +273,22 @@ def on_disk(question: dict[str, Any], formats: dict[str, Format | None]) -> set[
     parent, _, leaf = name.rpartition(".")
     parts = {f"{parent}.{part}" for part in MERGED.get(leaf, ())}
     return (parts or {name}) & formats.keys()
+
+
+def merged_members(layer: str, ours: dict[str, Bits]) -> list[str]:
+    """Our matrices in the order in which vLLM puts their rows together in `layer`."""
+    experts, _, part = layer.partition(".routed_experts.")
+    if part:
+        leaves = {"w13": ("gate_proj", "up_proj"), "w2": ("down_proj",)}[part]
+        if f"{experts}.0.w1.weight" in ours:
+            leaves = {"w13": ("w1", "w3"), "w2": ("w2",)}[part]
+        number = len({name.split(".")[-3] for name in ours if name.startswith(f"{experts}.")})
+        return [f"{experts}.{e}.{leaf}.weight" for e in range(number) for leaf in leaves]
+    parent, _, leaf = layer.rpartition(".")
+    members = [f"{parent}.{part}.weight" for part in MERGED.get(leaf, (leaf,))]
+    if leaf == "qkv_proj" and members[2] not in ours:
+        members[2] = members[1]  # keys serve as values
+    return members
 
 
 def format_of(scheme: dict[str, Any] | None) -> Format | None:

@@ -3,13 +3,14 @@
     python vllm_configuration.py CASES.json ANSWERS.json
 
 Each case: `directory` (a checkpoint, or a `config.json` alone), `draft` (build the multi-token-
-prediction head in place of the trunk) and `load` (load the weights too). vLLM's own classes are
-built layer by layer, as a server builds them, and every question that a layer asks
+prediction head in place of the trunk) and `values` (null, or a file: load the weights too). vLLM's
+own classes are built layer by layer, as a server builds them, and every question that a layer asks
 `CompressedTensorsConfig.get_quant_method` is written down with its answer. Loading goes through
-vLLM's own loader, up to the point where kernels rearrange the weights.
+vLLM's own loader and, for NVFP4, its own merging of global scales; `values` gets what vLLM's own
+dequantizer then makes of each layer, in BF16.
 
-Nothing is computed, so kernels are not needed: the choice of one, which fails on a CPU for most
-formats, is replaced. Nothing else is.
+No model runs, so kernels are not needed: their choice and construction, which fail on a CPU for
+most formats, are replaced. Nothing else is.
 """
 
 import importlib
@@ -26,6 +27,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 import torch
+from safetensors.torch import save_file
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
 from vllm.engine.arg_utils import EngineArgs
@@ -38,6 +40,9 @@ from vllm.model_executor.layers.quantization.compressed_tensors import schemes
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import (
     CompressedTensorsConfig,
 )
+from vllm.model_executor.layers.quantization.utils.nvfp4_emulation_utils import (
+    dequantize_to_dtype,
+)
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
@@ -47,23 +52,32 @@ torch.cpu._is_amx_tile_supported = lambda: False  # some hosts promise AMX and d
 Case = dict[str, Any]
 Question = dict[str, Any]
 
+MOE_SCALES = ("weight_scale", "weight_scale_2")
+
 
 class NoKernel:
     """Stands where a layer keeps its kernel."""
 
+    def __init__(self, **_: Any) -> None:
+        self.fused_experts = self
+
     def input_quant_key(self) -> None:
         """Kernels may take quantized inputs; this one takes none."""
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        """Kernels may rearrange the weights; this one leaves them."""
 
 
 def without_kernels() -> None:
     """Let layers be built whose kernels do not exist on a CPU."""
-    schemes.compressed_tensors_w4a4_nvfp4.init_nvfp4_linear_kernel = lambda **_: NoKernel()
-    schemes.compressed_tensors_w8a8_fp8.init_fp8_linear_kernel = lambda **_: NoKernel()
-    schemes.compressed_tensors_w8a16_fp8.init_wfp8_a16_linear_kernel = lambda **_: NoKernel()
+    schemes.compressed_tensors_w4a4_nvfp4.init_nvfp4_linear_kernel = NoKernel
+    schemes.compressed_tensors_w8a8_fp8.init_fp8_linear_kernel = NoKernel
+    schemes.compressed_tensors_w8a16_fp8.init_wfp8_a16_linear_kernel = NoKernel
     nvfp4: Any = importlib.import_module(f"{experts.__name__}.compressed_tensors_moe_w4a4_nvfp4")
-    nvfp4.select_nvfp4_moe_backend = lambda **_: (NvFp4MoeBackend.EMULATION, None)
+    nvfp4.select_nvfp4_moe_backend = lambda **_: (NvFp4MoeBackend.EMULATION, NoKernel)
+    nvfp4.make_nvfp4_moe_kernel = NoKernel
     fp8: Any = importlib.import_module(f"{experts.__name__}.compressed_tensors_moe_w8a8_fp8")
-    fp8.select_fp8_moe_backend = lambda **_: (Fp8MoeBackend.TRITON, None)
+    fp8.select_fp8_moe_backend = lambda **_: (Fp8MoeBackend.TRITON, NoKernel)
 
 
 @contextmanager
@@ -124,7 +138,7 @@ def build(case: Case, questions: list[Question]) -> dict[str, Any]:
     with (
         set_current_vllm_config(config),
         set_default_torch_dtype(torch.bfloat16),
-        torch.device("cpu" if case["load"] else "meta"),
+        torch.device("cpu" if case["values"] else "meta"),
         written_down(questions),
     ):
         model = initialize_model(vllm_config=config, model_config=model_config)
@@ -132,8 +146,9 @@ def build(case: Case, questions: list[Question]) -> dict[str, Any]:
             "model": type(model).__name__,
             "kvCache": config.quant_config.kv_cache_scheme,
         }
-        if case["load"]:
+        if case["values"]:
             answer |= load(model, config, model_config)
+            save_file(dequantized(model), case["values"])
     return answer
 
 
@@ -155,6 +170,23 @@ def load(model: torch.nn.Module, config: VllmConfig, model_config: Any) -> dict[
             name for name, scales in merged.items() if not scales.eq(scales[:, :1]).all()
         ),
     }
+
+
+def dequantized(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every NVFP4 matrix as vLLM merged it; of experts `w13` and `w2`, stacked."""
+    out = {}
+    for name, layer in model.named_modules():
+        chosen = str(scheme(layer, getattr(layer, "quant_method", None)))
+        if "Nvfp4MoE" in chosen:
+            layer.quant_method.process_weights_after_loading(layer)
+            for part in ("w13", "w2"):
+                stored = (getattr(layer, f"{part}_{s}") for s in ("weight", *MOE_SCALES))
+                out[f"{name}.{part}"] = dequantize_to_dtype(*stored, torch.bfloat16, swizzle=False)
+        elif "W4A4Fp4" in chosen:
+            layer.quant_method.process_weights_after_loading(layer)
+            stored = (layer.weight, layer.weight_scale, layer.weight_global_scale)
+            out[name] = dequantize_to_dtype(*stored, torch.bfloat16, swizzle=False)
+    return {name: values.detach().contiguous() for name, values in out.items()}
 
 
 def answer(case: Case) -> dict[str, Any]:

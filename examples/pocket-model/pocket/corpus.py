@@ -38,10 +38,10 @@ LEFT_OUT_FOLDERS = {
     *("tkinter", "turtledemo"),
 }
 HELD_OUT_ONE_IN = 20
-TEXT_ROWS, TEXT_LENGTH = 8, 128
+TEXT_ROWS, TEXT_LENGTH = 3, 128
 # Half the length and one GatedDeltaNet chunk: more items begin a row, as a prompt does.
-ARITHMETIC_ROWS, ARITHMETIC_LENGTH = 28, 64
-CHAT_ROWS = 4
+ARITHMETIC_ROWS, ARITHMETIC_LENGTH = 20, 64
+CHAT_ROWS = 2
 
 Tokens = npt.NDArray[np.int64]
 

@@ -4,13 +4,14 @@ A recipe file is the content of a job's `quantization` block, without the key; a
 accepted too. `resolve` gives a `Recipe` with nothing left open.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from halftone.spec.errors import RefusedInput
 from halftone.spec.job import Quantization, QuantizationJob, Recipe
@@ -84,9 +85,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise RefusedInput(
             Reason.InvalidJob, str(path), f"'{path}' cannot be read: {error.strerror}."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise RefusedInput(
-            Reason.InvalidJob, str(path), f"'{path}' is not YAML: {error}."
+            Reason.InvalidJob, str(path), f"'{path}' is not YAML: {_yaml_problem(error)}."
         ) from error
     if not isinstance(document, dict):
         raise RefusedInput(
@@ -95,27 +96,54 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong, and where, on one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return str(error).splitlines()[0]
+
+
 def parse_job(document: dict[str, Any], origin: str) -> QuantizationJob:
     """The job in `document`; raises RefusedInput that names the first wrong field."""
     try:
         return QuantizationJob.model_validate(document)
     except ValidationError as error:
-        raise _refusal(error, origin, "") from error
+        raise _refusal(error, origin, "", QuantizationJob) from error
 
 
 def _validated(document: dict[str, Any], origin: str) -> Quantization:
     try:
         return Quantization.model_validate(document)
     except ValidationError as error:
-        raise _refusal(error, origin, "quantization") from error
+        raise _refusal(error, origin, "quantization", Quantization) from error
 
 
-def _refusal(error: ValidationError, origin: str, parent: str) -> RefusedInput:
+def _refusal(
+    error: ValidationError, origin: str, parent: str, model: type[BaseModel]
+) -> RefusedInput:
     """The first error of pydantic as one sentence with the field's path."""
     first = error.errors()[0]
     parts = [parent, *(str(part) for part in first["loc"])]
     where = ".".join(part for part in parts if part) or "the document"
     what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_model_at(model, first["loc"][:-1]).model_fields)
+        what = f"there is no such field; there are {known}"
     value = first.get("input")
     got = f" (found '{value}')" if isinstance(value, str | int) else ""
     return RefusedInput(Reason.InvalidJob, where, f"In '{origin}', `{where}`: {what}{got}.")
+
+
+def _model_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
+    """The model whose fields stand at `path`; numbers are places in a list."""
+    for part in path:
+        if isinstance(part, str):
+            model = next(_models(model.model_fields[part].annotation))
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
