@@ -13,7 +13,7 @@ import random
 import subprocess
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -42,14 +42,60 @@ _ROUTERS = [r"re:.*mlp\.gate$", "re:.*shared_expert_gate$"]
 _LINEAR_ATTENTION = ["re:.*linear_attn.*"]
 
 
-def quantized_by_peer(
-    quantize_python: Path, source: Path, target: Path, scheme: str, ignore: list[str]
-) -> None:
-    """`source` as llm-compressor quantizes it, in its own process."""
-    peer = ROOT / "tests/peers/model_free_ptq.py"
-    command = [str(quantize_python), str(peer), str(source), str(target), scheme, *ignore]
+class Pair(NamedTuple):
+    """A source, and what llm-compressor made of it."""
+
+    source: Path
+    output: Path
+
+
+# name: (model, expert layout, scheme, what is left alone)
+_CASES: dict[str, tuple[str, Any, str, list[str]]] = {
+    "experts-Fused": (
+        "qwen3_5_moe",
+        "Fused",
+        "NVFP4A16",
+        [*_NOT_LANGUAGE, *_ROUTERS, *_LINEAR_ATTENTION],
+    ),
+    "experts-PerExpert": (
+        "qwen3_5_moe",
+        "PerExpert",
+        "NVFP4A16",
+        [*_NOT_LANGUAGE, *_ROUTERS, *_LINEAR_ATTENTION],
+    ),
+    "linear-attention": (
+        "qwen3_5",
+        "PerExpert",
+        "NVFP4A16",
+        [*_NOT_LANGUAGE, r"re:.*linear_attn\.conv1d"],
+    ),
+    "router": ("qwen3_moe", "PerExpert", "FP8_DYNAMIC", ["lm_head"]),
+    **{
+        f"dense-{scheme}": ("qwen3", "PerExpert", scheme, ["lm_head", "re:.*embed_tokens$"])
+        for scheme in ("NVFP4A16", "FP8_DYNAMIC", "FP8_BLOCK")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, quantize_python: Path) -> dict[str, Pair]:
+    """Every case, quantized by one process of the peer's environment."""
+    folder = tmp_path_factory.mktemp("peer")
+    pairs, cases = {}, []
+    for name, (model, experts, scheme, ignore) in _CASES.items():
+        source = write_checkpoint(folder / f"{name}-source", model, experts=experts)
+        pairs[name] = Pair(source, folder / name)
+        cases.append(
+            {"source": str(source), "target": str(folder / name), "scheme": scheme}
+            | {"ignore": ignore}
+        )
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = [str(quantize_python), str(ROOT / "tests/peers/model_free_ptq.py"), "--cases"]
+    command += [str(folder / file) for file in ("cases.json", "answers.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((folder / "answers.json").read_text()) == [None] * len(cases)
+    return pairs
 
 
 def kinds(inspection: Inspection) -> Counter[DefectKind]:
@@ -66,13 +112,11 @@ def errors(inspection: Inspection, role: Role) -> tuple[float, float]:
 @pytest.mark.quantize_env
 @pytest.mark.parametrize("experts", ["Fused", "PerExpert"])
 def test_the_expert_defect_is_found_in_llm_compressors_output(
-    tmp_path: Path, quantize_python: Path, experts: Any
+    made: dict[str, Pair], experts: str
 ) -> None:
-    source = write_checkpoint(tmp_path / "source", "qwen3_5_moe", experts=experts)
-    ignore = [*_NOT_LANGUAGE, *_ROUTERS, *_LINEAR_ATTENTION]
-    quantized_by_peer(quantize_python, source, tmp_path / "out", "NVFP4A16", ignore)
+    source, output = made[f"experts-{experts}"]
 
-    found = inspect_uri(str(tmp_path / "out"), str(source))
+    found = inspect_uri(str(output), str(source))
 
     unequal = {d.tensor for d in found.defects if d.kind is DefectKind.UnequalGlobalScales}
     assert sum(".mlp.experts." in name for name in unequal) >= 31  # of 4 layers of 8 experts
@@ -89,13 +133,11 @@ def test_the_expert_defect_is_found_in_llm_compressors_output(
 
 @pytest.mark.quantize_env
 def test_the_linear_attention_defect_is_found_in_llm_compressors_output(
-    tmp_path: Path, quantize_python: Path
+    made: dict[str, Pair],
 ) -> None:
-    source = write_checkpoint(tmp_path / "source", "qwen3_5")
-    ignore = [*_NOT_LANGUAGE, r"re:.*linear_attn\.conv1d"]
-    quantized_by_peer(quantize_python, source, tmp_path / "out", "NVFP4A16", ignore)
+    source, output = made["linear-attention"]
 
-    found = inspect_uri(str(tmp_path / "out"), str(source))
+    found = inspect_uri(str(output), str(source))
 
     unequal = [d.message for d in found.defects if d.kind is DefectKind.UnequalGlobalScales]
     assert len(unequal) == 6
@@ -107,14 +149,10 @@ def test_the_linear_attention_defect_is_found_in_llm_compressors_output(
 
 @pytest.mark.quantize_env
 @pytest.mark.parametrize("scheme", ["NVFP4A16", "FP8_DYNAMIC", "FP8_BLOCK"])
-def test_llm_compressors_dense_output_is_clean(
-    tmp_path: Path, quantize_python: Path, scheme: str
-) -> None:
-    source = write_checkpoint(tmp_path / "source", "qwen3")
-    ignore = ["lm_head", "re:.*embed_tokens$"]
-    quantized_by_peer(quantize_python, source, tmp_path / "out", scheme, ignore)
+def test_llm_compressors_dense_output_is_clean(made: dict[str, Pair], scheme: str) -> None:
+    source, output = made[f"dense-{scheme}"]
 
-    found = inspect_uri(str(tmp_path / "out"), str(source))
+    found = inspect_uri(str(output), str(source))
 
     assert found.defects == ()
     assert {r.format for r in found.roles if r.role is Role.Mlp} == {scheme}
@@ -123,11 +161,10 @@ def test_llm_compressors_dense_output_is_clean(
 
 
 @pytest.mark.quantize_env
-def test_a_quantized_router_and_embedding_are_found(tmp_path: Path, quantize_python: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", "qwen3_moe")
-    quantized_by_peer(quantize_python, source, tmp_path / "out", "FP8_DYNAMIC", ["lm_head"])
+def test_a_quantized_router_and_embedding_are_found(made: dict[str, Pair]) -> None:
+    source, output = made["router"]
 
-    found = inspect_uri(str(tmp_path / "out"))
+    found = inspect_uri(str(output))
 
     layers = json.loads((source / "config.json").read_text())["num_hidden_layers"]
     assert kinds(found)[DefectKind.RouterQuantized] == layers
@@ -243,7 +280,7 @@ def modules_of(folder: Path, model: str) -> tuple[list[ServedModule], list[str]]
 @pytest.mark.serve_env
 def test_our_rules_answer_what_vllm_answers(tmp_path: Path, serve_python: Path) -> None:
     chance = random.Random("rules")
-    cases = []
+    cases: list[dict[str, Any]] = []
     for model in ("qwen3_5_moe", "qwen3_5", "gemma4_unified"):
         modules, names = modules_of(tmp_path, model)
         cases += [

@@ -52,7 +52,7 @@ torch.cpu._is_amx_tile_supported = lambda: False  # some hosts promise AMX and d
 Case = dict[str, Any]
 Question = dict[str, Any]
 
-MOE_SCALES = ("weight_scale", "weight_scale_2")
+MOE_TENSORS = ("weight", "weight_scale", "weight_scale_2")
 
 
 class NoKernel:
@@ -180,11 +180,11 @@ def dequantized(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         if "Nvfp4MoE" in chosen:
             layer.quant_method.process_weights_after_loading(layer)
             for part in ("w13", "w2"):
-                stored = (getattr(layer, f"{part}_{s}") for s in ("weight", *MOE_SCALES))
+                stored = [getattr(layer, f"{part}_{s}") for s in MOE_TENSORS]
                 out[f"{name}.{part}"] = dequantize_to_dtype(*stored, torch.bfloat16, swizzle=False)
         elif "W4A4Fp4" in chosen:
             layer.quant_method.process_weights_after_loading(layer)
-            stored = (layer.weight, layer.weight_scale, layer.weight_global_scale)
+            stored = [layer.weight, layer.weight_scale, layer.weight_global_scale]
             out[name] = dequantize_to_dtype(*stored, torch.bfloat16, swizzle=False)
     return {name: values.detach().contiguous() for name, values in out.items()}
 

@@ -26,7 +26,6 @@ from tests.builders import (
     Tensor,
     drop_tensors,
     set_value,
-    tiny_config,
     write_checkpoint,
     write_safetensors,
 )
@@ -389,30 +388,3 @@ def test_an_unknown_architecture_is_inspected_and_said(made: Made, tmp_path: Pat
     assert inspection.architecture == "generic"
     assert [w.reason for w in inspection.warnings] == [RemarkReason.GenericArchitecture]
     assert inspection.defects == ()
-
-
-# With a source ------------------------------------------------------------------------------------
-
-
-def test_a_kept_weight_that_is_not_the_sources_is_found(made: Made, tmp_path: Path) -> None:
-    source, checkpoint = made("qwen3", "nvfp4a16")
-    shutil.copytree(checkpoint, tmp_path / "x")
-    set_value(tmp_path / "x", "model.embed_tokens.weight", 100.0)
-    inspection = inspect_uri(str(tmp_path / "x"), str(source))
-    assert found(inspection) == [(DefectKind.WeightErrorTooLarge, "model.embed_tokens.weight")]
-
-
-def test_another_models_weights_are_found(made: Made, tmp_path: Path) -> None:
-    _, checkpoint = made("qwen3", "nvfp4a16")
-    other = write_checkpoint(tmp_path / "other", "qwen3", seed=7)
-    inspection = inspect_uri(str(checkpoint), str(other))
-    assert all(kind is DefectKind.WeightErrorTooLarge for kind, _ in found(inspection))
-    assert len(inspection.defects) >= len(inspection.groups)
-
-
-def test_a_source_of_another_shape_is_said_so(made: Made, tmp_path: Path) -> None:
-    _, checkpoint = made("qwen3", "nvfp4a16-mlp")
-    config = tiny_config("qwen3", intermediate_size=512)
-    other = write_checkpoint(tmp_path / "other", config)
-    inspection = inspect_uri(str(checkpoint), str(other))
-    assert {kind for kind, _ in found(inspection)} >= {DefectKind.UnexpectedLayout}

@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from halftone.stores import open_source
-from halftone.validate.budget import Budget, Extent, fit, largest_fit, read_ranges
+from halftone.validate.budget import Budget, Span, fit, largest_fit, read_ranges
 
-SCATTERED = [Extent(str(i), "a", i * 1_000_000, 4) for i in range(100)]
+SCATTERED = [Span(str(i), "a", i * 1_000_000, 4) for i in range(100)]
 
 
 def test_neighbours_become_one_range() -> None:
-    extents = [Extent(str(i), "a", 100 + 4 * i, 4) for i in range(1000)]
+    extents = [Span(str(i), "a", 100 + 4 * i, 4) for i in range(1000)]
     ranges = fit(extents, Budget(nbytes=4000, requests=1))
     assert ranges is not None
     assert [(r.offset, r.nbytes) for r in ranges] == [(100, 4000)]
 
 
 def test_files_are_never_joined() -> None:
-    extents = [Extent("x", "a", 0, 4), Extent("y", "b", 4, 4)]
+    extents = [Span("x", "a", 0, 4), Span("y", "b", 4, 4)]
     ranges = fit(extents, None)
     assert ranges is not None
     assert len(ranges) == 2
@@ -28,7 +28,7 @@ def test_files_are_never_joined() -> None:
 
 
 def test_the_smallest_gaps_are_read_over_when_requests_are_few() -> None:
-    extents = [Extent("a", "f", 0, 4), Extent("b", "f", 200_000, 4), Extent("c", "f", 900_000, 4)]
+    extents = [Span("a", "f", 0, 4), Span("b", "f", 200_000, 4), Span("c", "f", 900_000, 4)]
     ranges = fit(extents, Budget(nbytes=300_000, requests=2))
     assert ranges is not None
     assert [r.nbytes for r in ranges] == [200_004, 4]
@@ -56,7 +56,7 @@ def test_ranges_stay_within_the_budget_and_cover_everything(
 ) -> None:
     extents, end = [], 0
     for number, (gap, length) in enumerate(spans):
-        extents.append(Extent(str(number), f"f{number // 16}", end + gap, length))
+        extents.append(Span(str(number), f"f{number // 16}", end + gap, length))
         end += gap + length
     ranges = fit(extents, Budget(nbytes=nbytes, requests=requests))
     if ranges is None:
@@ -74,7 +74,7 @@ def test_ranges_stay_within_the_budget_and_cover_everything(
 def test_every_extent_gets_its_own_bytes(tmp_path: Path, gap: int) -> None:
     data = bytes(i % 251 for i in range(400_000))
     (tmp_path / "file").write_bytes(data)
-    extents = [Extent(str(i), "file", i * (16 + gap), 16) for i in range(3)]
+    extents = [Span(str(i), "file", i * (16 + gap), 16) for i in range(3)]
     with open_source(tmp_path) as source:  # type: ignore[attr-defined]
         ranges = fit(extents, None)
         assert ranges is not None

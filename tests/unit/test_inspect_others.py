@@ -1,7 +1,7 @@
-"""Checkpoints as others write them: ModelOpt, DeepSeek's FP8, FP8 sources, scattered scales.
+"""Checkpoints as others write them, and sources that a checkpoint was not made of.
 
-They are made from ours or from the builders with NumPy alone, by the names and conventions of
-their formats.
+ModelOpt and DeepSeek's FP8 are made from ours or from the builders with NumPy alone, by the names
+and conventions of their formats.
 """
 
 import json
@@ -20,7 +20,14 @@ from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
 from halftone.stores import open_source
 from halftone.validate.inspection import inspect_uri
-from tests.builders import Tensor, write_checkpoint, write_fp8, write_safetensors
+from tests.builders import (
+    Tensor,
+    set_value,
+    tiny_config,
+    write_checkpoint,
+    write_fp8,
+    write_safetensors,
+)
 from tests.builders import read_checkpoint as read_tensors
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
@@ -140,3 +147,76 @@ def test_a_block_fp8_release_is_recognised(tmp_path: Path) -> None:
     formats = {line.role: line.format for line in inspection.roles}
     assert formats[Role.Mlp] == formats[Role.Attention] == "FP8_BLOCK"
     assert formats[Role.Embedding] == "BF16"
+
+
+# With a source ------------------------------------------------------------------------------------
+
+
+def test_a_kept_weight_that_is_not_the_sources_is_found(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, checkpoint = pair
+    shutil.copytree(checkpoint, tmp_path / "x")
+    set_value(tmp_path / "x", "model.embed_tokens.weight", 100.0)
+    inspection = inspect_uri(str(tmp_path / "x"), str(source))
+    assert [(d.kind, d.tensor) for d in inspection.defects] == [
+        (DefectKind.WeightErrorTooLarge, "model.embed_tokens.weight")
+    ]
+
+
+def test_another_models_weights_are_found(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    _, checkpoint = pair
+    other = write_checkpoint(tmp_path / "other", "qwen3", seed=7)
+    inspection = inspect_uri(str(checkpoint), str(other))
+    assert {d.kind for d in inspection.defects} == {DefectKind.WeightErrorTooLarge}
+    assert len(inspection.defects) >= len(inspection.groups)
+
+
+def test_a_source_of_another_shape_is_said_so(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    _, checkpoint = pair
+    config = tiny_config("qwen3", intermediate_size=512)
+    other = write_checkpoint(tmp_path / "other", config)
+    inspection = inspect_uri(str(checkpoint), str(other))
+    assert {d.kind for d in inspection.defects} >= {DefectKind.UnexpectedLayout}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"quant_method": "compressed-tensors", "config_groups": {"a": []}},
+        {"quant_method": "compressed-tensors", "config_groups": [], "ignore": "lm_head"},
+        {"quant_method": "modelopt", "quant_algo": ["NVFP4"]},
+        {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": ["x"]},
+        {"quant_method": "fp8", "modules_to_not_convert": {"a": 1}},
+    ],
+)
+def test_a_quantization_block_of_another_shape_is_a_defect_and_no_crash(
+    pair: tuple[Path, Path], tmp_path: Path, block: dict[str, Any]
+) -> None:
+    shutil.copytree(pair[1], tmp_path / "x")
+    with_config(tmp_path / "x", block)
+    assert inspect_uri(str(tmp_path / "x")).defects
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "shape"),
+    [
+        ("weight_scale", "BF16", None),  # the right shape, twice the bytes
+        ("weight_scale", "F8_E4M3", (4,)),
+        ("weight_packed", "U8", (0, 64)),
+        ("weight_global_scale", "F32", (3,)),
+    ],
+)
+def test_what_cannot_be_decoded_is_a_defect_and_not_compared(
+    pair: tuple[Path, Path], tmp_path: Path, suffix: str, dtype: str, shape: tuple[int, ...] | None
+) -> None:
+    source, checkpoint = pair
+    shutil.copytree(checkpoint, tmp_path / "x")
+    tensors = read_tensors(checkpoint)
+    shape = shape or tensors[f"{UP}.{suffix}"].shape
+    width = {"BF16": 2, "F8_E4M3": 1, "U8": 1, "F32": 4}[dtype]
+    data = bytes(width * int(np.prod(shape)))
+    tensors[f"{UP}.{suffix}"] = Tensor(dtype, shape, data)
+    write_safetensors(tmp_path / "x" / "model.safetensors", tensors)
+    inspection = inspect_uri(str(tmp_path / "x"), str(source))
+    assert DefectKind.UnexpectedLayout in {d.kind for d in inspection.defects}

@@ -19,6 +19,7 @@ from halftone.checkpoint.serving_rules import (
     ServedModule,
     WeightLayout,
     WillNotLoad,
+    texts,
 )
 
 
@@ -63,12 +64,14 @@ class CompressedTensorsRules(Rules):
         targets: dict[str, Scheme] = {}
         groups = block.get("config_groups") or {}
         for group in groups.values() if isinstance(groups, Mapping) else ():
-            names = [name for name in group.get("targets") or () if isinstance(name, str)]
+            if not isinstance(group, Mapping):
+                raise WillNotLoad("`config_groups` must map names to groups")
+            names = texts(group.get("targets"))
             if len(names) == 1 and names[0].endswith("Attention"):
                 continue  # a KV cache group, which says nothing of weights
             for name in names:
                 targets[_renamed(name, rename)] = _scheme(group)
-        ignore = [_renamed(e, rename) for e in block.get("ignore") or () if isinstance(e, str)]
+        ignore = [_renamed(entry, rename) for entry in texts(block.get("ignore"))]
         return cls(Patterns(ignore), Patterns(targets), tuple(targets), tuple(targets.values()))
 
     def scheme_of(self, module: ServedModule) -> Scheme | None:

@@ -18,6 +18,7 @@ from halftone.checkpoint.serving_rules import (
     ServedModule,
     WeightLayout,
     WillNotLoad,
+    texts,
 )
 
 _ALGORITHMS: Final[dict[str, Scheme]] = {
@@ -49,16 +50,17 @@ class ModelOptRules(Rules):
         algorithm = str(settings.get("quant_algo") or "").upper()
         if algorithm != "MIXED_PRECISION" and algorithm not in _ALGORITHMS:
             raise WillNotLoad(f"`quant_algo` '{algorithm}' is not one that a server knows")
-        listed = settings.get("ignore", settings.get("exclude_modules")) or ()
         excluded: list[str] = []
-        for entry in (e for e in listed if isinstance(e, str)):
+        for entry in texts(settings.get("ignore", settings.get("exclude_modules"))):
             if len(entry) >= 2 and entry.endswith("*") and entry[-2] != ".":
                 excluded += [rename(entry[:-1]), rename(entry[:-1] + ".*")]
             else:
                 excluded.append(rename(entry) if "." in entry else entry)
-        layers = settings.get("quantized_layers") or {}
+        layers = settings.get("quantized_layers")
         per_layer = {
-            rename(name): str(what.get("quant_algo", "")).upper() for name, what in layers.items()
+            rename(name): str(what.get("quant_algo", "")).upper()
+            for name, what in (layers.items() if isinstance(layers, Mapping) else ())
+            if isinstance(what, Mapping)
         }
         return cls(algorithm, tuple(excluded), per_layer)
 
@@ -122,11 +124,11 @@ class Fp8Rules(Rules):
     @classmethod
     def read(cls, block: Mapping[str, Any], rename: Callable[[str], str]) -> "Fp8Rules":
         """From a `quantization_config` with `weight_block_size` and `activation_scheme`."""
-        listed = block.get("ignored_layers") or block.get("modules_to_not_convert") or ()
+        listed = block.get("ignored_layers") or block.get("modules_to_not_convert")
         layout = WeightLayout.Fp8Block if block.get("weight_block_size") else WeightLayout.Fp8Tensor
         static = block.get("activation_scheme") == "static"
         activations = Activations.Static if static else Activations.Dynamic
-        excluded = tuple(rename(entry) for entry in listed if isinstance(entry, str))
+        excluded = tuple(rename(entry) for entry in texts(listed))
         return cls(excluded, Scheme(layout, activations))
 
     def scheme_of(self, module: ServedModule) -> Scheme | None:

@@ -5,7 +5,7 @@ method's own rules stand here.
 """
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class WeightLayout(StrEnum):
@@ -89,3 +89,8 @@ class UnknownRules(Rules):
     """A method whose rules are not restated here; nothing is concluded from it."""
 
     method = QuantMethod.Unknown
+
+
+def texts(value: Any) -> list[str]:
+    """The strings of a list; nothing for anything else, since the block is a stranger's."""
+    return [entry for entry in value if isinstance(entry, str)] if isinstance(value, list) else []

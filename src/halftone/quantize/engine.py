@@ -64,7 +64,7 @@ def quantize(
         discard_leftovers(output)
         return done
     _refuse_unreadable(planned, checkpoint)
-    with Workspace(output, planned.plan) as workspace:
+    with Workspace(output, planned.plan, _origin(checkpoint)) as workspace:
         entries = _write_shards(planned, checkpoint, workspace, workers, advance)
         _refuse_changed(checkpoint)
         _write_companions(planned, checkpoint, workspace)
@@ -156,6 +156,20 @@ def _finish(workspace: Workspace, shard: OutputShard, results: list[UnitResult])
     }
     workspace.finish_shard(shard.file, entry)
     return entry
+
+
+def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Our version, and when each local shard was last written.
+
+    Two fine-tunes of one model have equal headers: without this, a source that was replaced between
+    two runs would leave a mixture of both.
+    """
+    found: dict[str, Any] = {"halftoneVersion": __version__}
+    for shard in checkpoint.shards:
+        path = checkpoint.source.local_path(shard.file)
+        if path is not None:
+            found[shard.file] = path.stat().st_mtime_ns
+    return found
 
 
 def _carried(planned: Planned) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -29,6 +29,7 @@ from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, Reason
 
 _JOURNAL: Final = "journal"
 _LOCK: Final = "lock"
+_ORIGIN: Final = "origin.json"
 _STAGED: Final = "checkpoint"
 _HASH_CHUNK: Final = 8 * 2**20
 # After these, finished shards may hold weights that the source no longer has.
@@ -114,11 +115,13 @@ def _refuse_incomplete(output: Path, document: CheckpointDocument) -> None:
 class Workspace:
     """The partial directory of one output; hold it with `with`, one process at a time."""
 
-    def __init__(self, output: Path, plan: Plan) -> None:
+    def __init__(self, output: Path, plan: Plan, origin: Mapping[str, Any]) -> None:
+        """`origin`: what finished shards depend on beside the plan; they are kept while it holds."""
         self.output = output
         self.root = _partial_root(output)
         self.staged = self.root / _STAGED
         self._plan = plan
+        self._origin = canonical_json(origin)
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> "Workspace":
@@ -126,6 +129,8 @@ class Workspace:
         try:
             self._claim()
         except BaseException:
+            if not (self.root / PLAN_FILE).exists():
+                shutil.rmtree(self.root, ignore_errors=True)
             self._release_lock()
             raise
         return self
@@ -176,21 +181,16 @@ class Workspace:
 
     def _claim(self) -> None:
         """Write our plan here, or make sure that what lies here is of the same plan."""
-        path = self.root / PLAN_FILE
-        if not path.exists():
-            with storage_errors(path):
+        path, origin = self.root / PLAN_FILE, self.root / _ORIGIN
+        if path.exists():
+            _refuse_another(Plan.load(path), self._plan, self.root)
+        with storage_errors(self.root):
+            if not origin.exists() or origin.read_bytes() != self._origin:
+                for entry in (self.root / _JOURNAL).iterdir():
+                    entry.unlink()
+                write_atomically(origin, self._origin)
+            if not path.exists():
                 self._plan.save(path)
-            return
-        earlier = Plan.load(path)
-        if earlier.digest == self._plan.digest:
-            return
-        _refuse_changed_source(earlier, self._plan)
-        raise RefusedInput(
-            Reason.OutputNotEmpty,
-            str(self.root),
-            f"'{self.root}' holds unfinished work of another plan ({earlier.digest[:12]}, this "
-            f"one is {self._plan.digest[:12]}); finish that one or remove the directory.",
-        )
 
     def shard_path(self, file: str) -> Path:
         """Where a finished shard lies until everything is."""
@@ -256,6 +256,19 @@ class Workspace:
 
     def _journal_path(self, file: str) -> Path:
         return self.root / _JOURNAL / f"{file}.json"
+
+
+def _refuse_another(earlier: Plan, now: Plan, root: Path) -> None:
+    """Raise RefusedInput unless both plans are one; what differs in the source is named."""
+    if earlier.digest == now.digest:
+        return
+    _refuse_changed_source(earlier, now)
+    raise RefusedInput(
+        Reason.OutputNotEmpty,
+        str(root),
+        f"'{root}' holds unfinished work of another plan ({earlier.digest[:12]}, this one is "
+        f"{now.digest[:12]}); finish that one or remove the directory.",
+    )
 
 
 def _refuse_changed_source(earlier: Plan, now: Plan) -> None:

@@ -37,7 +37,7 @@ class Budget:
         return Budget(max(0, self.nbytes - used.bytes), max(0, self.requests - used.requests))
 
 
-class Extent(NamedTuple):
+class Span(NamedTuple):
     """Some bytes of a file, known by a name."""
 
     name: str
@@ -52,10 +52,10 @@ class Range(NamedTuple):
     file: str
     offset: int
     nbytes: int
-    extents: tuple[Extent, ...]
+    extents: tuple[Span, ...]
 
 
-def fit(extents: Sequence[Extent], budget: Budget | None) -> list[Range] | None:
+def fit(extents: Sequence[Span], budget: Budget | None) -> list[Range] | None:
     """Ranges that cover `extents` within `budget` (None: no limit), or None if none do.
 
     Of all ways to stay within the requests this is one that reads the fewest bytes; gaps up to
@@ -81,7 +81,7 @@ def fit(extents: Sequence[Extent], budget: Budget | None) -> list[Range] | None:
     return None
 
 
-def largest_fit(parts: Sequence[Sequence[Extent]], budget: Budget) -> tuple[int, list[Range]]:
+def largest_fit(parts: Sequence[Sequence[Span]], budget: Budget) -> tuple[int, list[Range]]:
     """How many of `parts`, taken in order, fit into `budget`, and the ranges that cover them."""
     low, best = 0, list[Range]()
     high = len(parts)
@@ -108,7 +108,7 @@ def read_ranges(source: FileSource, ranges: Sequence[Range]) -> Iterator[tuple[s
                 yield extent.name, data[begin : begin + extent.nbytes]
 
 
-def _gaps(ordered: Sequence[Extent]) -> NDArray[np.float64]:
+def _gaps(ordered: Sequence[Span]) -> NDArray[np.float64]:
     """Bytes between neighbours; infinite where they lie in different files."""
     return np.array(
         [
@@ -120,7 +120,7 @@ def _gaps(ordered: Sequence[Extent]) -> NDArray[np.float64]:
     )
 
 
-def _ranges(ordered: Sequence[Extent], joined: NDArray[np.bool_]) -> list[Range]:
+def _ranges(ordered: Sequence[Span], joined: NDArray[np.bool_]) -> list[Range]:
     starts = [0, *(int(i) + 1 for i in np.flatnonzero(~joined)), len(ordered)]
     ranges = []
     for begin, end in pairwise(starts):

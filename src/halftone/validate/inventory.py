@@ -31,6 +31,7 @@ COMPANIONS: Final = frozenset(
 )
 # Companions that make no sense without a quantized weight beside them.
 _WEIGHT_SCALES: Final = (*BLOCK_SCALES, DIVISOR, MULTIPLIER)
+SCALE_DTYPES: Final = frozenset({Dtype.BF16, Dtype.F16, Dtype.F32, Dtype.F8_E8M0})
 _PLAIN: Final = FULL_PRECISION | {Dtype.F64}
 _FORMAT_NAMES: Final[dict[tuple[WeightLayout, Activations], str]] = {
     (WeightLayout.Nvfp4, Activations.Kept): Format.NVFP4A16,
@@ -215,6 +216,28 @@ def block_shape(rows: int, columns: int) -> tuple[int, int]:
 def group_shape(rows: int, columns: int) -> tuple[int, int]:
     """Shape of NVFP4 block scales."""
     return rows, columns // NVFP4_GROUP
+
+
+def scale_fits(module: Module) -> bool:
+    """Whether dtype and shape of the module's scale are those of its layout, so that it decodes."""
+    codes, scale = module.codes, module.scale
+    if codes is None or scale is None or len(codes.shape) != 2 or 0 in codes.shape:
+        return False
+    rows, columns = module.shape
+    match module.layout:
+        case WeightLayout.Nvfp4:
+            shape = group_shape(rows, columns)
+            return (scale.dtype, scale.shape) == (Dtype.F8_E4M3, shape) and not columns % 16
+        case WeightLayout.Fp8Channel:
+            shapes: set[tuple[int, ...]] = {(rows, 1), (rows,)}
+        case WeightLayout.Fp8Tensor:
+            shapes = {(), (1,), (1, 1)}
+        case WeightLayout.Fp8Block:
+            blocks = block_shape(rows, columns)
+            shapes = {blocks} | ({()} if blocks == (1, 1) else set())
+        case _:
+            return False
+    return scale.dtype in SCALE_DTYPES and scale.shape in shapes
 
 
 def orphaned_scales(module: Module) -> list[TensorEntry]:

@@ -18,7 +18,7 @@ from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 from halftone.spec.names import DefectKind
-from halftone.validate.budget import Budget, Extent, fit, largest_fit, read_ranges
+from halftone.validate.budget import Budget, Span, fit, largest_fit, read_ranges
 from halftone.validate.findings import Defect
 from halftone.validate.inventory import Inventory, Module, layer_of
 
@@ -186,5 +186,5 @@ def _number(dtype: Dtype, data: bytes) -> float:
     return float(values[0])
 
 
-def _extent(entry: TensorEntry) -> Extent:
-    return Extent(entry.name, entry.file, entry.offset, entry.nbytes)
+def _extent(entry: TensorEntry) -> Span:
+    return Span(entry.name, entry.file, entry.offset, entry.nbytes)

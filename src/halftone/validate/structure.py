@@ -12,23 +12,23 @@ from halftone.checkpoint.architectures import text_config
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import Dtype
-from halftone.spec.formats import NVFP4_GROUP
 from halftone.spec.names import CONFIG_FILE, INDEX_FILE, DefectKind
 from halftone.spec.roles import Role
 from halftone.validate.findings import Defect
 from halftone.validate.inventory import (
     DIVISOR,
     MULTIPLIER,
+    SCALE_DTYPES,
     Inventory,
     Module,
     group_shape,
     layer_of,
     orphaned_scales,
     role_in_layer,
+    scale_fits,
 )
 from halftone.validate.layers import missing, missing_in_layers
 
-_SCALE_DTYPES: Final = {Dtype.BF16, Dtype.F16, Dtype.F32, Dtype.F8_E8M0}
 _PROMISES: Final = ("mtp_num_hidden_layers", "num_nextn_predict_layers")
 
 
@@ -87,11 +87,7 @@ def _nvfp4_defects(module: Module) -> Iterator[Defect]:
     rows, columns = module.shape
     if scale is None:
         yield _missing(module, "weight_scale", "one FP8 scale for 16 weights")
-    elif (
-        columns % NVFP4_GROUP
-        or scale.dtype is not Dtype.F8_E4M3
-        or scale.shape != group_shape(rows, columns)
-    ):
+    elif not scale_fits(module):
         expected = f"F8_E4M3 {list(group_shape(rows, columns))}, one scale for 16 weights"
         yield _unexpected(module, scale, expected)
     if global_scale is None:
@@ -107,22 +103,15 @@ def _fp8_defects(module: Module) -> Iterator[Defect]:
         yield _unexpected(module, codes, "codes of shape [N, K]")
     elif scale is None:
         yield _missing(module, "weight_scale", "the scales of its FP8 codes")
-    elif scale.dtype not in _SCALE_DTYPES:
-        yield _unexpected(module, scale, f"a scale in one of {', '.join(sorted(_SCALE_DTYPES))}")
-    elif not _scales_fit(module, scale):
+    elif scale.dtype not in SCALE_DTYPES:
+        yield _unexpected(module, scale, f"a scale in one of {', '.join(sorted(SCALE_DTYPES))}")
+    elif not scale_fits(module):
         rows, columns = codes.shape
         yield _unexpected(
             module,
             scale,
             f"one number, [{rows}, 1], or one number for 128x128 of [{rows}, {columns}]",
         )
-
-
-def _scales_fit(module: Module, scale: TensorEntry) -> bool:
-    """Whether the shape is one that some FP8 layout has."""
-    rows, columns = module.shape
-    blocks = (-(-rows // 128), -(-columns // 128))
-    return prod(scale.shape) == 1 or scale.shape in {(rows, 1), (rows,), blocks}
 
 
 def _missing(module: Module, parameter: str, what: str) -> Defect:

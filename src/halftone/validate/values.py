@@ -15,8 +15,7 @@ from halftone.checkpoint.headers import TensorEntry
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 from halftone.spec.names import DefectKind
-from halftone.validate.budget import Budget, Range, fit, read_ranges
-from halftone.validate.budget import Extent as BudgetExtent
+from halftone.validate.budget import Budget, Range, Span, fit, read_ranges
 from halftone.validate.findings import Coverage, Defect, Extent
 from halftone.validate.streaming import TILE_BYTES, Bytes, Scratch, for_all
 
@@ -44,7 +43,7 @@ def search_values(
     wanted = [entry for entry in tensors if entry.dtype in _SEARCHED and entry.nbytes]
     total = sum(entry.nbytes for entry in wanted)
     if budget is not None:
-        ranges = fit([BudgetExtent(e.name, e.file, e.offset, e.nbytes) for e in wanted], budget)
+        ranges = fit([Span(e.name, e.file, e.offset, e.nbytes) for e in wanted], budget)
         if ranges is None:
             return [], Coverage(extent=Extent.NotRead, read=0, total=total)
         bad = _search_ranges(source, wanted, ranges)

@@ -12,13 +12,14 @@ from math import isfinite, sqrt
 from typing import Final
 
 from halftone.checkpoint.serving_rules import WeightLayout
+from halftone.spec.dtypes import FLOATING
 from halftone.spec.files import FileSource
 from halftone.spec.names import DefectKind
 from halftone.spec.roles import Role
 from halftone.validate.budget import Budget
 from halftone.validate.comparison import Comparison, Pair, Tile, sample_tile, stored_bytes, tiles_of
 from halftone.validate.findings import Coverage, Defect, Extent, Remark, RemarkReason
-from halftone.validate.inventory import COMPANIONS, PACKED, Inventory, Module
+from halftone.validate.inventory import COMPANIONS, PACKED, Inventory, Module, scale_fits
 from halftone.validate.originals import Originals
 from halftone.validate.scales import Scales, Unit, in_order_of_interest, served_scale
 from halftone.validate.streaming import for_all
@@ -154,18 +155,12 @@ def _quantized_pairs(
 
 def _is_decodable(module: Module, scales: Scales, served: float | None) -> bool:
     """Whether everything is there that decoding needs; what is not is a defect elsewhere."""
-    if module.layout in {None, WeightLayout.Other} or len(module.shape) != 2:
+    if not scale_fits(module):
         return False
-    scale = module.scale
-    if scale is None:
-        return False
-    if module.layout is WeightLayout.Nvfp4:
-        own = scales.of(module.global_scale)
-        rows, columns = module.shape
-        known = own is not None and served is not None
-        sound = all(value is not None and isfinite(value) and value > 0 for value in (own, served))
-        return known and sound and scale.shape == (rows, columns // 16) and columns % 16 == 0
-    return True
+    if module.layout is not WeightLayout.Nvfp4:
+        return True
+    known = (scales.of(module.global_scale), served)
+    return all(value is not None and isfinite(value) and value > 0 for value in known)
 
 
 def _kept_pairs(inventory: Inventory, originals: Originals) -> Iterator[Pair]:
@@ -173,7 +168,9 @@ def _kept_pairs(inventory: Inventory, originals: Originals) -> Iterator[Pair]:
     for module in inventory.modules.values():
         for parameter, entry in module.parts.items():
             is_code = bool(module.layouts) and parameter in {PACKED, "weight"}
-            if is_code or parameter in COMPANIONS or not entry.shape or 0 in entry.shape:
+            if is_code or parameter in COMPANIONS or entry.dtype not in FLOATING:
+                continue
+            if not entry.shape or 0 in entry.shape:
                 continue
             original = originals.find(entry.name)
             if original is not None and original.shape == entry.shape:
