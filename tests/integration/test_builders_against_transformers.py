@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.builders import (
     FULL_SIZE,
     TINY,

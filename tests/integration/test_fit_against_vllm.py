@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import full_size_config
 
 from halftone.plan.cache import CacheKind, KvCache, kv_cache
 from halftone.spec.names import SERVE_PYTHON
+from tests.builders import full_size_config
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(540)]
 

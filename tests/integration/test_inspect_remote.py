@@ -18,11 +18,11 @@ from halftone.checkpoint.index import read_checkpoint
 from halftone.checkpoint.quantization_config import quantized_model_config
 from halftone.plan.planning import plan_checkpoint
 from halftone.quantize.engine import quantize
-from halftone.spec.names import DefectKind
+from halftone.spec.names import DefectKind, RemarkReason
 from halftone.spec.recipes import load_recipe
 from halftone.stores import open_source
 from halftone.validate.budget import Budget
-from halftone.validate.findings import Extent, RemarkReason
+from halftone.validate.findings import Extent
 from halftone.validate.inspection import inspect_uri
 from tests.builders import full_size_config, write_checkpoint, write_safetensors, write_sparse
 from tests.builders import read_checkpoint as read_tensors

@@ -79,7 +79,7 @@ def test_a_job_ends_in_an_artifact_beside_its_file(
     document = CheckpointDocument.load(tmp_path / "work" / "checkpoint.json")
     assert document.planDigest == artifact.planDigest == plan.digest
     assert document.digest == artifact.checkpointDigest
-    assert DOCUMENTS <= {path.name for path in (tmp_path / "work").iterdir()}
+    assert {path.name for path in (tmp_path / "work").iterdir()} >= DOCUMENTS
     weights = files_of(tmp_path / "work" / "checkpoint")
     copies = files_of(published)
     assert {name: copies[name] for name in weights} == weights
@@ -191,6 +191,16 @@ def test_a_refused_plan_stops_a_job_and_is_kept(project: Path, tmp_path: Path) -
     assert plan.refusal.message in ended.err
     quantized = stage("quantize", tmp_path / "work")
     assert (quantized.code, quantized.err) == (2, f"halftone: {plan.refusal.message}\n")
+
+
+def test_a_job_that_was_refused_may_be_corrected_in_its_work_directory(
+    project: Path, tmp_path: Path
+) -> None:
+    write_job(project, quantization={"preset": "nvfp5"})
+    assert run(project, tmp_path / "work").code == 2
+    write_job(project)
+
+    assert run(project, tmp_path / "work").code == 0
 
 
 def test_a_calibrated_job_is_planned_and_then_says_what_it_needs(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
+
 from tests.builders import (
     TINY,
     Sharding,

@@ -9,6 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+
 from tests.builders import Tensor, as_float32, encode, read_checkpoint, shard_of, values, write_fp8
 from tests.builders.numbers import (
     Floats,

@@ -7,11 +7,11 @@ the figures that people quote, and the configurations that must be refused.
 from typing import Any
 
 import pytest
-from tests.builders import full_size_config
 
 from halftone.plan.cache import CacheKind, KvFormat, kv_cache
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
+from tests.builders import full_size_config
 
 GB = 10**9
 PLAIN: dict[str, Any] = {

@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import pytest
-from tests.builders import full_size_config
 
 from halftone.plan.cache import kv_cache
 from halftone.plan.devices import Device, find_device
@@ -12,6 +11,7 @@ from halftone.plan.fit import Fit, Matrix, Verdict, fit
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import Format, stored_bytes
 from halftone.spec.names import Reason
+from tests.builders import full_size_config
 
 S0_BYTES = 28_551_539_168  # the 27B with Attention and Mlp in NVFP4A16
 H100 = find_device("H100")

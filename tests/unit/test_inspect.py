@@ -16,11 +16,11 @@ import pytest
 from halftone.checkpoint.index import read_checkpoint
 from halftone.plan.planning import plan_checkpoint
 from halftone.quantize.engine import quantize
-from halftone.spec.names import DefectKind
+from halftone.spec.names import DefectKind, RemarkReason
 from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
 from halftone.stores import open_source
-from halftone.validate.findings import Extent, Inspection, RemarkReason
+from halftone.validate.findings import Extent, Inspection
 from halftone.validate.inspection import inspect_uri
 from tests.builders import (
     Tensor,

@@ -31,15 +31,20 @@ from halftone.spec.names import (
 from halftone.spec.recipes import parse_job, read_yaml, resolve
 
 
+# Once one of these is there, another job in the same directory would mix with it.
+_WORK: Final = (CHECKPOINT_FILE, CHECKPOINT_DIRECTORY, f".{CHECKPOINT_DIRECTORY}.partial")
+
+
 def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
     """Read a job and put it into `workdir` with its relative paths made absolute.
 
-    Raises RefusedInput when the work directory belongs to another job.
+    Raises RefusedInput when the work directory holds work of another job.
     """
     job = anchored(parse_job(read_yaml(job_file), str(job_file)), job_file.absolute().parent)
     path = workdir / JOB_FILE
     data = json.dumps(job.model_dump(mode="json", exclude_none=True), indent=2).encode() + b"\n"
-    if path.is_file() and path.read_bytes() != data:
+    begun = any((workdir / name).exists() for name in _WORK)
+    if begun and path.is_file() and path.read_bytes() != data:
         raise RefusedInput(
             Reason.WorkdirInconsistent,
             str(path),

@@ -97,6 +97,21 @@ class WarningReason(StrEnum):
     MultiTokenPredictionAbsent = "MultiTokenPredictionAbsent"
 
 
+class RemarkReason(StrEnum):
+    """What an inspection says although it is no defect."""
+
+    # The architecture has no table; roles and groups were guessed from names.
+    GenericArchitecture = "GenericArchitecture"
+    # The quantization method's rules are not known here, so loading was not judged.
+    UnknownQuantMethod = "UnknownQuantMethod"
+    # The weight error is higher than usual for the format, and not beyond its limit.
+    WeightErrorHigh = "WeightErrorHigh"
+    # Matrices without a counterpart in the source.
+    NotInSource = "NotInSource"
+    # Not everything was read; `read` says how much.
+    Sampled = "Sampled"
+
+
 class DefectKind(StrEnum):
     """What `inspect` can find wrong in a checkpoint."""
 

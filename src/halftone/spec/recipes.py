@@ -30,11 +30,11 @@ class Preset:
 def presets() -> dict[str, Preset]:
     """Every shipped recipe by name; the description is the file's first comment."""
     found = {}
-    for entry in sorted(resources.files("halftone.recipes").iterdir(), key=lambda e: e.name):
+    for entry in resources.files("halftone.recipes").iterdir():
         if entry.name.endswith(".yaml"):
             name, text = entry.name.removesuffix(".yaml"), entry.read_text(encoding="utf-8")
             found[name] = Preset(name, text.splitlines()[0].lstrip("# "), text)
-    return found
+    return dict(sorted(found.items()))
 
 
 def load_recipe(name_or_file: str) -> Recipe:

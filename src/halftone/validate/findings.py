@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from halftone.spec.documents import Document
-from halftone.spec.names import API_VERSION, DefectKind
+from halftone.spec.names import API_VERSION, DefectKind, RemarkReason
 from halftone.spec.roles import Role
 
 
@@ -21,21 +21,6 @@ class Extent(StrEnum):
     Sampled = "Sampled"
     NotRead = "NotRead"
     Absent = "Absent"  # there is nothing to look at
-
-
-class RemarkReason(StrEnum):
-    """What an inspection says although it is no defect."""
-
-    # The architecture has no table; roles and groups were guessed from names.
-    GenericArchitecture = "GenericArchitecture"
-    # The quantization method's rules are not known here, so loading was not judged.
-    UnknownQuantMethod = "UnknownQuantMethod"
-    # The weight error is higher than usual for the format, and not beyond its limit.
-    WeightErrorHigh = "WeightErrorHigh"
-    # Matrices without a counterpart in the source.
-    NotInSource = "NotInSource"
-    # Not everything was read; `read` says how much.
-    Sampled = "Sampled"
 
 
 class Remark(BaseModel):

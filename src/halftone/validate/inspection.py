@@ -21,7 +21,7 @@ from halftone.checkpoint.index import Checkpoint, read_checkpoint
 from halftone.checkpoint.serving_config import quantization_block, read_rules
 from halftone.checkpoint.serving_rules import QuantMethod, Rules, UnknownRules, WillNotLoad
 from halftone.spec.files import FileEntry, FileSource, Traffic
-from halftone.spec.names import CONFIG_FILE, INDEX_FILE, DefectKind
+from halftone.spec.names import CONFIG_FILE, INDEX_FILE, DefectKind, RemarkReason
 from halftone.stores import open_source
 from halftone.validate.budget import Budget
 from halftone.validate.findings import (
@@ -31,7 +31,6 @@ from halftone.validate.findings import (
     Inspection,
     Reading,
     Remark,
-    RemarkReason,
 )
 from halftone.validate.inventory import Inventory, take_inventory
 from halftone.validate.loading import is_multimodal, loading_defects

@@ -14,11 +14,11 @@ from typing import Final
 from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import FLOATING
 from halftone.spec.files import FileSource
-from halftone.spec.names import DefectKind
+from halftone.spec.names import DefectKind, RemarkReason
 from halftone.spec.roles import Role
 from halftone.validate.budget import Budget
 from halftone.validate.comparison import Comparison, Pair, Tile, sample_tile, stored_bytes, tiles_of
-from halftone.validate.findings import Coverage, Defect, Extent, Remark, RemarkReason
+from halftone.validate.findings import Coverage, Defect, Extent, Remark
 from halftone.validate.inventory import COMPANIONS, PACKED, Inventory, Module, scale_fits
 from halftone.validate.originals import Originals
 from halftone.validate.scales import Scales, Unit, in_order_of_interest, served_scale

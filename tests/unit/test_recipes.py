@@ -1,0 +1,106 @@
+"""Recipes: what ships, and how a file and a preset become one recipe with nothing left open."""
+
+from pathlib import Path
+
+import pytest
+
+from halftone.spec.formats import FORMATS, Format
+from halftone.spec.job import (
+    BlockScale,
+    KvCacheScales,
+    MultiTokenPrediction,
+    Quantization,
+    Recipe,
+    ScaleSearch,
+)
+from halftone.spec.recipes import load_recipe, presets, resolve
+from halftone.spec.roles import Role
+
+NVFP4 = Format.NVFP4A16
+DENSE_AND_EXPERTS = {Role.Attention, Role.Mlp, Role.Experts}
+ALL_FOUR = DENSE_AND_EXPERTS | {Role.SharedExperts}
+
+# The promised recipes: which roles get which format.
+PROMISED: dict[str, dict[Role, Format]] = {
+    "fp8-block": dict.fromkeys(ALL_FOUR, Format.FP8_BLOCK),
+    "fp8-block-a16": dict.fromkeys(ALL_FOUR, Format.FP8_BLOCK_A16),
+    "fp8-dynamic": dict.fromkeys(DENSE_AND_EXPERTS, Format.FP8_DYNAMIC),
+    "nvfp4-language": dict.fromkeys(ALL_FOUR | {Role.LinearAttention}, Format.NVFP4),
+    "nvfp4-mlp": {Role.Mlp: Format.NVFP4},
+    "nvfp4a16": dict.fromkeys(ALL_FOUR, NVFP4),
+    "nvfp4a16-fp8-linear-attention": dict.fromkeys(ALL_FOUR, NVFP4)
+    | {Role.LinearAttention: Format.FP8_DYNAMIC},
+    "nvfp4a16-mlp": {Role.Mlp: NVFP4},
+}
+
+
+def test_exactly_the_promised_recipes_ship() -> None:
+    assert list(presets()) == sorted(PROMISED)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_preset_gives_its_roles_their_formats(name: str) -> None:
+    recipe = load_recipe(name)
+
+    assert recipe.name == name
+    assert {line.role: line.format for line in recipe.precision} == PROMISED[name]
+    assert presets()[name].description.endswith(".")
+
+
+def test_only_two_recipes_need_calibration() -> None:
+    calibrated = {
+        name
+        for name in presets()
+        if any(FORMATS[line.format].needs_calibration for line in load_recipe(name).precision)
+    }
+
+    assert calibrated == {"nvfp4-mlp", "nvfp4-language"}
+    caches = {name: load_recipe(name).kvCache for name in sorted(calibrated)}
+    assert [cache.scales for cache in caches.values() if cache] == [
+        KvCacheScales.Unit,
+        KvCacheScales.Calibrated,
+    ]
+
+
+def test_defaults_are_filled_in() -> None:
+    recipe = load_recipe("nvfp4a16")
+
+    assert recipe == Recipe(name="nvfp4a16", precision=recipe.precision)
+    assert recipe.scaleSearch is ScaleSearch.MinMax
+    assert recipe.blockScale is BlockScale.PowerOfTwo
+    assert recipe.multiTokenPrediction is MultiTokenPrediction.Keep
+
+
+def test_a_field_beside_a_preset_overrides_its_own() -> None:
+    chosen = Quantization(preset="nvfp4-mlp", scaleSearch=ScaleSearch.MinMax)
+
+    recipe = resolve(chosen, "mine")
+
+    assert load_recipe("nvfp4-mlp").scaleSearch is ScaleSearch.MeanSquaredError
+    assert recipe == load_recipe("nvfp4-mlp").model_copy(
+        update={"scaleSearch": ScaleSearch.MinMax}
+    )
+
+
+def test_a_file_and_a_whole_job_give_the_same_recipe(tmp_path: Path) -> None:
+    block = "{precision: [{role: Mlp, format: NVFP4A16}], blockScale: Free}"
+    (tmp_path / "mine.yaml").write_text(block)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "mine.yaml").write_text(
+        "kind: QuantizationJob\nmetadata: {name: any}\nspec:\n"
+        f"  source: {{directory: {{path: a}}}}\n  quantization: {block}\n"
+    )
+
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+
+    assert recipe == load_recipe(str(tmp_path / "job" / "mine.yaml"))
+    assert (recipe.name, recipe.blockScale) == ("mine", BlockScale.Free)
+
+
+def test_a_preset_wins_over_a_file_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvfp4a16").write_text("precision: [{role: Mlp, format: FP8_DYNAMIC}]")
+    monkeypatch.chdir(tmp_path)
+
+    assert load_recipe("nvfp4a16").format_of(Role.Mlp) is NVFP4
