@@ -50,7 +50,7 @@ SHARDINGS: list[Sharding] = [
 def assert_written_as_planned(made: Made) -> None:
     """Every shard has the planned header, and every tensor lies at its planned place."""
     rows = {row.name: row for row in made.planned.full_document().layout}
-    seen = set()
+    seen: set[str] = set()
     for shard in made.planned.shards:
         path = made.directory / shard.file
         entries, start = read_header(path)

@@ -177,7 +177,10 @@ def test_layers_come_in_the_order_of_their_numbers() -> None:
 
 def test_one_shard_has_the_name_that_readers_look_for_first() -> None:
     assert shard_names(1) == ["model.safetensors"]
-    assert shard_names(2) == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert shard_names(2) == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ]
 
 
 def test_scales_of_a_kv_cache_are_laid_out_beside_their_layer() -> None:

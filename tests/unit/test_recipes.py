@@ -77,9 +77,7 @@ def test_a_field_beside_a_preset_overrides_its_own() -> None:
     recipe = resolve(chosen, "mine")
 
     assert load_recipe("nvfp4-mlp").scaleSearch is ScaleSearch.MeanSquaredError
-    assert recipe == load_recipe("nvfp4-mlp").model_copy(
-        update={"scaleSearch": ScaleSearch.MinMax}
-    )
+    assert recipe == load_recipe("nvfp4-mlp").model_copy(update={"scaleSearch": ScaleSearch.MinMax})
 
 
 def test_a_file_and_a_whole_job_give_the_same_recipe(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def quantize(
     with opened_checkpoint(source) as checkpoint:
         planned = plan_checkpoint(checkpoint, chosen, max_shard_bytes)
         require_carried_out(planned)
+        for notice in planned.plan.warnings:
+            click.echo(f"halftone: warning: {notice.message}", err=True)
         total = bytes_to_read(planned)
         begin = time.perf_counter()
         with progress("quantize", total) as advance:

@@ -30,7 +30,6 @@ from halftone.spec.names import (
 )
 from halftone.spec.recipes import parse_job, read_yaml, resolve
 
-
 # Once one of these is there, another job in the same directory would mix with it.
 _WORK: Final = (CHECKPOINT_FILE, CHECKPOINT_DIRECTORY, f".{CHECKPOINT_DIRECTORY}.partial")
 

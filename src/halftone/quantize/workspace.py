@@ -116,7 +116,7 @@ class Workspace:
     """The partial directory of one output; hold it with `with`, one process at a time."""
 
     def __init__(self, output: Path, plan: Plan, origin: Mapping[str, Any]) -> None:
-        """`origin`: what finished shards depend on beside the plan; they are kept while it holds."""
+        """`origin`: what finished shards depend on beside the plan; kept while it is the same."""
         self.output = output
         self.root = _partial_root(output)
         self.staged = self.root / _STAGED

@@ -91,6 +91,8 @@ class WarningReason(StrEnum):
     GenericArchitecture = "GenericArchitecture"
     # Names that the architecture's table does not list; they are kept.
     UnlistedTensors = "UnlistedTensors"
+    # The format can store it, but today's vLLM cannot load it.
+    ServerCannotLoad = "ServerCannotLoad"
     # Files of the source that are not carried over.
     FilesLeftBehind = "FilesLeftBehind"
     # The configuration promises a multi-token-prediction head that the source does not have.

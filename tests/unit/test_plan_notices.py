@@ -1,0 +1,47 @@
+"""A plan warns of what today's vLLM cannot load, although the format can store it."""
+
+from pathlib import Path
+
+import pytest
+
+from halftone.checkpoint.index import read_checkpoint
+from halftone.plan.planning import plan_checkpoint
+from halftone.spec.documents import Notice
+from halftone.spec.names import WarningReason
+from halftone.spec.recipes import load_recipe
+from halftone.stores import open_source
+from tests.builders import Config, tiny_config, write_checkpoint
+
+
+def server_warnings(directory: Path, model: str | Config, recipe: str) -> list[Notice]:
+    source = open_source(write_checkpoint(directory, model))
+    plan = plan_checkpoint(read_checkpoint(source), load_recipe(recipe)).plan
+    source.close()
+    assert plan.refusal is None
+    return [w for w in plan.warnings if w.reason is WarningReason.ServerCannotLoad]
+
+
+def test_weight_only_fp8_of_routed_experts_is_warned_of(tmp_path: Path) -> None:
+    config = tiny_config(
+        "qwen3_5_moe", moe_intermediate_size=128, shared_expert_intermediate_size=128
+    )
+    (notice,) = server_warnings(tmp_path / "a16", config, "fp8-block-a16")
+    assert ".mlp.experts.0." in notice.subject
+    assert "give Experts FP8_BLOCK" in notice.message
+    assert server_warnings(tmp_path / "block", config, "fp8-block") == []
+
+
+@pytest.mark.parametrize("model", ["qwen3", "qwen3_5_moe"])
+def test_blocks_that_do_not_come_out_even_in_a_merged_matrix_are_warned_of(
+    tmp_path: Path, model: str
+) -> None:
+    config = tiny_config(model, num_key_value_heads=1)  # k and v have 64 rows
+    (notice,) = server_warnings(tmp_path / model, config, "fp8-block")
+    assert "64 rows" in notice.message
+    assert notice.subject in notice.message
+
+
+@pytest.mark.parametrize("recipe", ["nvfp4a16", "fp8-dynamic"])
+def test_formats_without_blocks_are_not_warned_of(tmp_path: Path, recipe: str) -> None:
+    config = tiny_config("qwen3", num_key_value_heads=1)
+    assert server_warnings(tmp_path / recipe, config, recipe) == []
