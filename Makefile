@@ -17,7 +17,7 @@ CODE := src tests tools $(wildcard benchmarks examples)
 TYPED := src tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 
 ##@ Start here
-.PHONY: help setup tools demo
+.PHONY: help setup tools demo example
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
@@ -28,6 +28,9 @@ tools: ## Build the servers that tests run
 
 demo: $(DEV) ## Run the main job: plan, quantize and inspect the pocket model
 	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
+
+example: $(DEV) ## Run a numbered example: make example N=01
+	$(VENV)/halftone run $(wildcard examples/$(N)-*.yaml) --workdir build/example-$(N)
 
 ##@ Development
 .PHONY: fmt lint

@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.builders import Config, shapes, tiny_config, write_companions
 from tests.builders.files import header, shard_names, write_index
+from tests.builders.numbers import float32_to_bf16
 
 _HIDDEN = 5120  # the 27B's
 
@@ -71,7 +72,6 @@ def _written(
 
 
 def _gaussian(count: int) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
-    """BF16 bits of normal numbers of scale 0.02, rounded to nearest even."""
+    """BF16 bits of normal numbers of scale 0.02."""
     values = np.random.default_rng(0).standard_normal(count, np.float32) * np.float32(0.02)
-    patterns = values.view(np.uint32)
-    return ((patterns + 0x7FFF + ((patterns >> 16) & 1)) >> 16).astype(np.uint16)
+    return float32_to_bf16(values)

@@ -19,6 +19,7 @@ from benchmarks.measuring import Result
 from halftone.checkpoint import decoding
 from halftone.plan.resources import TILE_BYTES
 from halftone.quantize import kernels
+from tests.builders.numbers import float32_to_bf16
 
 COLUMNS = 4096
 ROWS = TILE_BYTES // (2 * COLUMNS)
@@ -53,9 +54,8 @@ def buffers(seed: int) -> Buffers:
     """Gaussian weights."""
     draw = np.random.default_rng(seed)
     wide = draw.standard_normal((ROWS, COLUMNS), dtype=np.float32) * np.float32(0.02)
-    tile = ((wide.view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)).astype(np.uint16)
     return Buffers(
-        tile,
+        float32_to_bf16(wide),
         np.zeros((ROWS, COLUMNS // 2), np.uint8),
         np.zeros((ROWS, COLUMNS // 16), np.uint8),
         np.zeros((ROWS, COLUMNS), np.uint8),

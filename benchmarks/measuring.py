@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tools.environments import interpreter
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "build" / "benchmarks"
 HALFTONE = Path(sys.executable).with_name("halftone")
@@ -79,9 +81,9 @@ def median_of(values: Sequence[float]) -> float:
 
 def quantize_environment() -> Path:
     """The Python of the peer's environment; raises where it is not made."""
-    python = Path(os.environ.get("HALFTONE_QUANTIZE_PYTHON", ROOT / ".venvs/quantize/bin/python"))
+    python = interpreter("quantize")
     if not python.exists():
-        raise RuntimeError(f"{python} does not exist; run `make setup` first")
+        raise RuntimeError(f"{python} is missing; build it with `make .venvs/quantize/ready`")
     return python
 
 

@@ -9,20 +9,10 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.measuring import HALFTONE, Result, run
-from halftone.checkpoint.index import read_checkpoint
-from halftone.checkpoint.quantization_config import quantized_model_config
-from halftone.plan.planning import Planned, plan_checkpoint
-from halftone.quantize.companions import write_json
-from halftone.quantize.engine import index_of
-from halftone.spec.dtypes import Dtype
-from halftone.spec.names import CONFIG_FILE, INDEX_FILE
-from halftone.spec.recipes import load_recipe
-from halftone.stores import open_source
 from tests.builders import full_size_config, write_sparse
 from tests.doubles.hub import HubDouble
+from tests.quantizing import write_planned
 
 _BYTES = 25_000_000
 _REQUESTS = 200
@@ -54,24 +44,6 @@ def _planned_result(scratch: Path) -> Path:
     result = scratch / "planned-35b"
     for directory in (base, result):
         shutil.rmtree(directory, ignore_errors=True)
-    write_sparse(base, full_size_config("35B-A3B"))
-    checkpoint = read_checkpoint(open_source(base))
-    planned = plan_checkpoint(checkpoint, load_recipe("nvfp4a16"))
-    result.mkdir()
-    for shard in planned.shards:
-        scales = sum(row.dtype is Dtype.F32 for row in shard.rows)
-        with (result / shard.file).open("wb") as file:
-            file.write(shard.header + np.full(scales, 1000.0, np.float32).tobytes())
-            file.truncate(shard.size_bytes)
-    _write_configuration(planned, checkpoint.config, result)
+    write_planned(write_sparse(base, full_size_config("35B-A3B")), result, "nvfp4a16")
     shutil.rmtree(base)
     return result
-
-
-def _write_configuration(planned: Planned, config: dict[str, object], result: Path) -> None:
-    if planned.architecture is None or planned.plan.recipe is None:
-        raise RuntimeError("the plan was refused")
-    roles = [line.role for line in planned.plan.roles]
-    written = quantized_model_config(config, planned.architecture, planned.plan.recipe, roles)
-    write_json(result / CONFIG_FILE, written)
-    write_json(result / INDEX_FILE, index_of(planned.shards))

@@ -1,8 +1,8 @@
 """The program as tests run it: the command line, in this process or in one of its own.
 
-Called by the integration tests. `halftone` goes through `main`, so exit codes and messages are
+Called by tests of every tier. `halftone` goes through `main`, so exit codes and messages are
 what a user gets; `start` is for what only a process of its own can show: kills and signals.
-`quantize_directory` goes in below the command line, where a test needs the plan as well.
+`plan_directory` and `quantize_directory` go in below the command line, where a test needs the plan.
 """
 
 import io
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -22,6 +22,7 @@ from halftone.cli.main import main
 from halftone.plan.layout import MAX_SHARD_BYTES
 from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.spec.documents import CheckpointDocument
+from halftone.spec.job import Recipe
 from halftone.spec.recipes import load_recipe
 from halftone.stores import open_source
 from tests.builders import Config, tiny_config
@@ -34,6 +35,12 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    @property
+    def failure(self) -> str:
+        """What was said on standard error beside warnings of the plan."""
+        lines = self.err.splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("halftone: warning: "))
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,19 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         sleep(0.002)
 
 
+def plan_directory(source: Path | str, recipe: str | Path | Recipe, **changes: Any) -> Planned:
+    """Plan as `halftone plan` does, refused or not; `changes` are made to the recipe's fields."""
+    from halftone.checkpoint.index import read_checkpoint
+
+    with closing(open_source(source)) as opened:
+        chosen = _recipe(recipe).model_copy(update=changes)
+        return plan_checkpoint(read_checkpoint(opened), chosen)
+
+
 def quantize_directory(
     source: Path | str,
     output: Path,
-    recipe: str | Path = "nvfp4a16",
+    recipe: str | Path | Recipe = "nvfp4a16",
     *,
     workers: int = 2,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -89,14 +105,15 @@ def quantize_directory(
     from halftone.checkpoint.index import read_checkpoint
     from halftone.quantize.engine import quantize
 
-    opened = open_source(source)
-    try:
+    with closing(open_source(source)) as opened:
         checkpoint = read_checkpoint(opened)
-        planned = plan_checkpoint(checkpoint, load_recipe(str(recipe)), max_shard_bytes)
+        planned = plan_checkpoint(checkpoint, _recipe(recipe), max_shard_bytes)
         document = quantize(planned, checkpoint, output, workers=workers)
-    finally:
-        opened.close()
     return Made(output, planned, document)
+
+
+def _recipe(recipe: str | Path | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
 
 
 def write_recipe(path: Path, **fields: Any) -> Path:

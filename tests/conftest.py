@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, its tier's time limit, and real peers.
+"""What every test gets: a clean environment and its tier's time limit.
 
 Called by pytest. Fixtures that know a stage's data belong to that tier's own conftest.py.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tools.environments import interpreter
+
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = bool(os.environ.get("CI"))
 
@@ -21,11 +23,9 @@ TIMEOUTS = {"contract": 60, "integration": 300, "soak": 0}
 # A developer's credentials, settings and caches must not decide a test; nor may a test use them.
 FOREIGN_PREFIXES = ("AWS_", "HALFTONE_", "HF_", "HUGGING_FACE_", "NUMBA_", "VLLM_")
 
-# What a run must reach is found before any test's environment is cleaned.
-PEERS = {
-    name: Path(os.environ.get(f"HALFTONE_{name.upper()}_PYTHON", ROOT / folder / "bin" / "python"))
-    for name, folder in {"quantize": ".venvs/quantize", "serve": ".venvs/serve"}.items()
-}
+# The interpreters of peers are found before any test's environment is cleaned; tests reach them
+# through `tests/environments.py`.
+PEERS = {name: interpreter(name) for name in ("quantize", "serve")}
 
 # Examples vary on a developer's machine and repeat in CI; slowness of a machine is no failure.
 settings.register_profile("developer", deadline=None)
@@ -45,8 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def clean_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     """No credentials or settings from outside, and bytecode is kept for processes of a test."""
     for name in list(os.environ):
-        if name.startswith(FOREIGN_PREFIXES) or name == "PYTHONDONTWRITEBYTECODE":
+        if is_foreign(name):
             monkeypatch.delenv(name)
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a variable of the environment is kept from tests and from what they start."""
+    return name.startswith(FOREIGN_PREFIXES) or name == "PYTHONDONTWRITEBYTECODE"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -56,27 +61,6 @@ def no_files_left_behind() -> Iterator[None]:
     yield
     after = _untracked() if IN_CI else set()
     assert after <= before, f"tests left files behind: {sorted(after - before)}"
-
-
-@pytest.fixture(scope="session")
-def quantize_python() -> Path:
-    """The interpreter of `.venvs/quantize`, where llm-compressor is."""
-    return _peer("quantize")
-
-
-@pytest.fixture(scope="session")
-def serve_python() -> Path:
-    """The interpreter of `.venvs/serve`, where vLLM is."""
-    return _peer("serve")
-
-
-def _peer(name: str) -> Path:
-    """A peer's interpreter. Where it is missing, CI fails and a developer's test is skipped."""
-    python = PEERS[name]
-    if not python.exists():
-        message = f"the {name} environment is missing; make it with `make .venvs/{name}/ready`"
-        (pytest.fail if IN_CI else pytest.skip)(message)
-    return python
 
 
 def _untracked() -> set[str]:

@@ -5,7 +5,8 @@ questions into one request and asks once, in a fixture of its own:
 
     answer = ask("serve", "vllm_configuration.py", cases, work=tmp_path, timeout_s=200)
 
-Interpreters are those that `HALFTONE_QUANTIZE_PYTHON` and `HALFTONE_SERVE_PYTHON` named when the
+`run` is for scripts with arguments of their own, `python_of` for scripts that lie elsewhere. The
+interpreters are those that `HALFTONE_QUANTIZE_PYTHON` and `HALFTONE_SERVE_PYTHON` named when the
 tests were collected, else those that `make` builds. It must not import what the peers import.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.conftest import PEERS, ROOT
+from tests.conftest import PEERS, ROOT, is_foreign
 
 Environment = Literal["quantize", "serve"]
 
@@ -55,13 +56,11 @@ def ask(
 
 def run(environment: Environment, script: str, *arguments: str, timeout_s: int) -> str:
     """What `tests/peers/<script>` printed; fails the test as `ask` does."""
-    python = PEERS[environment]
-    if not python.exists():
-        pytest.fail(f"{python} is missing; build it with `make .venvs/{environment}/ready`")
+    python = python_of(environment)
     try:
         done = subprocess.run(
             [str(python), str(ROOT / "tests" / "peers" / script), *arguments],
-            env={**os.environ, **_SETTINGS},
+            env={k: v for k, v in os.environ.items() if not is_foreign(k)} | _SETTINGS,
             capture_output=True,
             text=True,
             check=False,
@@ -73,6 +72,14 @@ def run(environment: Environment, script: str, *arguments: str, timeout_s: int) 
         said = f"{done.stdout}\n{done.stderr}"[-_SHOWN:]
         pytest.fail(f"{script} ended with {done.returncode}:\n{said}")
     return done.stdout
+
+
+def python_of(environment: Environment) -> Path:
+    """The environment's interpreter; fails the test, naming the way out, where there is none."""
+    python = PEERS[environment]
+    if not python.exists():
+        pytest.fail(f"{python} is missing; build it with `make .venvs/{environment}/ready`")
+    return python
 
 
 def _text(output: str | bytes | None) -> str:

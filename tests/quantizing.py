@@ -1,11 +1,13 @@
-"""From a source directory to our own result in two calls, for tests that show it to others.
+"""Our own results, for tests that show them to others.
 
-    planned = write_quantized(source, tmp_path / "ours", recipe(Mlp="NVFP4A16"))
-    bits = decoded(planned, tmp_path / "ours")        # BF16 bits of every quantized matrix
+    made = quantize_directory(source, tmp_path / "ours", recipe(Mlp="NVFP4A16"))
+    bits = decoded(made.planned, tmp_path / "ours")        # BF16 bits of every quantized matrix
 
+`write_planned` makes the files of a result that would be too large to compute.
 Stored tensors are read by the tests' own reader; only the decoding is the package's.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftone.checkpoint import decoding
-from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import Planned, plan_checkpoint
-from halftone.quantize.engine import quantize
+from halftone.checkpoint.quantization_config import quantized_model_config
+from halftone.plan.planning import Planned
 from halftone.spec.formats import Format
 from halftone.spec.job import Quantization, Recipe
 from halftone.spec.recipes import resolve
-from halftone.stores import open_source
 from tests import builders
+from tests.commands import plan_directory
 
 Bits = NDArray[np.uint16]
+
+# The presets that need no calibration.
+DATA_FREE = (
+    "nvfp4a16",
+    "nvfp4a16-mlp",
+    "nvfp4a16-fp8-linear-attention",
+    "fp8-dynamic",
+    "fp8-block",
+    "fp8-block-a16",
+)
 
 
 def recipe(fields: dict[str, Any] | None = None, **formats: str) -> Recipe:
@@ -31,18 +42,27 @@ def recipe(fields: dict[str, Any] | None = None, **formats: str) -> Recipe:
     return resolve(Quantization.model_validate({"precision": precision, **(fields or {})}), "test")
 
 
-def plan(source: Path, chosen: Recipe) -> Planned:
-    """The plan for `source`, refused or not."""
-    return plan_checkpoint(read_checkpoint(open_source(source)), chosen)
-
-
-def write_quantized(source: Path, target: Path, chosen: Recipe) -> Planned:
-    """Quantize `source` into `target`; the plan must not be refused."""
-    checkpoint = read_checkpoint(open_source(source))
-    planned = plan_checkpoint(checkpoint, chosen)
-    assert planned.plan.refusal is None, planned.plan.refusal
-    quantize(planned, checkpoint, target, workers=2)
-    return planned
+def write_planned(source: Path, target: Path, preset: str) -> Path:
+    """What we would write for `source`: real headers, global scales of 1000, and no weights."""
+    planned = plan_directory(source, preset)
+    assert planned.architecture is not None
+    assert planned.plan.recipe is not None
+    target.mkdir()
+    places: dict[str, str] = {}
+    for shard in planned.shards:
+        scales = sum(row.end - row.begin for row in shard.rows if row.dtype == "F32")
+        with (target / shard.file).open("wb") as file:
+            file.write(shard.header)
+            file.write(np.full(scales // 4, 1000, np.float32).tobytes())
+            file.truncate(shard.size_bytes)
+        places |= {row.name: shard.file for row in shard.rows}
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
+    config = json.loads((source / "config.json").read_text())
+    roles = {line.role for line in planned.plan.roles}
+    written = quantized_model_config(config, planned.architecture, planned.plan.recipe, roles)
+    (target / "config.json").write_text(json.dumps(written))
+    return target
 
 
 def decoded(planned: Planned, directory: Path) -> dict[str, Bits]:

@@ -45,10 +45,10 @@ def refused_by_quantize(
 def sentence_of(ended: Outcome) -> str:
     """The one sentence that a refused command says."""
     assert ended.code == 2
-    assert ended.err.startswith("halftone: ")
-    assert ended.err.endswith((".\n", ")\n"))
-    assert ended.err.count("\n") == 1
-    return ended.err.removeprefix("halftone: ").removesuffix("\n")
+    assert ended.failure.startswith("halftone: ")
+    assert ended.failure.endswith((".\n", ")\n"))
+    assert ended.failure.count("\n") == 1
+    return ended.failure.removeprefix("halftone: ").removesuffix("\n")
 
 
 def change_index(source: Path, change: Callable[[dict[str, str]], None]) -> None:

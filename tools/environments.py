@@ -8,6 +8,7 @@ in the environment, with the digest of what was installed. It must not resolve v
 
 import fcntl
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,11 @@ ENVIRONMENTS = {
         ROOT / ".venvs" / "serve", "serve.txt", stubs=(ROOT / "stubs" / "vllm-dist",)
     ),
 }
+
+
+def interpreter(name: str) -> Path:
+    """The Python to run peers of `name` with: `HALFTONE_<NAME>_PYTHON`, else the one made here."""
+    return Path(os.environ.get(f"HALFTONE_{name.upper()}_PYTHON") or ENVIRONMENTS[name].python)
 
 
 def make_uv() -> None:

@@ -25,7 +25,7 @@ from .checkpoints import (
 )
 from .companions import write_companions
 from .damage import drop_tensors, fill, keep_only_a_pickle, set_value, truncate_shard
-from .families import TINY, tiny_config
+from .families import TINY, has_experts, tiny_config
 from .files import (
     Tensor,
     as_float32,
@@ -57,6 +57,7 @@ __all__ = [
     "encode",
     "fill",
     "full_size_config",
+    "has_experts",
     "keep_only_a_pickle",
     "make_tensors",
     "read_checkpoint",

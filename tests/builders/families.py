@@ -185,6 +185,11 @@ _TINY: dict[str, Config] = {
 TINY: tuple[str, ...] = tuple(_TINY)
 
 
+def has_experts(model: str) -> bool:
+    """Whether a model of `TINY` is a mixture of experts."""
+    return "num_experts_per_tok" in tiny_config(model).get("text_config", _TINY[model])
+
+
 def tiny_config(model: str, **overrides: Any) -> Config:
     """The tiny `config.json` of `model`; `overrides` go where the language model reads them.
 

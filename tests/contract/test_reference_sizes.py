@@ -8,14 +8,12 @@ from typing import Literal
 
 import pytest
 
-from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import Planned, plan_checkpoint
+from halftone.plan.planning import Planned
 from halftone.spec.documents import Method
 from halftone.spec.job import MultiTokenPrediction
 from halftone.spec.names import Reason
-from halftone.spec.recipes import load_recipe
-from halftone.stores import open_source
 from tests.builders import full_size_config, write_sparse
+from tests.commands import plan_directory
 
 BASES: dict[str, tuple[str, Literal["PerExpert", "Fused"]]] = {
     "27B": ("27B", "PerExpert"),
@@ -56,14 +54,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def planned(directory: Path, recipe: str, *, drop: bool = False) -> Planned:
-    chosen = load_recipe(recipe)
-    if drop:
-        chosen = chosen.model_copy(update={"multiTokenPrediction": MultiTokenPrediction.Drop})
-    source = open_source(str(directory))
-    try:
-        return plan_checkpoint(read_checkpoint(source), chosen)
-    finally:
-        source.close()
+    changes = {"multiTokenPrediction": MultiTokenPrediction.Drop} if drop else {}
+    return plan_directory(directory, recipe, **changes)
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -7,9 +7,6 @@ compressed-tensors judges the dequantization of FP8 sources.
 """
 
 import hashlib
-import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from tests.builders import (
     TINY,
     Fp8Source,
     full_size_config,
+    has_experts,
     read_checkpoint,
     shapes,
     write_checkpoint,
@@ -27,11 +25,11 @@ from tests.builders import (
     write_fp8,
 )
 from tests.builders.shapes import ExpertLayout
+from tests.environments import ask
 
 pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(300)]
 
-_ROOT = Path(__file__).parents[2]
-_WITH_EXPERTS = [model for model in TINY if "moe" in model or model == "mixtral"]
+_WITH_EXPERTS = [model for model in TINY if has_experts(model)]
 _CASES: list[tuple[str, ExpertLayout]] = [
     *((model, "PerExpert") for model in TINY),
     *((model, "Fused") for model in _WITH_EXPERTS),
@@ -78,31 +76,15 @@ def answer(
     """What transformers says about all of them, from one process."""
     work = tmp_path_factory.mktemp("peer")
     request = {
-        "answer": str(work / "answer.json"),
         "work": str(work),
         "checkpoints": [str(one) for one in checkpoints.values()],
         "configurations": [str(one) for one in configurations.values()],
         "fp8": [str(one.directory) for one in fp8_sources.values()],
     }
-    done = subprocess.run(
-        [_quantize_python(), _ROOT / "tests" / "peers" / "transformers_names.py"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    answered: dict[str, Any] = ask(
+        "quantize", "transformers_names.py", request, work=work, timeout_s=280
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    answered: dict[str, Any] = json.loads((work / "answer.json").read_text())
     return answered
-
-
-def _quantize_python() -> Path:
-    default = _ROOT / ".venvs" / "quantize" / "bin" / "python"
-    python = Path(os.environ.get("HALFTONE_QUANTIZE_PYTHON", default))
-    assert python.exists(), f"{python} is missing; `make setup` makes the quantize environment"
-    return python
 
 
 @pytest.mark.parametrize(("model", "layout"), _CASES)

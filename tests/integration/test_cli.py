@@ -221,6 +221,16 @@ def test_quantizing_tells_errors_and_digest(tiny_source: Path, tmp_path: Path) -
     assert json.loads(again.out)["digest"] == document.digest
 
 
+def test_quantizing_tells_the_warnings_of_its_plan(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", "qwen3", licence=None)
+
+    ended = halftone("quantize", source, tmp_path / "output", "--recipe", "nvfp4a16-mlp")
+
+    assert ended.code == 0
+    assert "halftone: warning: The source has neither a licence file nor" in ended.err
+    assert ended.failure.startswith('{"stage": "quantize"')
+
+
 def test_a_search_on_the_command_line_overrides_the_recipe(
     tiny_source: Path, tmp_path: Path
 ) -> None:

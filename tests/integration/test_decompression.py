@@ -21,20 +21,12 @@ from halftone.spec.formats import Format
 from halftone.spec.job import Recipe
 from halftone.spec.recipes import load_recipe
 from tests import builders
-from tests.builders import TINY, Tensor, write_checkpoint
+from tests.builders import TINY, Tensor, has_experts, write_checkpoint
+from tests.commands import quantize_directory
 from tests.environments import ask
-from tests.quantizing import Bits, decoded, write_quantized
+from tests.quantizing import DATA_FREE, Bits, decoded
 
 pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(120)]
-
-PRESETS = (
-    "nvfp4a16",
-    "nvfp4a16-mlp",
-    "nvfp4a16-fp8-linear-attention",
-    "fp8-dynamic",
-    "fp8-block",
-    "fp8-block-a16",
-)
 
 
 @dataclass(frozen=True)
@@ -59,12 +51,8 @@ class Case:
         return Recipe.model_validate(chosen.model_dump() | self.changes)
 
 
-def _has_experts(model: str) -> bool:
-    return "moe" in model or model == "mixtral"
-
-
 CASES = [
-    *(Case(m, p) for m in TINY for p in PRESETS if not (_has_experts(m) and p == "nvfp4a16-mlp")),
+    *(Case(m, p) for m in TINY for p in DATA_FREE if not (has_experts(m) and p == "nvfp4a16-mlp")),
     *(Case("qwen3_5_moe", p, source={"experts": "Fused"}) for p in ("nvfp4a16", "fp8-dynamic")),
     *(
         Case("qwen3", "nvfp4a16", {"scaleSearch": search}, {"weights": "Outliers"})
@@ -105,7 +93,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
     for case in CASES:
         source = write_checkpoint(root / case.name / "source", case.model, **case.source)
         target = root / case.name / "target"
-        planned = write_quantized(source, target, case.recipe())
+        planned = quantize_directory(source, target, case.recipe()).planned
         names = {t.name for t in planned.tensors if t.format is None}
         stored = builders.read_checkpoint(source)
         kept = {name: stored[name] for name in names}

@@ -129,7 +129,9 @@ def test_a_read_only_output_is_told(source: Path, disk: Path) -> None:
     ended = halftone("quantize", source, disk / "output", *RECIPE)
 
     assert ended.code == 3
-    assert ended.err.startswith(f"halftone: '{disk / '.output.partial'}': Read-only file system")
+    assert ended.failure.startswith(
+        f"halftone: '{disk / '.output.partial'}': Read-only file system"
+    )
 
 
 @pytest.mark.parametrize("verb", ["plan", "run"])

@@ -242,6 +242,31 @@ def test_the_stated_error_is_that_of_the_written_bytes(
     assert_errors_hold(made, make_tensors(config, dtype=dtype, weights="Outliers"))
 
 
+@pytest.mark.parametrize("model", ["qwen3_5_moe_text", "wide"])
+def test_members_of_a_group_share_the_scale_of_their_largest_weight(
+    model: str, tmp_path: Path
+) -> None:
+    config = wide_config(layers=1) if model == "wide" else tiny_config(model)
+    source = write_checkpoint(tmp_path / "source", config)
+
+    made = quantize_directory(source, tmp_path / "output")
+
+    originals, stored = make_tensors(config), stored_tensors(made)
+    assert any(len(group.members) == 3 for group in made.document.groups)
+    for group in made.document.groups:
+        largest = max(float(np.abs(as_float32(originals[name])).max()) for name in group.members)
+        scale = reference.nvfp4_global_scale(largest)
+        assert float(group.globalScale or "nan") == scale
+        for name in group.members:
+            module = name.removesuffix("weight")
+            assert stored[f"{module}weight_global_scale"].data == scale.tobytes()
+            weights = np.frombuffer(originals[name].data, np.uint16).reshape(originals[name].shape)
+            blocks = reference.nvfp4_min_max_codes(weights, scale)
+            assert stored[f"{module}weight_scale"].data == blocks.tobytes()
+            packed = reference.nvfp4_quantize(weights, blocks, scale)
+            assert stored[f"{module}weight_packed"].data == packed.tobytes()
+
+
 @pytest.mark.parametrize("search", ["MinMax", "MeanSquaredError", "Exhaustive"])
 def test_each_search_states_its_error_and_the_gain_over_min_max(
     search: str, tmp_path: Path

@@ -25,8 +25,9 @@ from halftone.spec.documents import Group
 from tests import builders
 from tests.builders import Tensor, as_float32, tiny_config, write_checkpoint
 from tests.builders.numbers import e4m3_to_float32
+from tests.commands import quantize_directory
 from tests.environments import ask
-from tests.quantizing import codes, recipe, write_quantized
+from tests.quantizing import codes, recipe
 
 pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(120)]
 
@@ -135,7 +136,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         source = write_checkpoint(place / "source", config, **case.source)
         formats = dict.fromkeys(case.roles, case.scheme)
         chosen = recipe({"blockScale": "Free"}, **formats)
-        plans.append(write_quantized(source, place / "ours", chosen))
+        plans.append(quantize_directory(source, place / "ours", chosen).planned)
         request = {
             "source": str(source),
             "target": str(place / "theirs"),

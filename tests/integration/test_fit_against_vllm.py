@@ -6,23 +6,17 @@ environment and runs vLLM's `get_kv_cache_configs` on them; here the same config
 for a request must be equal, not close.
 """
 
-import json
-import os
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halftone.plan.cache import CacheKind, KvCache, kv_cache
-from halftone.spec.names import SERVE_PYTHON
 from tests.builders import full_size_config
+from tests.environments import ask
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(540)]
 
-REPOSITORY = Path(__file__).parents[2]
-PEER = REPOSITORY / "tests" / "peers" / "vllm_kv_cache.py"
 CACHE_BYTES = 80 * 10**9
 
 DENSE: dict[str, Any] = {
@@ -112,24 +106,8 @@ CASES = [
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What vLLM says to every case; one process, because its import takes most of the time."""
-    output = tmp_path_factory.mktemp("peer") / "answers.json"
-    # Not resolved: a virtual environment's python is a link, and means it by its own path.
-    default = REPOSITORY / ".venvs" / "serve" / "bin" / "python"
-    python = os.environ.get(SERVE_PYTHON) or str(default)
-    assert Path(python).exists(), (
-        f"{python} is missing; `make setup` makes the serving environment, or set {SERVE_PYTHON}."
-    )
-    done = subprocess.run(
-        [python, str(PEER), str(output)],
-        input=json.dumps(CASES),
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    said: list[dict[str, Any]] = json.loads(output.read_text())
+    work = tmp_path_factory.mktemp("peer")
+    said: list[dict[str, Any]] = ask("serve", "vllm_kv_cache.py", CASES, work=work, timeout_s=500)
     assert [answer["name"] for answer in said] == [case["name"] for case in CASES]
     return said
 

@@ -38,12 +38,6 @@ def repository(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def hub(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     with HubDouble(repository) as double:

@@ -10,7 +10,6 @@ We test these aspects:
 
 import json
 import random
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ from halftone.validate.inspection import inspect_uri
 from halftone.validate.inventory import take_inventory
 from halftone.validate.loading import is_multimodal, served_modules
 from tests.builders import write_checkpoint
-from tests.conftest import ROOT
+from tests.environments import ask
 
 _NOT_LANGUAGE = ["lm_head", "re:.*embed_tokens$", "re:.*visual.*", "re:^mtp.*"]
 _ROUTERS = [r"re:.*mlp\.gate$", "re:.*shared_expert_gate$"]
@@ -78,7 +77,7 @@ _CASES: dict[str, tuple[str, Any, str, list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, quantize_python: Path) -> dict[str, Pair]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
     """Every case, quantized by one process of the peer's environment."""
     folder = tmp_path_factory.mktemp("peer")
     pairs, cases = {}, []
@@ -89,12 +88,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, quantize_python: Path) -> dic
             {"source": str(source), "target": str(folder / name), "scheme": scheme}
             | {"ignore": ignore}
         )
-    (folder / "cases.json").write_text(json.dumps(cases))
-    command = [str(quantize_python), str(ROOT / "tests/peers/model_free_ptq.py"), "--cases"]
-    command += [str(folder / file) for file in ("cases.json", "answers.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((folder / "answers.json").read_text()) == [None] * len(cases)
+    errors = ask(
+        "quantize", "model_free_ptq.py", cases, work=folder, timeout_s=280, options=["--cases"]
+    )
+    assert errors == [None] * len(cases)
     return pairs
 
 
@@ -278,7 +275,7 @@ def modules_of(folder: Path, model: str) -> tuple[list[ServedModule], list[str]]
 
 
 @pytest.mark.serve_env
-def test_our_rules_answer_what_vllm_answers(tmp_path: Path, serve_python: Path) -> None:
+def test_our_rules_answer_what_vllm_answers(tmp_path: Path) -> None:
     chance = random.Random("rules")
     cases: list[dict[str, Any]] = []
     for model in ("qwen3_5_moe", "qwen3_5", "gemma4_unified"):
@@ -288,15 +285,10 @@ def test_our_rules_answer_what_vllm_answers(tmp_path: Path, serve_python: Path) 
             for make in (compressed_tensors_case, modelopt_case)
             for _ in range(60)
         ]
-    (tmp_path / "cases.json").write_text(json.dumps(cases))
-    peer = ROOT / "tests/peers/vllm_schemes.py"
-    command = [str(serve_python), str(peer)]
-    command += [str(tmp_path / name) for name in ("cases.json", "answers.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+
+    answers = ask("serve", "vllm_schemes.py", cases, work=tmp_path, timeout_s=280)
 
     outcomes: Counter[str] = Counter()
-    answers = json.loads((tmp_path / "answers.json").read_text())
     for case, theirs in zip(cases, answers, strict=True):
         for module, answer in zip(case["modules"], theirs, strict=True):
             told = (module, case["config"])

@@ -6,27 +6,23 @@ We test these aspects:
 - the error against a source that is remote too, from a sample
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from halftone.checkpoint.index import read_checkpoint
-from halftone.checkpoint.quantization_config import quantized_model_config
-from halftone.plan.planning import plan_checkpoint
-from halftone.quantize.engine import quantize
 from halftone.spec.names import DefectKind, RemarkReason
-from halftone.spec.recipes import load_recipe
-from halftone.stores import open_source
 from halftone.validate.budget import Budget
 from halftone.validate.findings import Extent
 from halftone.validate.inspection import inspect_uri
 from tests.builders import full_size_config, write_checkpoint, write_safetensors, write_sparse
 from tests.builders import read_checkpoint as read_tensors
+from tests.commands import quantize_directory
 from tests.doubles.hub import HubDouble
+from tests.quantizing import write_planned
 
 Serve = Callable[[Path], str]
 
@@ -34,17 +30,14 @@ Serve = Callable[[Path], str]
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     """Serves a directory as a repository of the Hub; one at a time."""
-    running: list[HubDouble] = []
+    with ExitStack() as running:
 
-    def start(directory: Path) -> str:
-        double = HubDouble(directory)
-        running.append(double.__enter__())
-        monkeypatch.setenv("HF_ENDPOINT", double.endpoint)
-        return double.uri
+        def start(directory: Path) -> str:
+            double = running.enter_context(HubDouble(directory))
+            monkeypatch.setenv("HF_ENDPOINT", double.endpoint)
+            return double.uri
 
-    yield start
-    for double in running:
-        double.__exit__(None, None, None)
+        yield start
 
 
 @pytest.fixture(scope="module")
@@ -52,45 +45,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A mixture of experts, and our result with every tensor beside its companions."""
     folder = tmp_path_factory.mktemp("tiny")
     source = write_checkpoint(folder / "source", "qwen3_5_moe")
-    opened = open_source(source)
-    checkpoint = read_checkpoint(opened)
-    recipe = load_recipe("nvfp4a16")
-    quantize(plan_checkpoint(checkpoint, recipe), checkpoint, folder / "out")
-    opened.close()
+    quantize_directory(source, folder / "out")
     tensors = read_tensors(folder / "out")
     ordered = {name: tensors[name] for name in sorted(tensors)}
     write_safetensors(folder / "out" / "model.safetensors", ordered)
     return source, folder / "out"
 
 
-def write_planned(base: str, recipe_name: str, folder: Path) -> Path:
-    """What we would write for a full-size base: real headers and scales of 1000, no weights."""
-    sparse = write_sparse(folder / "base", full_size_config(base), experts="Fused")
-    opened = open_source(sparse)
-    checkpoint, recipe = read_checkpoint(opened), load_recipe(recipe_name)
-    planned = plan_checkpoint(checkpoint, recipe)
-    opened.close()
-    assert planned.architecture is not None
-    out = folder / "planned"
-    out.mkdir()
-    places: dict[str, str] = {}
-    for shard in planned.shards:
-        scales = sum(row.end - row.begin for row in shard.rows if row.dtype == "F32")
-        with (out / shard.file).open("wb") as file:
-            file.write(shard.header)
-            file.write(np.full(scales // 4, 1000, np.float32).tobytes())
-            file.truncate(shard.size_bytes)
-        places |= {row.name: shard.file for row in shard.rows}
-    index = {"metadata": {"total_size": 0}, "weight_map": places}
-    (out / "model.safetensors.index.json").write_text(json.dumps(index))
-    roles = {line.role for line in planned.plan.roles}
-    config = quantized_model_config(checkpoint.config, planned.architecture, recipe, roles)
-    (out / "config.json").write_text(json.dumps(config))
-    return out
+def planned_result(base: str, preset: str, folder: Path) -> Path:
+    """What we would write for a full-size base, without weights."""
+    source = write_sparse(folder / "base", full_size_config(base), experts="Fused")
+    return write_planned(source, folder / "planned", preset)
 
 
 def test_our_35b_result_is_inspected_in_25_megabytes(tmp_path: Path, serve: Serve) -> None:
-    inspection = inspect_uri(serve(write_planned("35B-A3B", "nvfp4a16", tmp_path)))
+    inspection = inspect_uri(serve(planned_result("35B-A3B", "nvfp4a16", tmp_path)))
     assert inspection.defects == ()
     assert inspection.warnings == ()
     assert inspection.bytes == 25_025_868_128

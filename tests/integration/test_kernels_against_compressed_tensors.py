@@ -5,7 +5,6 @@ same file. BF16 sources must give equal bytes in every format; F32 sources in NV
 library computes otherwise for F16 and F32 sources is said in `halftone.quantize`'s modules.
 """
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,9 @@ from halftone.quantize import kernels
 from tests.builders.files import Tensor, encode, read_file, write_safetensors
 from tests.builders.matrices import every_bf16, hard_matrices
 from tests.builders.numbers import Floats, bf16_to_float32, float32_to_bf16
-from tests.conftest import PEERS, ROOT
+from tests.environments import run
 
 pytestmark = pytest.mark.quantize_env
-
-_PEER = ROOT / "tests/peers/compressed_tensors_quantize.py"
 
 Weights = NDArray[np.uint16] | NDArray[np.float32]
 Stored = dict[str, Tensor]
@@ -37,14 +34,11 @@ def matrices() -> dict[str, Floats]:
 
 
 def ask_peer(folder: Path, tensors: Stored, scheme: str) -> Stored:
-    """What the library makes of `tensors`. A missing environment is a failure, never a skip."""
-    python = PEERS["quantize"]
-    assert python.exists(), "the quantize environment is missing; make it with `make setup`"
+    """What the library makes of `tensors`."""
     source, target = folder / "source.safetensors", folder / f"{scheme}.safetensors"
     write_safetensors(source, tensors)
-    command = [str(python), str(_PEER), str(source), scheme, str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    peer = "compressed_tensors_quantize.py"
+    run("quantize", peer, str(source), scheme, str(target), timeout_s=280)
     return read_file(target)
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.environments import python_of
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pocket-model"
 CHECKPOINT = EXAMPLE / "checkpoint"
 FULL_ATTENTION = "model.language_model.layers.3.self_attn."
@@ -152,8 +154,8 @@ def test_the_training_log_ends_with_figures_in_their_bands() -> None:
 
 
 @pytest.mark.quantize_env
-def test_transformers_scores_the_checkpoint_as_the_training_log_says(quantize_python: Path) -> None:
-    command = [str(quantize_python), "score.py", "checkpoint", "--rows", "32"]
+def test_transformers_scores_the_checkpoint_as_the_training_log_says() -> None:
+    command = [str(python_of("quantize")), "score.py", "checkpoint", "--rows", "32"]
     done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=True)
     score = json.loads(done.stdout)
     final = figures()

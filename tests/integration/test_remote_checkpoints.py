@@ -43,7 +43,6 @@ def base(tmp_path: Path) -> Path:
 
 @contextmanager
 def on_the_hub(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     with HubDouble(base, large_file_bytes=10_000_000) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         hub.fail(Place.Resolve, Fault.Unavailable, times=3)
@@ -54,7 +53,6 @@ def on_the_hub(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def on_s3(base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
     with S3Double() as s3:
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
         for file in base.iterdir():

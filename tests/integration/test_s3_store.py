@@ -7,9 +7,7 @@ We test these aspects:
 - each refusal's sentence
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -28,20 +26,13 @@ SECRET = "s3cret" * 5
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3Double]:
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_MAX_ATTEMPTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+def s3(s3_bucket: S3Double, monkeypatch: pytest.MonkeyPatch) -> S3Double:
+    """An S3 that holds one source, read with a secret that no message may show."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    with S3Double() as double:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", double.endpoint)
-        double.put("models", "team/base/model.safetensors", BODY)
-        double.put("models", "team/base/config.json", b"{}")
-        double.requests.clear()
-        yield double
+    s3_bucket.put("models", "team/base/model.safetensors", BODY)
+    s3_bucket.put("models", "team/base/config.json", b"{}")
+    s3_bucket.requests.clear()
+    return s3_bucket
 
 
 def refusal(uri: str, path: str = "config.json") -> HalftoneError:

@@ -29,14 +29,16 @@ from halftone.spec.names import CONFIG_FILE
 from halftone.spec.recipes import load_recipe
 from tests.builders import (
     Config,
+    has_experts,
     read_file,
     tiny_config,
     write_checkpoint,
     write_companions,
 )
 from tests.builders.shapes import ExpertLayout
+from tests.commands import plan_directory, quantize_directory
 from tests.environments import ask
-from tests.quantizing import Bits, decoded, plan, write_quantized
+from tests.quantizing import DATA_FREE, Bits, decoded
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(120)]
 
@@ -56,14 +58,6 @@ MODELS: dict[str, Config] = {
     "mistral": {},
     "mixtral": {"intermediate_size": 128},
 }
-DATA_FREE = (
-    "nvfp4a16",
-    "nvfp4a16-mlp",
-    "nvfp4a16-fp8-linear-attention",
-    "fp8-dynamic",
-    "fp8-block",
-    "fp8-block-a16",
-)
 CALIBRATED = ("nvfp4-mlp", "nvfp4-language")
 MERGED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -94,12 +88,11 @@ class Case:
 
 
 def _has_the_roles(model: str, preset: str) -> bool:
-    return ("moe" not in model and model != "mixtral") or not preset.endswith("-mlp")
+    return not (has_experts(model) and preset.endswith("-mlp"))
 
 
 def _is_read(case: Case) -> bool:
-    has_experts = "moe" in case.model or case.model == "mixtral"
-    return not (has_experts and case.preset == "fp8-block-a16" and not case.draft)
+    return not (has_experts(case.model) and case.preset == "fp8-block-a16" and not case.draft)
 
 
 CASES = [
@@ -159,9 +152,9 @@ def _written(source: Path, target: Path, case: Case) -> tuple[Planned, dict[str,
     architecture = find(config)
     assert architecture is not None
     if case.preset in DATA_FREE:
-        planned = write_quantized(source, target, chosen)
+        planned = quantize_directory(source, target, chosen).planned
     else:
-        planned = plan(source, chosen)
+        planned = plan_directory(source, chosen)
         target.mkdir(parents=True)
         write_companions(target, config)
     present = (line.role for line in planned.plan.roles)

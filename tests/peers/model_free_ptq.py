@@ -3,15 +3,16 @@
     python model_free_ptq.py SOURCE TARGET SCHEME [IGNORE ...]
     python model_free_ptq.py --cases CASES.json ANSWERS.json
 
-CASES is a list of `{"source", "target", "scheme", "ignore"}`, or with `"config"` (a
-`quantization_config`) in place of the last two; `"observer"` chooses how weights are measured.
-ANSWERS gets, in the same order, null or the error that the library raised. It must import neither
-the tests nor the package under test.
+A single case prints `{"seconds": …}`, what the library's call took. CASES is a list of
+`{"source", "target", "scheme", "ignore"}`, or with `"config"` (a `quantization_config`) in place of
+the last two; `"observer"` chooses how weights are measured. ANSWERS gets, in the same order, null
+or the error that the library raised. It must import neither the tests nor the package under test.
 """
 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ def main() -> None:
     for name in ("source", "target", "scheme"):
         parser.add_argument(name)
     parser.add_argument("ignore", nargs="*")
-    quantize(vars(parser.parse_args()))
+    case = vars(parser.parse_args())
+    begin = time.perf_counter()
+    quantize(case)
+    print(json.dumps({"seconds": time.perf_counter() - begin}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What transformers reads from, and writes for, checkpoints that the tests built.
 
-Run by `tests/integration/test_builders_against_transformers.py` in the quantize environment. It
-reads a JSON request on standard input, writes its answer to the file that the request names, and
-must import neither the tests nor the package under test:
+    python transformers_names.py REQUEST.json ANSWER.json
 
-    {"answer": PATH, "work": DIR, "checkpoints": [DIR, …], "configurations": [DIR, …],
-     "fp8": [DIR, …]}
+Run by `tests/integration/test_builders_against_transformers.py` in the quantize environment; it
+must import neither the tests nor the package under test. REQUEST is
+
+    {"work": DIR, "checkpoints": [DIR, …], "configurations": [DIR, …], "fp8": [DIR, …]}
 
 Each checkpoint is loaded, run once, and saved again, with and without transformers' own renaming
 back to the layout of the Hub (which splits fused experts). Each configuration is made into a model
@@ -36,8 +36,8 @@ _TEXT = "a half tone, été 12"
 
 
 def main() -> None:
-    """Answer the request on standard input."""
-    request = json.load(sys.stdin)
+    """Answer the request."""
+    request = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(2)
     answer = {
         "checkpoints": {
@@ -46,7 +46,7 @@ def main() -> None:
         "configurations": {one: on_meta(Path(one)) for one in request["configurations"]},
         "fp8": {one: dequantized(Path(one)) for one in request["fp8"]},
     }
-    Path(request["answer"]).write_text(json.dumps(answer))
+    Path(sys.argv[2]).write_text(json.dumps(answer))
 
 
 def round_trip(directory: Path, work: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What vLLM itself makes of a model's KV cache; run in the serving environment as a process.
 
-    echo '[{"name": ..., "config": {...}, ...}]' | python vllm_kv_cache.py OUTPUT
+    python vllm_kv_cache.py CASES.json ANSWERS.json
 
 Each case: `config` (a `config.json`), `kvFormat`, `tensorParallel`, `prefixCaching`, `context` and
-`cacheBytes`. OUTPUT gets, for each, the groups and blocks that `get_kv_cache_configs` decides.
+`cacheBytes`. ANSWERS gets, for each, the groups and blocks that `get_kv_cache_configs` decides.
 The model's own classes are built on the meta device, so the layers and their specs are vLLM's.
 
 This build of vLLM knows CPU kernels only, whose blocks are multiples of 32 tokens. The block size
@@ -133,14 +133,14 @@ def answer(case: Case) -> dict[str, Any]:
     }
 
 
-def main(output: Path) -> None:
-    """Read cases from stdin, write answers to `output`."""
-    cases = json.load(sys.stdin)
+def main() -> None:
+    """Answer every case."""
+    cases = json.loads(Path(sys.argv[1]).read_text())
     with tempfile.NamedTemporaryFile() as rendezvous, set_current_vllm_config(VllmConfig()):
         init_distributed_environment(1, 0, f"file://{rendezvous.name}", 0, "gloo")
         initialize_model_parallel(1, 1)
-        output.write_text(json.dumps([answer(case) for case in cases]))
+        Path(sys.argv[2]).write_text(json.dumps([answer(case) for case in cases]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -13,13 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import plan_checkpoint
-from halftone.quantize.engine import quantize
 from halftone.spec.names import DefectKind, RemarkReason
 from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
-from halftone.stores import open_source
 from halftone.validate.findings import Extent, Inspection
 from halftone.validate.inspection import inspect_uri
 from tests.builders import (
@@ -30,6 +26,7 @@ from tests.builders import (
     write_safetensors,
 )
 from tests.builders import read_checkpoint as read_tensors
+from tests.commands import quantize_directory
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
 
@@ -47,10 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         if key not in known:
             folder = tmp_path_factory.mktemp("made")
             source = write_checkpoint(folder / "source", model, experts=experts)
-            opened = open_source(source)
-            checkpoint = read_checkpoint(opened)
-            quantize(plan_checkpoint(checkpoint, load_recipe(recipe)), checkpoint, folder / "out")
-            opened.close()
+            quantize_directory(source, folder / "out", recipe)
             known[key] = source, folder / "out"
         return known[key]
 

@@ -12,13 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import plan_checkpoint
-from halftone.quantize.engine import quantize
 from halftone.spec.names import DefectKind
-from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
-from halftone.stores import open_source
 from halftone.validate.inspection import inspect_uri
 from tests.builders import (
     Tensor,
@@ -29,18 +24,11 @@ from tests.builders import (
     write_safetensors,
 )
 from tests.builders import read_checkpoint as read_tensors
+from tests.commands import quantize_directory
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
 
 UP = "model.layers.0.mlp.up_proj"
-
-
-def quantized(source: Path, target: Path, recipe: str) -> Path:
-    opened = open_source(source)
-    checkpoint = read_checkpoint(opened)
-    quantize(plan_checkpoint(checkpoint, load_recipe(recipe)), checkpoint, target)
-    opened.close()
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A dense source, and what we make of it."""
     folder = tmp_path_factory.mktemp("pair")
     source = write_checkpoint(folder / "source", "qwen3")
-    return source, quantized(source, folder / "out", "nvfp4a16-mlp")
+    return source, quantize_directory(source, folder / "out", "nvfp4a16-mlp").directory
 
 
 def with_config(directory: Path, block: dict[str, Any] | None) -> None:
@@ -130,7 +118,7 @@ def test_modelopts_partly_excluded_group_will_not_load(
 @pytest.mark.parametrize("scheme", ["Block", "Channel"])
 def test_an_fp8_source_is_compared_after_dequantizing(tmp_path: Path, scheme: Any) -> None:
     source = write_fp8(tmp_path / "source", "qwen3", scheme=scheme)
-    checkpoint = quantized(source.directory, tmp_path / "out", "nvfp4a16-mlp")
+    checkpoint = quantize_directory(source.directory, tmp_path / "out", "nvfp4a16-mlp").directory
     inspection = inspect_uri(str(checkpoint), str(source.directory))
     assert inspection.defects == ()
     roles = {line.role: line for line in inspection.roles}

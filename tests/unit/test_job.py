@@ -104,7 +104,7 @@ def test_objects_cannot_be_changed() -> None:
     recipe = Recipe(name="mine", precision=())
 
     with pytest.raises(ValidationError, match="frozen"):
-        recipe.name = "other"  # type: ignore[misc]
+        recipe.name = "other"
 
 
 def test_a_role_that_is_not_named_keeps_its_precision() -> None:

@@ -4,19 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import plan_checkpoint
 from halftone.spec.documents import Notice
 from halftone.spec.names import WarningReason
-from halftone.spec.recipes import load_recipe
-from halftone.stores import open_source
 from tests.builders import Config, tiny_config, write_checkpoint
+from tests.commands import plan_directory
 
 
 def server_warnings(directory: Path, model: str | Config, recipe: str) -> list[Notice]:
-    source = open_source(write_checkpoint(directory, model))
-    plan = plan_checkpoint(read_checkpoint(source), load_recipe(recipe)).plan
-    source.close()
+    plan = plan_directory(write_checkpoint(directory, model), recipe).plan
     assert plan.refusal is None
     return [w for w in plan.warnings if w.reason is WarningReason.ServerCannotLoad]
 

@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 
-from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import Planned, plan_checkpoint
+from halftone.plan.planning import Planned
 from halftone.spec.documents import Notice
 from halftone.spec.job import GenericArchitecture, MultiTokenPrediction
 from halftone.spec.names import WarningReason
-from halftone.spec.recipes import load_recipe
-from halftone.stores import open_source
 from tests.builders import (
     Tensor,
     drop_tensors,
@@ -21,15 +18,11 @@ from tests.builders import (
     write_fp8,
     write_safetensors,
 )
+from tests.commands import plan_directory
 
 
 def planned(source: Path, preset: str = "fp8-dynamic", **changes: Any) -> Planned:
-    opened = open_source(source)
-    try:
-        recipe = load_recipe(preset).model_copy(update=changes)
-        return plan_checkpoint(read_checkpoint(opened), recipe)
-    finally:
-        opened.close()
+    return plan_directory(source, preset, **changes)
 
 
 def warnings(source: Path, preset: str = "fp8-dynamic", **changes: Any) -> dict[str, Notice]:
