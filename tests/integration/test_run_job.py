@@ -254,8 +254,38 @@ def test_a_checkpoint_that_was_not_inspected_is_not_published(
     ended = stage("publish", tmp_path / "work")
 
     assert ended.code == 2
-    assert "has no inspection.json; run `halftone stage inspect` first" in ended.err
+    assert "has no inspection.json of this checkpoint; run `halftone stage inspect`" in ended.err
     assert not (project / "published").exists()
+
+
+def test_an_inspection_is_not_repeated_for_the_same_checkpoint(
+    project: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    assert run(project, work).code == 0
+    before = stamps(work)["inspection.json"]
+
+    assert stage("inspect", work).code == 0
+
+    assert stamps(work)["inspection.json"] == before
+
+
+def test_a_shard_that_was_changed_after_its_inspection_is_not_published(
+    project: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    assert run(project, work).code == 0
+    shutil.rmtree(project / "published")
+    shard = work / "checkpoint" / "model.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+
+    ended = stage("publish", work)
+
+    assert ended.code == 1
+    assert "'model.safetensors' is not the file that was written" in ended.err
+    assert not any((project / "published").iterdir())
 
 
 def test_a_plan_that_is_not_the_checkpoints_is_not_published_with_it(

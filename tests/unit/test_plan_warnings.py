@@ -1,6 +1,5 @@
 """What a plan says although it goes on: each warning with its subject, and none without cause."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.builders import (
     write_safetensors,
 )
 from tests.commands import plan_directory
+from tests.refusals import change_config
 
 
 def planned(source: Path, preset: str = "fp8-dynamic", **changes: Any) -> Planned:
@@ -64,8 +64,7 @@ def test_an_fp8_source_is_told_with_the_number_of_its_matrices(tmp_path: Path) -
 
 
 def test_a_generic_table_says_that_it_guesses(source: Path) -> None:
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps(config | {"model_type": "unheard_of"}))
+    change_config(source, model_type="unheard_of")
 
     found = warnings(source, genericArchitecture=GenericArchitecture.Allow)
 

@@ -4,27 +4,41 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 _LINE_SECONDS: Final = 5.0
 
 
+class Shown(Protocol):
+    """What a stage tells: bytes done now, and bytes that an earlier run had done."""
+
+    def advance(self, nbytes: int) -> None:
+        """Count bytes; safe from any thread."""
+
+    def skip(self, nbytes: int) -> None:
+        """Count bytes that took this run no time."""
+
+
 @contextmanager
-def progress(label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(nbytes)`, safe from any thread, and show bytes, rate and time left."""
+def progress(label: str, total_bytes: int) -> Iterator[Shown]:
+    """Yield what a stage tells its bytes to; shows bytes, rate and time left."""
     if sys.stderr.isatty():
         yield from _bar(label, total_bytes)
     else:
         lines = _JsonLines(label, total_bytes)
-        yield lines.advance
+        yield lines
         lines.tell()
 
 
-def _bar(label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+def _bar(label: str, total_bytes: int) -> Iterator[Shown]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -43,8 +57,21 @@ def _bar(label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total_bytes)
-        yield lambda nbytes: bar.advance(task, nbytes)
+        yield _Bar(bar, bar.add_task(label, total=total_bytes))
+
+
+class _Bar:
+    """A rich bar; its rate is over the last half minute, so what was skipped soon leaves it."""
+
+    def __init__(self, bar: "RichProgress", task: "TaskID") -> None:
+        self._bar = bar
+        self._task = task
+
+    def advance(self, nbytes: int) -> None:
+        self._bar.advance(self._task, nbytes)
+
+    def skip(self, nbytes: int) -> None:
+        self._bar.update(self._task, completed=nbytes)
 
 
 class _JsonLines:
@@ -53,7 +80,7 @@ class _JsonLines:
     def __init__(self, label: str, total_bytes: int) -> None:
         self._label = label
         self._total = total_bytes
-        self._done = 0
+        self._done = self._skipped = 0
         self._begin = self._last = time.monotonic()
         self._guard = threading.Lock()
 
@@ -64,10 +91,16 @@ class _JsonLines:
             if time.monotonic() - self._last >= _LINE_SECONDS:
                 self.tell()
 
+    def skip(self, nbytes: int) -> None:
+        """Count `nbytes` as done, but not into the rate."""
+        with self._guard:
+            self._done += nbytes
+            self._skipped += nbytes
+
     def tell(self) -> None:
         """Print a line now; the last one is due when all is done."""
         self._last = time.monotonic()
-        rate = self._done / max(self._last - self._begin, 1e-6)
+        rate = (self._done - self._skipped) / max(self._last - self._begin, 1e-6)
         line = {
             "stage": self._label,
             "bytesDone": self._done,

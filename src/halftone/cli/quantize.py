@@ -53,13 +53,13 @@ def quantize(
             click.echo(f"halftone: warning: {notice.message}", err=True)
         total = bytes_to_read(planned)
         begin = time.perf_counter()
-        with progress("quantize", total) as advance:
+        with progress("quantize", total) as shown:
             document = carry_out(
                 planned,
                 checkpoint,
                 output.absolute(),
                 workers=workers or default_workers(),
-                advance=advance,
+                progress=shown,
             )
         seconds = time.perf_counter() - begin
     _tell(document, output, total, seconds, as_json)
@@ -71,7 +71,7 @@ def default_workers() -> int:
 
 
 def bytes_to_read(planned: Planned) -> int:
-    """What the engine's `advance` adds up to."""
+    """What the engine's progress adds up to."""
     return sum(m.source_bytes for s in planned.shards for u in s.units for m in u.members)
 
 

@@ -10,7 +10,7 @@ once, so every retry is safe.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from halftone.cli.opening import opened, opened_checkpoint
 from halftone.cli.progress import progress
@@ -29,6 +29,9 @@ from halftone.spec.names import (
     Reason,
 )
 from halftone.spec.recipes import parse_job, read_yaml, resolve
+
+if TYPE_CHECKING:
+    from halftone.validate.findings import Inspection
 
 # Once one of these is there, another job in the same directory would mix with it.
 _WORK: Final = (CHECKPOINT_FILE, CHECKPOINT_DIRECTORY, f".{CHECKPOINT_DIRECTORY}.partial")
@@ -101,35 +104,47 @@ def quantize(workdir: Path) -> None:
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
         _require_same(agreed, planned)
-        with progress("quantize", bytes_to_read(planned)) as advance:
+        with progress("quantize", bytes_to_read(planned)) as shown:
             carry_out(
                 planned,
                 checkpoint,
                 workdir.absolute() / CHECKPOINT_DIRECTORY,
                 workers=default_workers(),
                 document_path=workdir.absolute() / CHECKPOINT_FILE,
-                advance=advance,
+                progress=shown,
             )
 
 
 def inspect(workdir: Path) -> None:
     """Write `inspection.json`; raise CheckFailed when a defect was found."""
+    from halftone.validate.findings import Inspection
     from halftone.validate.inspection import inspect_source
 
-    job = read_job(workdir)
+    job, document = read_job(workdir), CheckpointDocument.load(workdir / CHECKPOINT_FILE)
+    path = workdir / INSPECTION_FILE
+    if path.is_file():
+        earlier = Inspection.load(path)
+        if earlier.checkpointDigest == document.digest:
+            _require_sound(earlier)
+            return
     with (
         opened(str(workdir / CHECKPOINT_DIRECTORY)) as checkpoint,
         opened(job.spec.source) as source,
     ):
-        inspection = inspect_source(checkpoint, source)
-    write_atomically(workdir / INSPECTION_FILE, inspection.to_bytes())
+        found = inspect_source(checkpoint, source)
+    inspection = found.model_copy(update={"checkpointDigest": document.digest})
+    inspection.save(path)
+    _require_sound(inspection)
+
+
+def _require_sound(inspection: "Inspection") -> None:
+    """Raise CheckFailed with the first defect of `inspection`."""
     if inspection.defects:
-        first = inspection.defects[0]
         raise CheckFailed(
             Reason.DefectsFound,
-            first.tensor,
+            inspection.defects[0].tensor,
             f"{len(inspection.defects)} defects found, nothing is published; the first: "
-            f"{first.message}",
+            f"{inspection.defects[0].message}",
         )
 
 
@@ -161,20 +176,15 @@ def _require_passed(workdir: Path, document: CheckpointDocument) -> None:
             "directory.",
         )
     path = workdir / INSPECTION_FILE
-    if not path.is_file():
+    inspection = Inspection.load(path) if path.is_file() else None
+    if inspection is None or inspection.checkpointDigest != document.digest:
         raise RefusedInput(
             Reason.WorkdirInconsistent,
             str(path),
-            f"'{workdir}' has no {INSPECTION_FILE}; run `halftone stage inspect` first.",
+            f"'{workdir}' has no {INSPECTION_FILE} of this checkpoint; run `halftone stage "
+            "inspect` first.",
         )
-    defects = Inspection.load(path).defects
-    if defects:
-        raise CheckFailed(
-            Reason.DefectsFound,
-            defects[0].tensor,
-            f"{len(defects)} defects were found, so nothing is published; the first: "
-            f"{defects[0].message}",
-        )
+    _require_sound(inspection)
 
 
 def _require_same(agreed: Plan, planned: Planned) -> None:

@@ -19,6 +19,7 @@ from halftone.spec.names import CONFIG_FILE, Reason
 
 KvFormat = Literal["auto", "fp8"]
 
+_LARGEST: Final = 2**24  # no dimension of a model is larger; lists are made of this length
 KERNEL_BLOCK_TOKENS: Final = 16  # the attention kernels' granularity, and vLLM's default block
 MODEL_DTYPE_BYTES: Final = 2  # `auto` caches in the model's dtype; servers run float32 as 16 bits
 _DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -160,8 +161,8 @@ def integer(config: dict[str, Any], key: str, default: int | None = None) -> int
     value = config.get(key)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _malformed(key, "must be a positive integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        raise _malformed(key, f"must be an integer from 1 to {_LARGEST}")
     return value
 
 

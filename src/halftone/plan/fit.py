@@ -188,9 +188,9 @@ class _Case:
         the widest MLP; 2 bytes each), float32 logits and a sorted copy for every sequence that
         may run, and the runtime.
         """
-        experts = self.text.get("num_experts_per_tok") or self.text.get("top_k_experts") or 0
+        experts = integer(self.text, "num_experts_per_tok", integer(self.text, "top_k_experts", 1))
         own = "moe_intermediate_size" if "moe_intermediate_size" in self.text else None
-        widest = integer(self.text, own or "intermediate_size") * max(1, int(experts))
+        widest = integer(self.text, own or "intermediate_size") * experts
         values = 4 * integer(self.text, "hidden_size") + 3 * widest // size
         logits = self.max_sequences * integer(self.text, "vocab_size") * 4 * 2
         return _RUNTIME_BYTES + self.batch_tokens * values * 2 + logits

@@ -7,8 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
+from halftone.checkpoint.digests import file_sha256
 from halftone.spec.documents import Artifact, CheckpointDocument, sync_directory
-from halftone.spec.errors import EnvironmentFault, RefusedInput
+from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.names import ARTIFACT_FILE, CHECKPOINT_FILE, PLAN_FILE, Reason
 
 
@@ -17,7 +18,9 @@ def publish_directory(
 ) -> Artifact:
     """Copy `checkpoint` and its documents to `target`; return the artifact's document.
 
-    Raises RefusedInput(OutputNotEmpty) when `target` holds something else.
+    Only the files that `document` lists are copied, and each copy must have its digest. Raises
+    RefusedInput(OutputNotEmpty) when `target` holds something else, CheckFailed(DigestDiffers) for
+    a checkpoint that is not the one that was written.
     """
     artifact = Artifact(
         uri=str(target), checkpointDigest=document.digest, planDigest=document.planDigest
@@ -36,13 +39,17 @@ def publish_directory(
     try:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
-        for file in sorted(checkpoint.iterdir()):
-            _copy(file, staged / file.name)
+        for file in document.files:
+            _copy(checkpoint / file.path, staged / file.path)
+            _require_digest(staged / file.path, file.sha256)
         _copy(plan, staged / PLAN_FILE)
         document.save(staged / CHECKPOINT_FILE)
         artifact.save(staged / ARTIFACT_FILE)
         staged.rename(target)
         sync_directory(target.parent)
+    except CheckFailed:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise EnvironmentFault(
@@ -58,3 +65,13 @@ def _copy(file: Path, copy: Path) -> None:
     shutil.copyfile(file, copy)
     with copy.open("rb") as written:
         os.fsync(written.fileno())
+
+
+def _require_digest(copy: Path, sha256: str) -> None:
+    if file_sha256(copy) != sha256:
+        raise CheckFailed(
+            Reason.DigestDiffers,
+            copy.name,
+            f"'{copy.name}' is not the file that was written (its SHA-256 differs from "
+            f"{CHECKPOINT_FILE}), so nothing is published; quantize again in a new work directory.",
+        )

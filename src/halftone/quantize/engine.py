@@ -9,13 +9,14 @@ again: shards whose bytes still have their digest are kept.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from halftone import __version__
+from halftone.checkpoint.digests import file_sha256
 from halftone.checkpoint.headers import read_header
 from halftone.checkpoint.index import Checkpoint
 from halftone.checkpoint.quantization_config import quantized_model_config
@@ -27,7 +28,6 @@ from halftone.quantize.tiles import TileReader
 from halftone.quantize.workspace import (
     Workspace,
     discard_leftovers,
-    file_sha256,
     finished,
     storage_errors,
 )
@@ -37,7 +37,21 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import CHECKPOINT_FILE, CONFIG_FILE, INDEX_FILE, Reason
 
-Advance = Callable[[int], None]
+
+class Progress(Protocol):
+    """Who wants to know how far the work is; called from any thread."""
+
+    def advance(self, nbytes: int) -> None:
+        """So many bytes of the source are done."""
+
+    def skip(self, nbytes: int) -> None:
+        """So many were done by an earlier run."""
+
+
+class _Unseen:
+    def advance(self, nbytes: int) -> None: ...
+
+    def skip(self, nbytes: int) -> None: ...
 
 
 def quantize(
@@ -47,11 +61,11 @@ def quantize(
     *,
     workers: int = 2,
     document_path: Path | None = None,
-    advance: Advance = lambda nbytes: None,
+    progress: Progress | None = None,
 ) -> CheckpointDocument:
     """Write the checkpoint that `planned` describes to `output`; return its document.
 
-    `advance` is called with bytes of source that are done (from any thread). The document goes to
+    `progress` is told of bytes of source that are done. The document goes to
     `document_path`, by default `checkpoint.json` in `output`. Raises RefusedInput for input that
     cannot be carried out, EnvironmentFault for a full disk and the like; nothing that looks like a
     checkpoint is left behind by either.
@@ -65,7 +79,7 @@ def quantize(
         return done
     _refuse_unreadable(planned, checkpoint)
     with Workspace(output, planned.plan, _origin(checkpoint)) as workspace:
-        entries = _write_shards(planned, checkpoint, workspace, workers, advance)
+        entries = _write_shards(planned, checkpoint, workspace, workers, progress or _Unseen())
         _refuse_changed(checkpoint)
         _write_companions(planned, checkpoint, workspace)
         document = checkpoint_document(planned, workspace.staged, entries, __version__)
@@ -91,7 +105,11 @@ def require_carried_out(planned: Planned) -> None:
 
 
 def _write_shards(
-    planned: Planned, checkpoint: Checkpoint, workspace: Workspace, workers: int, advance: Advance
+    planned: Planned,
+    checkpoint: Checkpoint,
+    workspace: Workspace,
+    workers: int,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Journal entries of all shards in order; finished ones are taken over."""
     known = {s.file: workspace.finished_shard(s.file) for s in planned.shards}
@@ -101,7 +119,7 @@ def _write_shards(
     )
     for shard in planned.shards:
         if known[shard.file] is not None:
-            advance(sum(m.source_bytes for unit in shard.units for m in unit.members))
+            progress.skip(sum(m.source_bytes for unit in shard.units for m in unit.members))
     recipe = planned.plan.recipe
     if recipe is None:
         raise AssertionError("an accepted plan has a recipe. This is a bug. Please report.")
@@ -117,7 +135,7 @@ def _write_shards(
             path = workspace.partial_path(shard.file)
             with storage_errors(path), _opened(path) as descriptor:
                 writer = ShardWriter(
-                    shard, descriptor, reader, recipe, pool, flusher, advance, remote
+                    shard, descriptor, reader, recipe, pool, flusher, progress.advance, remote
                 )
                 results = writer.write()
             pending.append(finisher.submit(_finish, workspace, shard, results))

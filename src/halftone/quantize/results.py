@@ -5,9 +5,9 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Final
 
+from halftone.checkpoint.digests import file_sha256
 from halftone.plan.layout import Unit
 from halftone.plan.planning import Planned
-from halftone.quantize.workspace import file_sha256
 from halftone.quantize.writing import Sums
 from halftone.spec.documents import (
     CheckpointDocument,

@@ -8,7 +8,6 @@ still have that digest. The plan lies there too: work of another plan is refused
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
+from halftone.checkpoint.digests import file_sha256
 from halftone.spec.documents import (
     CheckpointDocument,
     Plan,
@@ -31,7 +31,6 @@ _JOURNAL: Final = "journal"
 _LOCK: Final = "lock"
 _ORIGIN: Final = "origin.json"
 _STAGED: Final = "checkpoint"
-_HASH_CHUNK: Final = 8 * 2**20
 # After these, finished shards may hold weights that the source no longer has.
 _SPOILING: Final = frozenset({Reason.SourceChanged, Reason.NonFiniteWeight})
 
@@ -52,17 +51,6 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise EnvironmentFault(
             Reason.StorageFailed, str(path), f"'{error.filename or path}': {error.strerror}."
         ) from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in large chunks."""
-    digest = hashlib.sha256()
-    buffer = bytearray(_HASH_CHUNK)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()
 
 
 def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointDocument | None:

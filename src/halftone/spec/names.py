@@ -63,6 +63,8 @@ class Reason(StrEnum):
     OutputBusy = "OutputBusy"
     # The name of a GPU that the device table does not have.
     UnknownDevice = "UnknownDevice"
+    # A file is not the one whose digest was recorded.
+    DigestDiffers = "DigestDiffers"
     # Inspect found a defect.
     DefectsFound = "DefectsFound"
     # A file of our own work directory is missing, stale or unreadable.
