@@ -1,5 +1,6 @@
 """Every tensor of every family has one role, and every group that a server fuses has one name."""
 
+import re
 from collections import Counter, defaultdict
 from typing import Literal
 
@@ -7,6 +8,8 @@ import pytest
 
 from halftone.checkpoint.architectures import ARCHITECTURES, GENERIC, find
 from halftone.checkpoint.architectures.table import ServedScale
+from halftone.checkpoint.quantization_config import quantization_config
+from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
 from tests.builders import TINY, shapes, tiny_config
 
@@ -105,6 +108,36 @@ def test_experts_are_served_with_the_gates_scale_and_linear_layers_with_the_larg
     served = {row.path: row.served for row in table.rows if row.fused}
     assert served["layers.*.mlp.experts.*.gate_proj"] is ServedScale.First
     assert served["layers.*.mlp.shared_expert.gate_proj"] is ServedScale.Largest
+
+
+def test_layers_outside_the_language_model_are_not_taken_for_its_own() -> None:
+    table = find(tiny_config("llama"))
+    assert table is not None
+    assert table.place("layers.0.self_attn.q_proj.weight").role is Role.Other
+    assert not table.place("layers.0.self_attn.q_proj.weight").listed
+    assert table.place("lm_head.weight").role is Role.LmHead
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_expressions_match_exactly_what_the_table_places(model: str) -> None:
+    config = tiny_config(model)
+    table = find(config)
+    assert table is not None
+    recipe = load_recipe("nvfp4a16")
+    block = quantization_config(table, recipe, Role)
+    (group,) = block["config_groups"].values()
+    wanted = {line.role for line in recipe.precision}
+    for name in shapes(config):
+        place = table.place(name)
+        quantized = place.role in wanted and place.parameter == "weight"
+        module = name.removesuffix(".weight")
+        targeted = any(re.match(t.removeprefix("re:"), module) for t in group["targets"])
+        ignored = any(
+            re.match(i.removeprefix("re:"), module) if i.startswith("re:") else i == module
+            for i in block["ignore"]
+        )
+        assert targeted == quantized, name
+        assert not (quantized and ignored), name
 
 
 def test_no_two_tables_claim_one_model_type() -> None:

@@ -90,7 +90,7 @@ def drop(tensors: dict[str, Tensor], name: str) -> None:
         ("gemma4_unified", "nvfp4a16-mlp"),
         ("qwen3", "fp8-block"),
         ("qwen3_moe", "fp8-dynamic"),
-        ("mixtral", "fp8-block-a16"),
+        ("llama", "fp8-block-a16"),
     ],
 )
 def test_what_we_write_has_no_defects(made: Made, model: str, recipe: str) -> None:
@@ -200,6 +200,29 @@ def test_a_global_scale_must_be_a_positive_number(made: Made, tmp_path: Path, va
     assert (DefectKind.NotFinite, name) in found(inspect_uri(str(copy)))
 
 
+def test_an_infinity_that_a_kept_tensor_holds_is_the_models_business(
+    made: Made, tmp_path: Path
+) -> None:
+    _, checkpoint = made("qwen3_5", "nvfp4a16")
+    copy = spoiled(checkpoint, tmp_path / "x", lambda tensors: None)
+    set_value(copy, "model.language_model.embed_tokens.weight", float("inf"))
+    assert found(inspect_uri(str(copy))) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "tensor"),
+    [
+        ("mixtral", "fp8-block-a16", "model.layers.0.block_sparse_moe.experts.0.w1.weight"),
+        ("qwen3_5_moe", "fp8-block", f"{LAYERS}.0.mlp.experts.0.gate_proj.weight"),
+    ],
+)
+def test_what_todays_server_cannot_load_is_a_defect(
+    made: Made, model: str, recipe: str, tensor: str
+) -> None:
+    _, checkpoint = made(model, recipe)
+    assert (DefectKind.ServerCannotLoad, tensor) in found(inspect_uri(str(checkpoint)))
+
+
 def test_nan_is_found_in_kept_weights_block_scales_and_fp8_codes(
     made: Made, tmp_path: Path
 ) -> None:
@@ -215,7 +238,7 @@ def test_nan_is_found_in_kept_weights_block_scales_and_fp8_codes(
             tensors[name] = tensors[name]._replace(data=bytes(data))
 
     copy = spoiled(checkpoint, tmp_path / "x", change)
-    set_value(copy, kept, float("-inf"))
+    set_value(copy, kept, float("nan"))
     assert set(found(inspect_uri(str(copy)))) == {
         (DefectKind.NotFinite, name) for name in (kept, scales, codes)
     }

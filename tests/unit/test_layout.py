@@ -7,6 +7,7 @@ import json
 from math import prod
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from halftone.plan.layout import (
 )
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.dtypes import Dtype
+from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS, Format, stored_bytes
 from halftone.spec.roles import Role
 
@@ -66,6 +68,17 @@ def models(draw: st.DrawFn) -> list[LogicalTensor]:
 
 
 SHARD_BYTES = st.integers(1, 300_000)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_tensor_with_the_name_of_a_fused_group_is_refused(first: int) -> None:
+    fused = "model.layers.0.self_attn.qkv_proj"
+    pair = [
+        tensor("model.layers.0.self_attn.q_proj.weight", fmt=Format.NVFP4A16, group=fused),
+        tensor(fused, (4, 4)),
+    ]
+    with pytest.raises(RefusedInput, match=f"holds a tensor `{fused}`"):
+        lay_out([pair[first], pair[1 - first]])
 
 
 @settings(max_examples=40)

@@ -22,7 +22,7 @@ def test_weight_only_fp8_of_routed_experts_is_warned_of(tmp_path: Path) -> None:
     )
     (notice,) = server_warnings(tmp_path / "a16", config, "fp8-block-a16")
     assert ".mlp.experts.0." in notice.subject
-    assert "give Experts FP8_BLOCK" in notice.message
+    assert "give Experts the format FP8_BLOCK." in notice.message
     assert server_warnings(tmp_path / "block", config, "fp8-block") == []
 
 

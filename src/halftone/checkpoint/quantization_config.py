@@ -89,11 +89,20 @@ def quantized_model_config(
     config: dict[str, Any], architecture: Architecture, recipe: Recipe, present: Iterable[Role]
 ) -> dict[str, Any]:
     """The source's `config.json` with our block in it, and no promise that the weights break."""
-    result = {key: value for key, value in config.items() if key != "compression_config"}
+    result = _without_old_encoding(config)
     if recipe.multiTokenPrediction is MultiTokenPrediction.Drop:
         result = _without_multi_token_prediction(result)
     result["quantization_config"] = quantization_config(architecture, recipe, present)
     return result
+
+
+def _without_old_encoding(config: dict[str, Any]) -> dict[str, Any]:
+    """No quantization block of the source survives, at the top or in a nested configuration."""
+    return {
+        key: _without_old_encoding(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in {"quantization_config", "compression_config"}
+    }
 
 
 def _without_multi_token_prediction(config: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,10 @@ _WEIGHTS: Final = (
 # Written anew, or untrue of the result.
 _REPLACED: Final = frozenset({CONFIG_FILE, CHECKPOINT_FILE, "hf_quant_config.json", "recipe.yaml"})
 _LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)
-_CARD_LICENCE = re.compile(r"^license:\s*['\"]?([\w.\-]+)", re.MULTILINE)
+# A name on the same line, or the first of a list below; an empty field is none.
+_CARD_LICENCE = re.compile(
+    r"^license:[ \t]*(?:\[|\n[ \t]*-[ \t]+)?['\"]?(\w[\w.\-]*)", re.MULTILINE
+)
 _CARD_BYTES: Final = 65_536
 
 

@@ -17,8 +17,9 @@ from halftone.checkpoint.headers import serialize_header
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.documents import OutputRow, sha256_hex
 from halftone.spec.dtypes import Dtype
+from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS, Format
-from halftone.spec.names import SINGLE_SHARD_FILE
+from halftone.spec.names import SINGLE_SHARD_FILE, Reason
 
 # 4 GB is a compromise: what a kill costs at most, against the number of files on the Hub.
 MAX_SHARD_BYTES: Final = 4_000_000_000
@@ -109,9 +110,16 @@ def _units(tensors: Sequence[LogicalTensor]) -> Iterable[Unit]:
     grouped: dict[str, list[LogicalTensor]] = {}
     for tensor in tensors:
         fused = tensor.format is not None and tensor.group is not None
-        grouped.setdefault(tensor.group if fused and tensor.group else tensor.name, []).append(
-            tensor
-        )
+        name = tensor.group if fused and tensor.group else tensor.name
+        others = grouped.setdefault(name, [])
+        if others and not (fused and others[0].group == name):
+            raise RefusedInput(
+                Reason.MalformedCheckpoint,
+                name,
+                f"The source holds a tensor `{name}`, which is the name of what a server makes of "
+                "its neighbours; remove that tensor from the source.",
+            )
+        others.append(tensor)
     for name, members in grouped.items():
         members.sort(key=lambda m: m.name)
         parts = tuple(map(_stored_parts, members))

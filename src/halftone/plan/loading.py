@@ -1,45 +1,46 @@
-"""What a server cannot load although the format can store it: said in the plan, as warnings.
-
-Each rule was met in vLLM 0.32 by building the real model classes
-(tests/integration/test_vllm_reads_the_configuration.py); a later server may lift it.
-"""
+"""What a server cannot load although the format can store it: said in the plan, as warnings."""
 
 from collections.abc import Iterator, Sequence
 
+from halftone.checkpoint.architectures.table import Architecture
+from halftone.checkpoint.serving_limits import block_fp8_obstacle
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.documents import Notice
-from halftone.spec.formats import FP8_BLOCK_SIDE, Format
+from halftone.spec.formats import Format
 from halftone.spec.names import WarningReason
 from halftone.spec.roles import Role
 
 _BLOCK_FORMATS = frozenset({Format.FP8_BLOCK, Format.FP8_BLOCK_A16})
 
 
-def loading_notices(tensors: Sequence[LogicalTensor]) -> Iterator[Notice]:
-    """A warning for each rule that the planned checkpoint breaks, with its first tensor."""
-    expert = next((t for t in tensors if _is_weight_only_fp8_expert(t)), None)
-    if expert is not None:
+def loading_notices(
+    tensors: Sequence[LogicalTensor], architecture: Architecture
+) -> Iterator[Notice]:
+    """A warning for each kind of obstacle in the planned checkpoint, with its first tensor."""
+    order = {row.path: place for place, row in enumerate(architecture.rows)}
+    last: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.group is not None and tensor.row is not None:
+            last[tensor.group] = max(order[tensor.row.path], last.get(tensor.group, 0))
+    told: set[bool] = set()
+    for tensor in tensors:
+        if tensor.format not in _BLOCK_FORMATS or tensor.row is None or tensor.group is None:
+            continue
+        expert = tensor.role is Role.Experts
+        weight_only = tensor.format is Format.FP8_BLOCK_A16
+        obstacle = block_fp8_obstacle(
+            routed_expert=expert,
+            weight_only=weight_only,
+            rows=tensor.shape[0],
+            followed=order[tensor.row.path] < last[tensor.group],
+        )
+        if obstacle is None or (expert and weight_only) in told:
+            continue
+        told.add(expert and weight_only)
+        other = Format.FP8_BLOCK if expert and weight_only else Format.FP8_DYNAMIC
         yield Notice(
             reason=WarningReason.ServerCannotLoad,
-            subject=expert.name,
-            message=f"vLLM 0.32 has no weight-only FP8 for routed experts, such as "
-            f"`{expert.name}`; give Experts {Format.FP8_BLOCK}, which stores the same bytes.",
+            subject=tensor.name,
+            message=f"`{tensor.name}` will not load: {obstacle}; give {tensor.role} the format "
+            f"{other}.",
         )
-    ragged = next((t for t in tensors if _is_ragged_in_a_group(t)), None)
-    if ragged is not None:
-        yield Notice(
-            reason=WarningReason.ServerCannotLoad,
-            subject=ragged.name,
-            message=f"`{ragged.name}` has {ragged.shape[0]} rows, and vLLM 0.32 merges it with its "
-            f"neighbours only where blocks of {FP8_BLOCK_SIDE} rows come out even; give its role "
-            f"{Format.FP8_DYNAMIC}.",
-        )
-
-
-def _is_weight_only_fp8_expert(tensor: LogicalTensor) -> bool:
-    return tensor.role is Role.Experts and tensor.format is Format.FP8_BLOCK_A16
-
-
-def _is_ragged_in_a_group(tensor: LogicalTensor) -> bool:
-    merged = tensor.group is not None or tensor.role is Role.Experts
-    return tensor.format in _BLOCK_FORMATS and merged and tensor.shape[0] % FP8_BLOCK_SIDE != 0

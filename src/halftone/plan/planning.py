@@ -139,7 +139,7 @@ def _accepted(
         resources=_resources(checkpoint, source, shards, recipe),
         warnings=(
             *notices(checkpoint, architecture, recipe, logical, scales, roles, source),
-            *loading_notices(tensors),
+            *loading_notices(tensors, architecture),
         ),
         refusal=None,
     )

@@ -5,8 +5,9 @@ A chain of small judgements over names and shapes; each refusal names the tensor
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from halftone.checkpoint.architectures.blocks import LAYER
 from halftone.checkpoint.architectures.table import Placement
 from halftone.checkpoint.headers import TensorEntry
 from halftone.spec.documents import Group
@@ -18,6 +19,8 @@ from halftone.spec.names import Reason
 
 if TYPE_CHECKING:
     from halftone.plan.tensors import LogicalTensor
+
+_GATED: Final = "gate_up_proj"  # the fused name of gate and up in all tables
 
 
 def assigned_format(entry: TensorEntry, place: Placement, recipe: Recipe) -> Format | None:
@@ -36,7 +39,14 @@ def assigned_format(entry: TensorEntry, place: Placement, recipe: Recipe) -> For
 
 
 def _check_shape(entry: TensorEntry, fmt: Format, dimensions: int) -> None:
-    if len(entry.shape) != dimensions or 0 in entry.shape:
+    if 0 in entry.shape:
+        raise RefusedInput(
+            Reason.ShapeNotQuantizable,
+            entry.name,
+            f"`{entry.name}` has shape {list(entry.shape)} and so holds no weights to quantize; "
+            "remove it from the source, or leave its role out of the recipe.",
+        )
+    if len(entry.shape) != dimensions:
         raise RefusedInput(
             Reason.ShapeNotQuantizable,
             entry.name,
@@ -67,7 +77,8 @@ def _check_dtype(entry: TensorEntry, fmt: Format, stacked: bool) -> None:
 def fused_groups(tensors: "Sequence[LogicalTensor]") -> tuple[Group, ...]:
     """Every group of two or more that a server merges, with its one format.
 
-    Raises RefusedInput(GroupMixesFormats) when members would differ.
+    Raises RefusedInput(GroupMixesFormats) when members would differ, and
+    RefusedInput(ShapeNotQuantizable) for members that cannot be merged, or a gate without its up.
     """
     members: defaultdict[str, list[LogicalTensor]] = defaultdict(list)
     for tensor in tensors:
@@ -84,6 +95,39 @@ def fused_groups(tensors: "Sequence[LogicalTensor]") -> tuple[Group, ...]:
                 f"A server merges the members of `{name}` into one matrix, so they need one "
                 f"format, but the recipe gives {told}; give their roles the same format.",
             )
+        if group[0].format is not None:
+            _refuse_unequal_columns(name, group)
+            _refuse_half_of_a_pair(name, group)
         if len(group) > 1:
             groups.append(Group(name, group[0].format, tuple(t.name for t in group)))
     return tuple(groups)
+
+
+def _refuse_unequal_columns(name: str, group: "Sequence[LogicalTensor]") -> None:
+    """A server stacks members along their rows, so all need the same columns."""
+    first = group[0]
+    for other in group[1:]:
+        if other.shape[-1] != first.shape[-1]:
+            raise RefusedInput(
+                Reason.ShapeNotQuantizable,
+                other.name,
+                f"A server merges the members of `{name}` into one matrix, but `{first.name}` has "
+                f"{first.shape[-1]} columns and `{other.name}` has {other.shape[-1]}; give a "
+                "source in which they are equal, or leave their role out of the recipe.",
+            )
+
+
+def _refuse_half_of_a_pair(name: str, group: "Sequence[LogicalTensor]") -> None:
+    """Gate and up come in pairs in every family; of q, k and v some layers have fewer.
+
+    The generic table, whose rows begin at no layer, may stand for an MLP without a gate.
+    """
+    row = group[0].row
+    if len(group) > 1 or row is None or row.fused != _GATED or not row.path.startswith(LAYER):
+        return
+    raise RefusedInput(
+        Reason.MalformedCheckpoint,
+        group[0].name,
+        f"A server merges a gate and an up projection into `{name}`, but the source has "
+        f"`{group[0].name}` alone; give a complete source, or leave its role out of the recipe.",
+    )

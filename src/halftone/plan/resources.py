@@ -10,17 +10,18 @@ from halftone.plan.layout import OutputShard
 from halftone.spec.documents import Resources
 from halftone.spec.job import ScaleSearch
 
+# What an estimate is for, whatever machine makes the plan; a run takes as many as it has cores.
+WORKERS: Final = 2
 # One tile of a matrix per worker: large enough that a read costs more than its system call, small
 # enough that the second pass finds it in the last-level cache.
 TILE_BYTES: Final = 4 * 2**20
 # Weights of a remote source are kept between the two passes up to this size, to fetch them once.
 SPOOL_BYTES: Final = 384 * 2**20
-WORKERS: Final = 2
 # Interpreter, NumPy, numba and its compiled kernels, measured resident after the first group.
 _BASE_BYTES: Final = 300 * 2**20
 # A 35B mixture of experts has 93,000 tensors; each costs about this much in our own tables.
 _TENSOR_BYTES: Final = 2_000
-# Bytes of source per second and two workers, by benchmarks/quantize.py on two cores; disks differ.
+# Bytes of source per second with WORKERS workers, by benchmarks/quantize.py on two cores; disks differ.
 _RATES: Final = {
     ScaleSearch.MinMax: 800e6,
     ScaleSearch.MeanSquaredError: 110e6,
@@ -31,7 +32,10 @@ _RATES: Final = {
 def estimate(
     shards: Sequence[OutputShard], source_bytes: int, search: ScaleSearch, remote: bool
 ) -> Resources:
-    """Peak resident memory, disk and seconds for `shards`."""
+    """Peak resident memory, disk and seconds for `shards`, with `WORKERS` workers.
+
+    Each further worker takes four more tiles of `TILE_BYTES`.
+    """
     tensors = sum(len(shard.rows) for shard in shards)
     memory = _BASE_BYTES + WORKERS * 4 * TILE_BYTES + tensors * _TENSOR_BYTES
     return Resources(

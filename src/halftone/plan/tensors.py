@@ -69,7 +69,6 @@ class LogicalTensors:
 
     tensors: tuple[LogicalTensor, ...]
     unlisted: tuple[str, ...]
-    dropped: tuple[str, ...]
 
 
 def logical_tensors(
@@ -85,7 +84,6 @@ def logical_tensors(
     """
     found: list[LogicalTensor] = []
     unlisted: list[str] = []
-    dropped: list[str] = []
     consumed = {scale.entry.name for scale in scales.values()}
     drop_mtp = recipe.multiTokenPrediction is MultiTokenPrediction.Drop
     for name, entry in checkpoint.tensors.items():
@@ -93,12 +91,11 @@ def logical_tensors(
             continue
         place = architecture.place(name)
         if place.role is Role.MultiTokenPrediction and drop_mtp:
-            dropped.append(name)
             continue
         if not place.listed:
             unlisted.append(name)
         found.extend(_logical(entry, place, recipe, scales.get(name)))
-    return LogicalTensors(tuple(found), tuple(unlisted), tuple(dropped))
+    return LogicalTensors(tuple(found), tuple(unlisted))
 
 
 def _logical(

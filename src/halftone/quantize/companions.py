@@ -12,8 +12,11 @@ _CHUNK: Final = 8 * 2**20
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """`value` as people and other tools expect it: indented, in the order given; flushed."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """`value` as people and other tools expect it: indented, in the order given; flushed.
+
+    Raises ValueError for NaN and infinities, which strict readers of JSON refuse.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with path.open("wb") as file:
         file.write(text.encode())
         file.flush()

@@ -1,7 +1,7 @@
 """The documents that stages hand on: frozen, canonical JSON, written whole or not at all.
 
 `plan.json` comes from headers alone, `checkpoint.json` from the bytes that were written. Each
-carries the plan's digest, so a stage that finds its output with the same digest returns it.
+carries the digest of what it was made from, so a stage knows whether its work is already done.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,13 +17,34 @@ from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import Format
 from halftone.spec.job import Recipe
-from halftone.spec.names import API_VERSION, Reason, WarningReason
+from halftone.spec.names import (
+    API_VERSION,
+    ARTIFACT_FILE,
+    CHECKPOINT_FILE,
+    INSPECTION_FILE,
+    PLAN_FILE,
+    Reason,
+    WarningReason,
+)
 from halftone.spec.roles import Role
+
+# By the `kind` of a document: how its file is called, and the stage that writes it.
+_MADE_BY: Final = {
+    "Plan": (PLAN_FILE, "plan"),
+    "Checkpoint": (CHECKPOINT_FILE, "quantize"),
+    "Inspection": (INSPECTION_FILE, "inspect"),
+    "Artifact": (ARTIFACT_FILE, "publish"),
+}
 
 
 def canonical_json(value: Any) -> bytes:
-    """Sorted keys, no spaces, UTF-8, one newline: equal values give equal bytes."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """Sorted keys, no spaces, UTF-8, one newline: equal values give equal bytes.
+
+    Raises ValueError for NaN and infinities, which JSON cannot say.
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return text.encode() + b"\n"
 
 
@@ -72,15 +93,21 @@ class Document(BaseModel):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read from `path`; raises RefusedInput(WorkdirInconsistent) for anything else."""
+        file, stage = _MADE_BY[cls.model_fields["kind"].default]
         try:
             return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise RefusedInput(
-                Reason.WorkdirInconsistent,
-                str(path),
-                f"'{path}' is not a {cls.__name__} document of this version; "
-                "remove it and run the stage that writes it.",
-            ) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            told = f"'{path}' is not there; run `halftone stage {stage}` first, which writes it."
+            raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
+        except OSError as error:
+            told = f"'{path}' cannot be read ({error.strerror}); mend this and try again."
+            raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
+        except ValidationError as error:
+            told = (
+                f"'{path}' is not a {file} of this version; remove it and run "
+                f"`halftone stage {stage}`, which writes it."
+            )
+            raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
 
 
 class Method(StrEnum):
@@ -244,6 +271,19 @@ class Plan(Document):
     refusal: Refusal | None
     tensors: tuple[TensorRow, ...] = ()
     layout: tuple[OutputRow, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read from `path`; raises RefusedInput(WorkdirInconsistent) also for an edited plan."""
+        plan = super().load(path)
+        if plan.compute_digest() != plan.digest:
+            raise RefusedInput(
+                Reason.WorkdirInconsistent,
+                str(path),
+                f"'{path}' was changed after it was planned: its content no longer has the digest "
+                "that it states; remove it and run `halftone stage plan`, which writes it.",
+            )
+        return plan
 
     def compute_digest(self) -> str:
         """The digest of this plan's content; equal to `digest` for a plan that was not edited."""

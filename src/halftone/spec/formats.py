@@ -50,11 +50,6 @@ class FormatTraits:
     shares_global_scale: bool
     needs_calibration: bool
 
-    @property
-    def weight_suffix(self) -> str:
-        """The suffix of the tensor that holds the codes themselves."""
-        return self.stored[0].suffix
-
 
 def _blocks(size: int) -> int:
     return -(-size // FP8_BLOCK_SIDE)

@@ -137,5 +137,7 @@ class DefectKind(StrEnum):
     NotFinite = "NotFinite"
     # A tensor's dtype or shape is not what its format says.
     UnexpectedLayout = "UnexpectedLayout"
+    # Well formed, but today's vLLM cannot merge or multiply it.
+    ServerCannotLoad = "ServerCannotLoad"
     # As a server will see it, the weight error is beyond the limit of its format.
     WeightErrorTooLarge = "WeightErrorTooLarge"

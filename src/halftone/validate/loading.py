@@ -16,6 +16,7 @@ from halftone.checkpoint.serving_config import (
     merged_parts,
     runtime_name,
 )
+from halftone.checkpoint.serving_limits import block_fp8_obstacle
 from halftone.checkpoint.serving_rules import (
     Activations,
     ModuleKind,
@@ -64,6 +65,7 @@ def loading_defects(inventory: Inventory, architecture: Architecture, rules: Rul
             if scheme is not None and scheme.weights in module.layouts:
                 module.layouts = (scheme.weights,)
         defects += _disagreements(served, modules, scheme)
+        defects += _obstacles(served, modules, scheme)
     return defects
 
 
@@ -176,6 +178,33 @@ def _disagreements(
                 f"{member.format} keeps beside the weight; a server would take whatever memory "
                 "holds.",
             )
+
+
+def _obstacles(
+    served: ServedModule, modules: list[Module], scheme: Scheme | None
+) -> Iterator[Defect]:
+    """What a server cannot merge although every member is well formed; the first is enough."""
+    if scheme is None or scheme.weights is not WeightLayout.Fp8Block:
+        return
+    leaves = [module.name.rpartition(".")[2] for module in modules]
+    behind = max((served.parts.index(leaf) for leaf in leaves if leaf in served.parts), default=0)
+    for module, leaf in zip(modules, leaves, strict=True):
+        codes = module.codes
+        if codes is None or module.place.group is None:
+            continue
+        obstacle = block_fp8_obstacle(
+            routed_expert=served.kind is ModuleKind.RoutedExperts,
+            weight_only=scheme.activations is Activations.Kept,
+            rows=codes.shape[0],
+            followed=leaf in served.parts and served.parts.index(leaf) < behind,
+        )
+        if obstacle is not None:
+            yield Defect(
+                kind=DefectKind.ServerCannotLoad,
+                tensor=module.key,
+                message=f"`{module.key}` will not load: {obstacle}.",
+            )
+            return
 
 
 def _mixed(served: ServedModule, modules: list[Module]) -> Defect:

@@ -19,6 +19,9 @@ from halftone.validate.budget import Budget, Range, Span, fit, read_ranges
 from halftone.validate.findings import Coverage, Defect, Extent
 from halftone.validate.streaming import TILE_BYTES, Bytes, Scratch, for_all
 
+# Names of scales end so, whoever wrote them.
+_SCALES: Final = ("scale", "scale_inv", "scale_2")
+_NUMPY: Final = {Dtype.F16: np.float16, Dtype.F32: np.float32, Dtype.F64: np.float64}
 _SEARCHED: Final = {Dtype.BF16, Dtype.F16, Dtype.F32, Dtype.F64, Dtype.F8_E4M3}
 
 
@@ -35,7 +38,7 @@ class _Run(NamedTuple):
 def search_values(
     source: FileSource, tensors: Iterable[TensorEntry], budget: Budget | None
 ) -> tuple[list[Defect], Coverage]:
-    """A defect for every tensor that holds a NaN or an infinity.
+    """A defect for every tensor that holds a NaN, and for every scale that is infinite.
 
     With a budget nothing is read unless everything fits in it: a few searched weights of a large
     checkpoint would say nothing of the rest.
@@ -53,7 +56,7 @@ def search_values(
         Defect(
             kind=DefectKind.NotFinite,
             tensor=entry.name,
-            message=f"`{entry.name}` ({entry.dtype}) holds NaN or an infinity.",
+            message=f"`{entry.name}` ({entry.dtype}) holds NaN or infinite numbers.",
         )
         for entry in wanted
         if entry.name in bad
@@ -82,11 +85,11 @@ def _search_ranges(
     source: FileSource, tensors: Sequence[TensorEntry], ranges: Sequence[Range]
 ) -> set[str]:
     """The same for a remote checkpoint that is small enough to be fetched."""
-    dtypes = {entry.name: entry.dtype for entry in tensors}
+    entries = {entry.name: entry for entry in tensors}
     return {
         name
         for name, data in read_ranges(source, ranges)
-        if not is_finite(dtypes[name], np.frombuffer(data, np.uint8))
+        if not _is_sound(entries[name], np.frombuffer(data, np.uint8))
     }
 
 
@@ -110,9 +113,28 @@ def _culprits(run: _Run, buffer: Bytes) -> list[str]:
     for entry in run.tensors:
         begin = max(entry.offset, run.offset) - run.offset
         end = min(entry.offset + entry.nbytes, run.offset + run.nbytes) - run.offset
-        if not is_finite(run.dtype, buffer[begin:end].copy()):
+        if not _is_sound(entry, buffer[begin:end].copy()):
             names.append(entry.name)
     return names
+
+
+def _is_sound(entry: TensorEntry, data: Bytes) -> bool:
+    """No NaN anywhere, and in scales no infinity either.
+
+    Models keep infinities on purpose in small buffers, such as an audio tower's clipping limits.
+    """
+    if is_finite(entry.dtype, data):
+        return True
+    if entry.name.endswith(_SCALES) or entry.dtype is Dtype.F8_E4M3:
+        return False
+    return not has_nan(entry.dtype, data)
+
+
+def has_nan(dtype: Dtype, data: Bytes) -> bool:
+    """Whether a number of `dtype` (BF16, F16, F32 or F64) in `data` is a NaN."""
+    if dtype is Dtype.BF16:
+        return decoding.has_nan_bf16(data.view(np.uint16))
+    return bool(np.isnan(data.view(_NUMPY[dtype])).any())
 
 
 def _runs(tensors: Sequence[TensorEntry]) -> list[_Run]:

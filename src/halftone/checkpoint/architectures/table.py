@@ -120,7 +120,7 @@ class Architecture:
             if region.layers_at is not None and template.startswith(region.layers_at):
                 row = self._row(template.removeprefix(region.layers_at))
             return _Resolved(region.role, row, listed=True)
-        row = self._row(self._without_text_prefix(template))
+        row = self._row(self._in_text(template))
         if row is not None:
             return _Resolved(row.role, row, listed=True)
         module, _, _ = template.rpartition(".")
@@ -132,11 +132,15 @@ class Architecture:
         fitting = [r for r in self.regions if template.startswith(r.prefix)]
         return max(fitting, key=lambda r: len(r.prefix), default=None)
 
-    def _without_text_prefix(self, template: str) -> str:
+    def _in_text(self, template: str) -> str:
+        """The path inside the language model; outside of it only a head can lie.
+
+        Servers look for nothing else without a prefix, nor do our expressions match it.
+        """
         for prefix in TEXT_PREFIXES:
             if template.startswith(prefix):
                 return template.removeprefix(prefix)
-        return template
+        return template if not self.anchored or template.startswith("lm_head.") else ""
 
     def _row(self, path: str) -> Row | None:
         """The row for a tensor's path: its module, or the whole path when experts are stacked."""

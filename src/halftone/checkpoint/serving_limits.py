@@ -1,0 +1,26 @@
+"""What vLLM 0.32 refuses to load although the format can store it: 128x128 FP8 blocks.
+
+Planning warns of it, inspection calls it a defect; both ask here. Each rule was met by building the
+real model classes (tests/integration/test_vllm_reads_the_configuration.py); a later server may
+lift it.
+"""
+
+from halftone.spec.formats import FP8_BLOCK_SIDE
+
+
+def block_fp8_obstacle(
+    *, routed_expert: bool, weight_only: bool, rows: int, followed: bool
+) -> str | None:
+    """Why a matrix of 128x128 FP8 blocks cannot be loaded, as half a sentence; None if it can.
+
+    `rows` is its N. `followed` says that a server puts another matrix behind it when it merges
+    the group: blocks of rows must then come out even, which the last member need not.
+    """
+    if routed_expert and weight_only:
+        return "vLLM 0.32 has no weight-only FP8 for routed experts"
+    if rows % FP8_BLOCK_SIDE and (followed or routed_expert):
+        return (
+            f"it has {rows} rows, and vLLM 0.32 merges it with its neighbours only where blocks of "
+            f"{FP8_BLOCK_SIDE} rows come out even"
+        )
+    return None
