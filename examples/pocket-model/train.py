@@ -29,8 +29,6 @@ from torch import nn
 from torch.nn import functional
 
 WARM_UP_STEPS = 100
-# The last part of the trunk's steps over which the learning rate falls to a tenth.
-COOL_DOWN = 0.4
 SAVE_EVERY = 200
 MEASURE_EVERY = 400
 MEASURED_ROWS = 128
@@ -70,7 +68,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the pocket model.")
     parser.add_argument("--output", type=Path, required=True, help="folder to put checkpoint/ in")
     parser.add_argument("--state", type=Path, required=True, help="folder for progress and log")
-    parser.add_argument("--steps", type=int, default=4400, help="steps of the trunk")
+    parser.add_argument("--steps", type=int, default=3500, help="steps of the trunk")
+    parser.add_argument("--cool-down", type=int, default=900, help="steps of falling rate")
     parser.add_argument("--head-steps", type=int, default=400, help="steps of the MTP head")
     parser.add_argument("--minutes", type=float, default=30, help="stop the trunk after this long")
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
@@ -102,12 +101,11 @@ def optimizer_for(modules: list[nn.Module], rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
 
 
-def rate_at(step: int, steps: int, highest: float) -> float:
-    """Warm up, hold, then fall in a straight line to a tenth."""
+def rate_at(step: int, steps: int, falling: int, highest: float) -> float:
+    """Warm up, hold, then over the last `falling` steps go down in a straight line to a tenth."""
     if step < WARM_UP_STEPS:
         return highest * (step + 1) / WARM_UP_STEPS
-    left = (steps - step) / (steps * COOL_DOWN)
-    return highest * (0.1 + 0.9 * min(1.0, left))
+    return highest * (0.1 + 0.9 * min(1.0, (steps - step) / falling))
 
 
 def trunk_losses(run: Run, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,7 +157,7 @@ def train_trunk(run: Run) -> None:
     optimizer = optimizer_for(modules, options.rate)
     first = restore(run, "trunk", optimizer)
     for number in range(first, options.steps):
-        rate = rate_at(number, options.steps, options.rate)
+        rate = rate_at(number, options.steps, options.cool_down, options.rate)
         text, sums = step(optimizer, rate, lambda n=number: trunk_losses(run, n))
         if number % 20 == 0:
             run.log(phase="trunk", step=number, rate=rate, textLoss=text, arithmeticLoss=sums)
@@ -181,7 +179,7 @@ def train_head(run: Run) -> None:
     optimizer = optimizer_for([run.head], options.rate)
     first = restore(run, "head", optimizer)
     for number in range(first, options.head_steps):
-        rate = rate_at(number, options.head_steps, options.rate)
+        rate = rate_at(number, options.head_steps, options.head_steps // 2, options.rate)
         # Rows that the trunk's own steps did not use.
         (loss,) = step(optimizer, rate, lambda n=number: (head_loss(run, 10**6 + n),))
         if number % 20 == 0:
@@ -256,6 +254,7 @@ def main() -> None:
         trainingTokens=len(run.text.training),
         heldOutTokens=len(run.text.held_out),
         steps=options.steps,
+        coolDown=options.cool_down,
         headSteps=options.head_steps,
         threads=options.threads,
     )

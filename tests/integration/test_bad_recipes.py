@@ -154,7 +154,8 @@ def test_an_output_that_lost_a_file_is_not_taken_for_finished(source: Path, tmp_
 
     sentence = refused_by_quantize(source, tmp_path)
 
-    assert f"'{tmp_path / 'output' / 'model.safetensors'}' is missing or no longer has" in sentence
+    shard = tmp_path / "output" / "model.safetensors"
+    assert f"'{shard}' is missing or is not the file that was written" in sentence
     assert f"remove '{tmp_path / 'output'}'" in sentence
 
 

@@ -62,6 +62,23 @@ def test_nan_in_one_stacked_expert_is_named_with_its_expert(tmp_path: Path) -> N
     assert sentence.startswith("`model.layers.1.mlp.experts.3.gate_proj.weight` holds NaN")
 
 
+def test_a_stack_of_experts_that_the_configuration_does_not_have_is_refused(
+    tmp_path: Path,
+) -> None:
+    source = write_checkpoint(tmp_path / "source", "mixtral", experts="Fused")
+    made = quantize_directory(source, tmp_path / "made", "nvfp4a16").directory
+    change_config(source, num_local_experts=9)
+
+    sentence = refused(source, tmp_path)
+
+    assert sentence.endswith(
+        "stacks 8 experts, but `num_local_experts` of `config.json` is 9; fetch both of one "
+        "revision."
+    )
+    compared = halftone("inspect", made, "--source", source)
+    assert (compared.code, compared.err) == (2, f"halftone: {sentence}\n")
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 def test_nan_in_a_kept_tensor_is_named(dtype: str, tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", "qwen3", dtype=dtype)

@@ -15,6 +15,7 @@ from halftone.spec.documents import CheckpointDocument, Plan
 from halftone.spec.recipes import load_recipe, presets
 from tests.builders import read_checkpoint, write_checkpoint
 from tests.commands import Made, files_of, halftone, start
+from tests.refusals import change_config
 
 PLAN_KEYS = {
     "digest",
@@ -68,6 +69,15 @@ def test_planning_loads_no_kernels_and_no_client_of_a_store(tiny_source: Path) -
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert ended.stderr == "[]\n"
+
+
+def test_a_command_works_with_standard_error_closed(tiny_source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "halftone", "quantize", str(tiny_source)]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    shell += [str(tmp_path / "output"), "--recipe", "nvfp4a16"]
+
+    assert subprocess.run(shell, stdout=subprocess.PIPE).returncode == 0
+    assert (tmp_path / "output" / "config.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +203,60 @@ def test_what_fits_is_added_for_a_device(tiny_source: Path) -> None:
     unknown = halftone("plan", tiny_source, "--recipe", "nvfp4a16", "--gpu", "B2000")
     assert unknown.code == 2
     assert "B200" in unknown.err
+
+
+def test_an_unknown_device_is_told_before_the_source_is_read(tmp_path: Path) -> None:
+    ended = halftone(
+        "plan", tmp_path / "absent", "--recipe", "nvfp4a16", "--gpu", "B2000", "--json"
+    )
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("halftone: `--gpu` 'B2000' is not in the device table; use one of")
+
+
+def test_a_plan_is_given_where_only_its_fit_is_impossible(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", "qwen3")
+    change_config(source, num_key_value_heads="many")
+    path = tmp_path / "plan.json"
+    options = ("--recipe", "nvfp4a16", "--gpu", "B200")
+
+    ended = halftone("plan", source, *options, "--json", "--output", path)
+
+    document = json.loads(ended.out)
+    assert (ended.code, document["fit"], document["refusal"]) == (2, None, None)
+    assert ended.err.startswith("halftone: ")
+    assert "num_key_value_heads" in ended.err
+    assert Plan.load(path).digest == document["digest"]
+    for_people = halftone("plan", source, *options)
+    assert (for_people.code, for_people.err) == (2, ended.err)
+    assert f"plan {document['digest']}" in for_people.out
+
+
+def test_lines_are_whole_however_narrow_the_terminal(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    recipe = tmp_path / "[bold]mine.yaml"
+    recipe.write_text(
+        "precision: [{role: Mlp, format: NVFP4A16}, {role: Experts, format: NVFP4A16}]"
+    )
+    options = ("--recipe", recipe, "--gpu", "B200")
+    document = json.loads(halftone("plan", tiny_source, *options, "--json").out)
+
+    planned = halftone("plan", tiny_source, *options).out.splitlines()
+    inspected = halftone("inspect", tiny_source).out.splitlines()
+
+    assert f"plan {document['digest']}" in planned
+    for notice in document["warnings"]:
+        assert f"warning {notice['message']}" in planned
+    for note in document["fit"]["notes"]:
+        assert f"note {note}" in planned
+    assert any(line.startswith("recipe [bold]mine, method DataFree, ") for line in planned)
+    for line in document["roles"]:
+        assert any(
+            f"{line['parameters']:,}" in told and told.startswith(line["role"]) for told in planned
+        )
+    assert any(line.startswith("read ") and "bytes searched for NaN" in line for line in inspected)
 
 
 def test_the_size_of_shards_can_be_chosen(tiny_source: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_read_only_output_is_told(source: Path, disk: Path) -> None:
 
     assert ended.code == 3
     assert ended.failure.startswith(
-        f"halftone: '{disk / '.output.partial'}': Read-only file system"
+        f"halftone: '{disk / 'output'}' cannot be the output (Read-only file system); choose "
     )
 
 

@@ -21,6 +21,7 @@ from halftone.checkpoint.index import read_checkpoint
 from halftone.checkpoint.serving_config import read_rules
 from halftone.checkpoint.serving_rules import (
     Activations,
+    Rules,
     Scheme,
     ServedModule,
     WeightLayout,
@@ -247,8 +248,7 @@ def modelopt_case(chance: random.Random, names: list[str]) -> dict[str, Any]:
     return block | {"quant_algo": chance.choice(["NVFP4", "W4A16_NVFP4", "FP8"])}
 
 
-def our_answer(config: dict[str, Any], module: ServedModule) -> Any:
-    rules = read_rules({"quantization_config": config}, None, multimodal=True)
+def our_answer(rules: Rules, module: ServedModule) -> Any:
     try:
         return rules.scheme_of(module)
     except WillNotLoad:
@@ -290,9 +290,11 @@ def test_our_rules_answer_what_vllm_answers(tmp_path: Path) -> None:
 
     outcomes: Counter[str] = Counter()
     for case, theirs in zip(cases, answers, strict=True):
+        rules = read_rules({"quantization_config": case["config"]}, None, multimodal=True)
+        rules.prepare(case["modules"])
         for module, answer in zip(case["modules"], theirs, strict=True):
             told = (module, case["config"])
-            ours = our_answer(case["config"], module)
+            ours = our_answer(rules, module)
             outcomes[answer if answer == "refused" else str(answer is not None)] += 1
             if isinstance(answer, list):
                 weights, activations = answer

@@ -363,4 +363,30 @@ def test_a_damaged_document_is_refused_by_its_name(
 
     assert ended.code == 2
     assert f"'{work / document}' is not a" in ended.err
-    assert "remove it and run the stage that writes it" in ended.err
+    name = {"plan": "plan", "checkpoint": "quantize", "inspection": "inspect"}[document[:-5]]
+    assert f"remove it and run `halftone stage {name}`, which writes it" in ended.err
+
+
+def test_a_plan_that_was_edited_is_not_carried_out(project: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    job = project / "job.yaml"
+    assert halftone("stage", "plan", "--workdir", work, "--job", job).code == 0
+    plan = json.loads((work / "plan.json").read_text())
+    plan["output"]["carried"].append("secrets.txt")
+    (work / "plan.json").write_text(json.dumps(plan))
+
+    ended = stage("quantize", work)
+
+    assert ended.code == 2
+    assert f"'{work / 'plan.json'}' was changed after it was planned" in ended.err
+    assert not (work / "checkpoint").exists()
+
+
+def test_a_job_may_clear_what_its_preset_says(project: Path, tmp_path: Path) -> None:
+    write_job(project, quantization={"preset": "nvfp4-mlp", "kvCache": None})
+
+    run(project, tmp_path / "work")
+
+    recipe = Plan.load(tmp_path / "work" / "plan.json").recipe
+    assert recipe is not None
+    assert recipe.kvCache is None

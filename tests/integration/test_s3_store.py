@@ -244,3 +244,26 @@ def test_an_address_that_is_no_bucket_is_refused(uri: str) -> None:
     with pytest.raises(RefusedInput, match="write `s3://bucket/prefix`") as caught:
         open_source(uri)
     assert caught.value.reason is Reason.InvalidJob
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field"),
+    [
+        ("AWS_ENDPOINT_URL", "foo", None),
+        ("AWS_ENDPOINT_URL_S3", "http://[", None),
+        ("AWS_ENDPOINT_URL", "https://host", "http://"),
+        ("AWS_MAX_ATTEMPTS", "many", "https://host"),
+    ],
+)
+def test_an_endpoint_that_is_no_address_is_refused_by_who_set_it(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, field: str | None
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RefusedInput) as caught:
+        open_source(URI, endpoint_url=field)
+    assert caught.value.reason is Reason.InvalidJob
+    by_field = field == "http://"
+    assert caught.value.subject == ("spec.source.s3.endpointUrl" if by_field else variable)
+    assert caught.value.subject in str(caught.value)

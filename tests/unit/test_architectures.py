@@ -11,6 +11,7 @@ from halftone.checkpoint.architectures.table import ServedScale
 from halftone.checkpoint.quantization_config import quantization_config
 from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
+from halftone.validate.inventory import layer_of
 from tests.builders import TINY, shapes, tiny_config
 
 
@@ -24,6 +25,15 @@ def groups_of(model: str) -> dict[str, list[str]]:
         if group is not None:
             groups[group].append(name.rpartition(".")[0].rpartition(".")[2])
     return groups
+
+
+@pytest.mark.parametrize("digit", ["\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT THREE}"])
+def test_only_plain_digits_number_a_layer(digit: str) -> None:
+    table = find(tiny_config("llama"))
+    assert table is not None
+    assert not table.place(f"model.layers.{digit}.self_attn.q_proj.weight").listed
+    assert layer_of(f"model.layers.{digit}.self_attn.q_proj") is None
+    assert layer_of("model.layers.12.self_attn.q_proj") == ("model.", 12)
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,20 @@ def test_a_configuration_without_a_rule_is_refused(
     assert refused.value.reason is reason
 
 
+@pytest.mark.parametrize("shared", ["x", [1], 48, 99, -5, 1.5, True])
+def test_a_senseless_number_of_layers_without_a_cache_is_refused(shared: Any) -> None:
+    config = full_size_config("Gemma-12B")
+    config["text_config"] = config["text_config"] | {"num_kv_shared_layers": shared}
+    with pytest.raises(RefusedInput, match="`num_kv_shared_layers`") as no:
+        kv_cache(config, "auto")
+    assert no.value.message.endswith("an integer from 0 to 47.")
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"num_kv_shared_layers": 61}, "at least one attention layer"),
+        ({"mamba_ssm_dtype": ["float32"]}, "`mamba_ssm_dtype`"),
         ({"layer_types": ["linear_attention"] * 64}, "at least one attention layer"),
         ({"mamba_ssm_dtype": "int8"}, "`mamba_ssm_dtype` of `config.json` must be one of float32"),
         ({"linear_num_key_heads": None}, "`linear_num_key_heads`"),

@@ -70,6 +70,14 @@ def test_subdirectories_and_hidden_files_are_listed_but_not_version_control(base
     assert paths(base) == [".gitattributes", "a/b/c.txt", "config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["bad\udcff", "bad\0"])
+def test_a_path_that_no_plan_could_hold_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RefusedInput, match="is not UTF-8 without NUL; rename") as refused:
+        DirectorySource(tmp_path / name)
+    assert refused.value.reason is Reason.InvalidJob
+    assert str(refused.value).isprintable()
+
+
 def test_pipes_and_links_to_nothing_are_not_listed(base: Path) -> None:
     os.mkfifo(base / "pipe.safetensors")
     (base / "nothing.safetensors").symlink_to("nowhere")

@@ -55,7 +55,7 @@ def test_what_is_no_document_is_refused_by_its_name(data: bytes, tmp_path: Path)
         Artifact.load(path)
 
     assert refused.value.reason is Reason.WorkdirInconsistent
-    assert f"'{path}' is not a Artifact document of this version" in refused.value.message
+    assert f"'{path}' is not an artifact.json of this version" in refused.value.message
 
 
 def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
@@ -69,8 +69,39 @@ def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
 def test_one_kind_of_document_is_not_read_as_another(tmp_path: Path) -> None:
     ARTIFACT.save(tmp_path / "checkpoint.json")
 
-    with pytest.raises(RefusedInput, match="is not a CheckpointDocument"):
+    with pytest.raises(RefusedInput, match=r"is not a checkpoint\.json of this"):
         CheckpointDocument.load(tmp_path / "checkpoint.json")
+
+
+@pytest.mark.parametrize(
+    ("document", "stage"), [(Plan, "plan"), (CheckpointDocument, "quantize"), (Artifact, "publish")]
+)
+def test_an_absent_document_is_refused_with_the_stage_that_writes_it(
+    document: type[Plan | CheckpointDocument | Artifact], stage: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RefusedInput) as refused:
+        document.load(tmp_path / "absent.json")
+
+    assert refused.value.message == (
+        f"'{tmp_path / 'absent.json'}' is not there; run `halftone stage {stage}` first, which "
+        "writes it."
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
+def test_numbers_that_json_cannot_say_are_not_written(value: object) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(value)
+
+
+def test_a_plan_without_its_own_digest_is_refused(tmp_path: Path) -> None:
+    sealed = plan(digest=plan().compute_digest())
+    sealed.save(tmp_path / "sealed.json")
+    sealed.model_copy(update={"architecture": "llama"}).save(tmp_path / "edited.json")
+
+    assert Plan.load(tmp_path / "sealed.json") == sealed
+    with pytest.raises(RefusedInput, match="was changed after it was planned"):
+        Plan.load(tmp_path / "edited.json")
 
 
 def test_a_write_that_fails_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:

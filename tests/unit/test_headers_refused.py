@@ -198,7 +198,11 @@ def test_a_description_with_something_missing_is_refused(described: object) -> N
     assert "`dtype`, `shape` and two `data_offsets` are needed" in sentence
 
 
-@pytest.mark.parametrize("name", ["", "x" * 513, "bell\x07", "\x1b[2J", "\ud800", "new\nline"])
+def test_a_name_with_half_of_a_surrogate_pair_is_refused() -> None:
+    assert "holds half of a surrogate pair" in refusal({"w\ud800": ONE["w"]})
+
+
+@pytest.mark.parametrize("name", ["", "x" * 513, "bell\x07", "\x1b[2J", "new\nline"])
 def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
     assert "no tensor may be named so" in refusal({name: ONE["w"]})
 

@@ -256,13 +256,23 @@ def test_a_source_without_configuration_is_refused(base: Path) -> None:
         b'{"a": ' * 100_000,
         b'{"a": ' * 300 + b"1" + b"}" * 300,
         b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": [1e999]}',
+        b'{"a": -1e999}',
+        rb'{"a": {"\ud800": 1}}',
+        rb'{"a": "\uDFFF"}',
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_a_configuration_that_is_no_json_object_is_refused(base: Path, text: bytes) -> None:
     (base / CONFIG_FILE).write_bytes(text)
 
     assert "`config.json`" in refusal(base)
+
+
+def test_characters_beyond_the_first_plane_may_be_escaped(base: Path) -> None:
+    (base / CONFIG_FILE).write_bytes(rb'{"a": "\ud83d\ude00", "b": "\\ud800", "c": 1e-400}')
+
+    assert read(base).config == {"a": "\N{GRINNING FACE}", "b": r"\ud800", "c": 0.0}
 
 
 def test_a_configuration_without_end_is_refused_unread(base: Path) -> None:

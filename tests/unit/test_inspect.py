@@ -6,78 +6,25 @@ the defects that follow from it. What others write is in `integration/test_inspe
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from halftone.spec.names import DefectKind, RemarkReason
+from halftone.spec.names import DefectKind
 from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
-from halftone.validate.findings import Extent, Inspection
+from halftone.validate.findings import Extent
 from halftone.validate.inspection import inspect_uri
 from tests.builders import (
     Tensor,
     drop_tensors,
     set_value,
-    write_checkpoint,
-    write_safetensors,
 )
 from tests.builders import read_checkpoint as read_tensors
-from tests.commands import quantize_directory
+from tests.inspecting import LAYERS, Made, drop, found, number, spoiled
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
-
-LAYERS = "model.language_model.layers"
-Made = Callable[..., tuple[Path, Path]]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """`made(model, recipe)`: source and checkpoint, each made once."""
-    known: dict[Any, tuple[Path, Path]] = {}
-
-    def make(model: str, recipe: str, experts: Any = "PerExpert") -> tuple[Path, Path]:
-        key = (model, recipe, experts)
-        if key not in known:
-            folder = tmp_path_factory.mktemp("made")
-            source = write_checkpoint(folder / "source", model, experts=experts)
-            quantize_directory(source, folder / "out", recipe)
-            known[key] = source, folder / "out"
-        return known[key]
-
-    return make
-
-
-def spoiled(checkpoint: Path, target: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
-    """A copy of a checkpoint of one shard whose tensors went through `change`."""
-    shutil.copytree(checkpoint, target)
-    tensors = read_tensors(target)
-    change(tensors)
-    write_safetensors(target / "model.safetensors", tensors)
-    return target
-
-
-def edit_config(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = directory / "config.json"
-    config = json.loads(path.read_text())
-    change(config)
-    path.write_text(json.dumps(config))
-
-
-def found(inspection: Inspection) -> list[tuple[DefectKind, str]]:
-    return [(defect.kind, defect.tensor) for defect in inspection.defects]
-
-
-def number(value: float) -> Tensor:
-    return Tensor("F32", (1,), np.float32(value).tobytes())
-
-
-def drop(tensors: dict[str, Tensor], name: str) -> None:
-    del tensors[name]
-
 
 # Sound ones ---------------------------------------------------------------------------------------
 
@@ -209,20 +156,6 @@ def test_an_infinity_that_a_kept_tensor_holds_is_the_models_business(
     assert found(inspect_uri(str(copy))) == []
 
 
-@pytest.mark.parametrize(
-    ("model", "recipe", "tensor"),
-    [
-        ("mixtral", "fp8-block-a16", "model.layers.0.block_sparse_moe.experts.0.w1.weight"),
-        ("qwen3_5_moe", "fp8-block", f"{LAYERS}.0.mlp.experts.0.gate_proj.weight"),
-    ],
-)
-def test_what_todays_server_cannot_load_is_a_defect(
-    made: Made, model: str, recipe: str, tensor: str
-) -> None:
-    _, checkpoint = made(model, recipe)
-    assert (DefectKind.ServerCannotLoad, tensor) in found(inspect_uri(str(checkpoint)))
-
-
 def test_nan_is_found_in_kept_weights_block_scales_and_fp8_codes(
     made: Made, tmp_path: Path
 ) -> None:
@@ -327,81 +260,3 @@ def test_the_index_is_held_against_the_shards(made: Made, tmp_path: Path) -> Non
         (DefectKind.MissingTensor, "model.ghost.weight"),
         (DefectKind.UnexpectedTensor, "lm_head.weight"),
     ]
-
-
-# Loading ------------------------------------------------------------------------------------------
-
-
-def test_an_enumerated_ignore_list_of_gemma_will_not_load(made: Made, tmp_path: Path) -> None:
-    _, checkpoint = made("gemma4_unified", "nvfp4a16-mlp")
-    shutil.copytree(checkpoint, tmp_path / "x")
-    kept = sorted(n.removesuffix(".weight") for n in read_tensors(checkpoint) if "self_attn" in n)
-
-    def change(config: dict[str, Any]) -> None:
-        block = config["quantization_config"]
-        block["config_groups"]["group_0"]["targets"] = ["Linear"]
-        block["ignore"] = ["lm_head", r"re:.*vision.*", r"re:.*audio.*", *kept]
-
-    edit_config(tmp_path / "x", change)
-    inspection = inspect_uri(str(tmp_path / "x"))
-    assert {kind for kind, _ in found(inspection)} == {DefectKind.IgnoreListWillNotLoad}
-    layers = [tensor.partition(".self_attn.")[0] for _, tensor in found(inspection)]
-    assert layers == [f"{LAYERS}.2", f"{LAYERS}.5"]  # of the tiny model: those without v_proj
-    assert "v_proj" in inspection.defects[0].message
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (lambda block: block["ignore"].append("re:.*mlp.*"), "expects plain weights"),
-        (lambda block: block["config_groups"]["group_0"]["targets"].append("Linear"), "scales"),
-    ],
-)
-def test_codes_and_configuration_must_agree(
-    made: Made, tmp_path: Path, change: Callable[[dict[str, Any]], None], what: str
-) -> None:
-    _, checkpoint = made("qwen3", "nvfp4a16-mlp")
-    shutil.copytree(checkpoint, tmp_path / "x")
-
-    def edit(config: dict[str, Any]) -> None:
-        block = config["quantization_config"]
-        block["ignore"] = ["lm_head"]
-        change(block)
-
-    edit_config(tmp_path / "x", edit)
-    inspection = inspect_uri(str(tmp_path / "x"))
-    assert {kind for kind, _ in found(inspection)} == {DefectKind.IgnoreListWillNotLoad}
-    assert all(what in defect.message for defect in inspection.defects)
-
-
-def test_codes_without_any_configuration_are_one_defect(made: Made, tmp_path: Path) -> None:
-    _, checkpoint = made("qwen3", "nvfp4a16")
-    shutil.copytree(checkpoint, tmp_path / "x")
-    edit_config(tmp_path / "x", lambda config: config.pop("quantization_config"))
-    assert found(inspect_uri(str(tmp_path / "x"))) == [
-        (DefectKind.IgnoreListWillNotLoad, "config.json")
-    ]
-
-
-def test_four_bit_activations_need_their_scales(made: Made, tmp_path: Path) -> None:
-    _, checkpoint = made("qwen3", "nvfp4a16-mlp")
-    shutil.copytree(checkpoint, tmp_path / "x")
-
-    def edit(config: dict[str, Any]) -> None:
-        group = config["quantization_config"]["config_groups"]["group_0"]
-        group["input_activations"] = group["weights"] | {"dynamic": "local"}
-
-    edit_config(tmp_path / "x", edit)
-    inspection = inspect_uri(str(tmp_path / "x"))
-    assert {kind for kind, _ in found(inspection)} == {DefectKind.MissingTensor}
-    assert len(inspection.defects) == 6  # gate, up and down of two layers
-
-
-def test_an_unknown_architecture_is_inspected_and_said(made: Made, tmp_path: Path) -> None:
-    source, checkpoint = made("qwen3", "nvfp4a16")
-    shutil.copytree(checkpoint, tmp_path / "x")
-    edit_config(tmp_path / "x", lambda config: config.update(model_type="brand_new"))
-    inspection = inspect_uri(str(tmp_path / "x"), str(source))
-    assert inspection.architecture == "generic"
-    assert [w.reason for w in inspection.warnings] == [RemarkReason.GenericArchitecture]
-    assert inspection.defects == ()

@@ -70,6 +70,8 @@ def test_each_kind_of_source_is_understood(source: dict[str, Any]) -> None:
         ),
         (job(source={"s3": {"uri": "https://b/c"}}), "spec.source.s3.uri"),
         (job(source={"directory": {"path": "x" * 5000}}), "spec.source.directory.path"),
+        (job(source={"directory": {"path": "a\0b"}}), "spec.source.directory.path"),
+        (job(publish={"directory": {"path": "a\0b"}}), "spec.publish.directory.path"),
         (job(quantization={}), "spec.quantization"),
         (job(quantization={"preset": "a", "scaleSearch": "Best"}), "spec.quantization.scaleSearch"),
         (job(publish={}), "spec.publish.directory"),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS, Format
 from halftone.spec.job import (
     BlockScale,
@@ -13,10 +14,12 @@ from halftone.spec.job import (
     Recipe,
     ScaleSearch,
 )
+from halftone.spec.names import Reason
 from halftone.spec.recipes import load_recipe, presets, resolve
 from halftone.spec.roles import Role
 
 NVFP4 = Format.NVFP4A16
+MLP = {"role": "Mlp", "format": "NVFP4A16"}
 DENSE_AND_EXPERTS = {Role.Attention, Role.Mlp, Role.Experts}
 ALL_FOUR = DENSE_AND_EXPERTS | {Role.SharedExperts}
 
@@ -78,6 +81,29 @@ def test_a_field_beside_a_preset_overrides_its_own() -> None:
 
     assert load_recipe("nvfp4-mlp").scaleSearch is ScaleSearch.MeanSquaredError
     assert recipe == load_recipe("nvfp4-mlp").model_copy(update={"scaleSearch": ScaleSearch.MinMax})
+
+
+def test_null_beside_a_preset_clears_its_field() -> None:
+    chosen = Quantization.model_validate({"preset": "nvfp4-mlp", "kvCache": None})
+
+    assert load_recipe("nvfp4-mlp").kvCache is not None
+    assert resolve(chosen, "mine").kvCache is None
+
+
+@pytest.mark.parametrize("beside", [{"preset": "nvfp4-mlp"}, {"precision": [MLP]}])
+def test_null_for_a_field_that_every_recipe_has_is_refused(beside: dict[str, object]) -> None:
+    chosen = Quantization.model_validate(beside | {"scaleSearch": None})
+
+    with pytest.raises(RefusedInput, match=r"`quantization\.scaleSearch` is null") as refused:
+        resolve(chosen, "mine")
+
+    assert refused.value.reason is Reason.InvalidJob
+
+
+def test_null_for_the_other_of_preset_and_precision_says_nothing() -> None:
+    chosen = Quantization.model_validate({"preset": None, "precision": [MLP]})
+
+    assert resolve(chosen, "mine").format_of(Role.Mlp) is NVFP4
 
 
 def test_a_file_and_a_whole_job_give_the_same_recipe(tmp_path: Path) -> None:

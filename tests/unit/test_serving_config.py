@@ -109,8 +109,17 @@ def test_activations_in_four_bits_need_a_stored_scale() -> None:
 
 
 def test_a_broken_expression_is_a_finding_and_no_crash() -> None:
-    with pytest.raises(WillNotLoad, match="not a regular expression"):
-        read_rules(compressed_tensors(["Linear"], ["re:(unclosed"]), None, multimodal=True)
+    with pytest.raises(WillNotLoad, match=r"'.unclosed' is not a regular expression"):
+        scheme(compressed_tensors(["Linear"], ["re:(unclosed"]), DOWN)
+
+
+def test_names_that_were_prepared_get_the_same_answers() -> None:
+    listed = ["lm_head", r"re:.*(q|k|v)_proj$", "language_model.lm_head", r"re:.*\.mlp\..*"]
+    config = compressed_tensors(["Linear", r"re:.*down_proj"], listed)
+    rules = read_rules(config, None, multimodal=True)
+    rules.prepare([QKV, DOWN, EXPERTS, HEAD])
+    for module in (QKV, DOWN, EXPERTS, HEAD):
+        assert rules.scheme_of(module) == scheme(config, module) is None
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from typing import Final, ParamSpec, TypeVar, cast
 
 import numba
 
+from halftone.spec.names import CACHE_DIRECTORY
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,7 +27,7 @@ _KERNEL_MARKS: Final = (b"halftone.checkpoint.jit", b"numba.extending")  # jit.p
 
 
 def _candidates() -> list[Path]:
-    named = os.environ.get("HALFTONE_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
+    named = os.environ.get(CACHE_DIRECTORY) or os.environ.get("NUMBA_CACHE_DIR")
     if named:
         return [Path(named)]
     base = os.environ.get("XDG_CACHE_HOME")

@@ -1,11 +1,13 @@
 """JSON from strangers: an object, exactly as the standard has it, or a refusal.
 
 Used for headers, the index and `config.json`. Python's parser is too kind for these: it takes the
-last of two equal keys where another reader takes the first, accepts NaN, and can be made to
-recurse until it fails.
+last of two equal keys where another reader takes the first, accepts NaN, turns 1e999 into infinity
+and keeps half of a surrogate pair, and can be made to recurse until it fails.
 """
 
 import json
+import re
+from math import isfinite
 from typing import Any, Final, NoReturn
 
 from halftone.spec.errors import RefusedInput
@@ -14,6 +16,8 @@ from halftone.spec.names import Reason
 # Real configurations nest five or six levels; whoever walks one recursively must be able to.
 MAX_DEPTH: Final = 64
 
+# Without such an escape, text that is UTF-8 cannot turn into a surrogate.
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # Bounds the memory that a document takes once parsed, which is far more than its bytes.
 MAX_VALUES: Final = 5_000_000
@@ -26,8 +30,12 @@ def parse_object(raw: bytes, file: str, max_values: int = MAX_VALUES) -> dict[st
         refuse(file, f"`{file}` holds more than {max_values} values; fetch the file again.")
     try:
         document = _DECODER.decode(raw.decode("utf-8"))
+        if _SURROGATE.search(raw):
+            json.dumps(document, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         refuse(file, f"`{file}` is not UTF-8 at byte {error.start}; fetch the file again.", error)
+    except UnicodeEncodeError as error:
+        refuse(file, f"`{file}` holds half of a surrogate pair; fetch the file again.", error)
     except RecursionError as error:
         refuse(file, f"The JSON of `{file}` is nested too deeply; fetch the file again.", error)
     except ValueError as error:
@@ -78,4 +86,13 @@ def _refuse_constant(literal: str) -> NoReturn:
     raise ValueError(f"{literal} is no JSON value")
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
+def _finite(literal: str) -> float:
+    value = float(literal)
+    if not isfinite(value):
+        raise ValueError(f"{quoted(literal)} is beyond the range of numbers")
+    return value
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+)

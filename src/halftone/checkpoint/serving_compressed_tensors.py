@@ -4,12 +4,11 @@ A merged layer is ignored only if all of its parts are, also in a layer where on
 disk. Lists made by walking the modules at hand fail there. Called by `serving_config` only.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+from halftone.checkpoint.name_matching import MATCHING_SECONDS, NotMatchedError, first_matches
 from halftone.checkpoint.serving_rules import (
     Activations,
     ModuleKind,
@@ -26,24 +25,41 @@ from halftone.checkpoint.serving_rules import (
 class Patterns:
     """Entries that match a name exactly, or as `re:` expressions anchored at the start."""
 
-    def __init__(self, entries: Iterable[str]) -> None:
-        self.exact: dict[str, int] = {}
-        self.expressions: list[tuple[int, re.Pattern[str]]] = []
+    def __init__(self, entries: Iterable[str], seconds: float = MATCHING_SECONDS) -> None:
+        self._seconds = seconds
+        self._exact: dict[str, int] = {}
+        self._expressions: list[str] = []
+        self._positions: list[int] = []  # of each expression among all entries
+        self._first: dict[str, int | None] = {}
         for position, entry in enumerate(entries):
-            if not entry.startswith("re:"):
-                self.exact.setdefault(entry, position)
-                continue
-            try:
-                self.expressions.append((position, re.compile(entry[3:])))
-            except re.error as error:
-                raise WillNotLoad(f"'{entry}' is not a regular expression: {error}") from error
-        self.first = lru_cache(maxsize=65_536)(self._first)
+            if entry.startswith("re:"):
+                self._expressions.append(entry[3:])
+                self._positions.append(position)
+            else:
+                self._exact.setdefault(entry, position)
 
-    def _first(self, name: str) -> int | None:
+    def prepare(self, names: Iterable[str]) -> None:
+        """Match all `names` at once, which costs a process; see `Rules.prepare`."""
+        if not self._expressions:
+            return
+        new = [name for name in dict.fromkeys(names) if name not in self._first]
+        try:
+            matched = first_matches(self._expressions, new, self._seconds)
+        except NotMatchedError as error:
+            raise WillNotLoad(str(error)) from error
+        for name, at in zip(new, matched, strict=True):
+            exact = self._exact.get(name)
+            expression = None if at is None else self._positions[at]
+            found = [position for position in (exact, expression) if position is not None]
+            self._first[name] = min(found, default=None)
+
+    def first(self, name: str) -> int | None:
         """Position of the first entry that matches `name`, or None."""
-        found = [self.exact[name]] if name in self.exact else []
-        found += [position for position, expression in self.expressions if expression.match(name)]
-        return min(found, default=None)
+        if not self._expressions:
+            return self._exact.get(name)
+        if name not in self._first:
+            self.prepare([name])
+        return self._first[name]
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,12 @@ class CompressedTensorsRules(Rules):
                 targets[_renamed(name, rename)] = _scheme(group)
         ignore = [_renamed(entry, rename) for entry in texts(block.get("ignore"))]
         return cls(Patterns(ignore), Patterns(targets), tuple(targets), tuple(targets.values()))
+
+    def prepare(self, modules: Iterable[ServedModule]) -> None:
+        """See `Rules.prepare`."""
+        names = [name for module in modules for name in (module.name, *module.part_names())]
+        self.ignore.prepare(names)
+        self.targets.prepare(names)
 
     def scheme_of(self, module: ServedModule) -> Scheme | None:
         """See `Rules.scheme_of`. Of experts the server asks about the first one only."""

@@ -4,6 +4,7 @@
 method's own rules stand here.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -75,6 +76,13 @@ class Rules:
     """One quantization block, ready to be asked about modules."""
 
     method: QuantMethod = QuantMethod.Absent
+
+    def prepare(self, modules: Iterable[ServedModule]) -> None:
+        """Look at all `modules` that will be asked about; one by one they may cost far more.
+
+        Raises WillNotLoad for a list that cannot be held against names at all.
+        """
+        del modules
 
     def scheme_of(self, module: ServedModule) -> Scheme | None:
         """The scheme of `module`, None where it stays unquantized.

@@ -1,6 +1,7 @@
 """What fits on a device, for people."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from halftone.cli.plan_text import short_size, size_text
@@ -19,7 +20,9 @@ def print_fit(console: Console, fit: Fit) -> None:
     table.add_column("")
     for size in fit.tensorParallelSizes:
         if size.verdict is Verdict.Illegal:
-            table.add_row(str(size.size), *["-"] * 6, f"illegal: {size.reason}", style="dim")
+            table.add_row(
+                str(size.size), *["-"] * 6, f"illegal: {escape(str(size.reason))}", style="dim"
+            )
             continue
         table.add_row(
             str(size.size),
@@ -29,8 +32,8 @@ def print_fit(console: Console, fit: Fit) -> None:
             f"{size.blockTokens:,}",
             f"{size.blocksPerRequest:,}",
             f"{size.concurrentRequests:,}",
-            "" if size.verdict is Verdict.Fits else f"does not fit: {size.reason}",
+            "" if size.verdict is Verdict.Fits else f"does not fit: {escape(str(size.reason))}",
         )
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for note in fit.notes:
-        console.print(f"[dim]note[/dim] {note}")
+        console.print(f"[dim]note[/dim] {escape(note)}")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from halftone.cli.plan_text import size_text
+from halftone.cli.plan_text import plain_console, size_text
 from halftone.validate.findings import Coverage, Extent, Inspection
 
 _SHOWN_OF_A_KIND: Final = 6
@@ -15,17 +15,17 @@ _SHOWN_OF_A_KIND: Final = 6
 
 def print_inspection(inspection: Inspection) -> None:
     """Print to standard output."""
-    console = Console(highlight=False)
+    console = plain_console()
     revision = f" at {inspection.revision}" if inspection.revision else ""
-    console.print(f"[bold]{escape(inspection.checkpoint)}[/bold]{revision}", soft_wrap=True)
+    console.print(f"[bold]{escape(inspection.checkpoint)}[/bold]{escape(revision)}")
     console.print(
         f"{inspection.architecture}, {inspection.quantMethod}, {inspection.tensors:,} tensors, "
         f"{size_text(inspection.bytes)}, {len(inspection.groups):,} quantized groups"
     )
-    console.print(_roles(inspection))
+    console.print(_roles(inspection), soft_wrap=False)
     console.print(_reading(inspection))
     for remark in inspection.warnings:
-        console.print(f"[yellow]warning[/yellow] {escape(remark.message)}", soft_wrap=True)
+        console.print(f"[yellow]warning[/yellow] {escape(remark.message)}")
     _print_defects(console, inspection)
 
 
@@ -90,7 +90,7 @@ def _print_defects(console: Console, inspection: Inspection) -> None:
     for defect in defects:
         shown[defect.kind] += 1
         if shown[defect.kind] <= _SHOWN_OF_A_KIND:
-            console.print(f"[red]{defect.kind}[/red] {escape(defect.message)}", soft_wrap=True)
+            console.print(f"[red]{defect.kind}[/red] {escape(defect.message)}")
     for kind, number in shown.most_common():
         more = ", --json prints all" if number > _SHOWN_OF_A_KIND else ""
         console.print(f"{number:,} {kind}{more}")

@@ -15,6 +15,7 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.recipes import load_recipe
 
 if TYPE_CHECKING:
+    from halftone.plan.devices import Device
     from halftone.plan.fit import Fit
 
 
@@ -45,11 +46,15 @@ def plan(
 
     Reads a few kilobytes a shard and writes nothing but --output. A refused plan exits 2.
     """
-    planned, fit = _planned(source, recipe, gpu, context, max_shard_bytes)
+    device = None if gpu is None else _device(gpu)
+    planned, config = _planned(source, recipe, max_shard_bytes)
+    fit, misfit = _fit(planned, config, device, context)
     if output is not None and planned.plan.refusal is None:
         planned.full_document().save(output)
     if as_json:
-        click.echo(json.dumps(summary(planned.plan, fit), indent=2, ensure_ascii=False))
+        click.echo(
+            json.dumps(summary(planned.plan, fit, misfit is not None), indent=2, ensure_ascii=False)
+        )
     elif planned.plan.refusal is None:
         from halftone.cli.plan_text import print_plan
 
@@ -57,21 +62,33 @@ def plan(
     if planned.plan.refusal is not None:
         click.echo(f"halftone: {planned.plan.refusal.message}", err=True)
         sys.exit(RefusedInput.exit_code)
+    if misfit is not None:
+        raise misfit
 
 
-def summary(document: Plan, fit: "Fit | None") -> dict[str, Any]:
-    """The plan without its row per tensor (those are in the file that --output writes)."""
+def summary(document: Plan, fit: "Fit | None", fit_is_impossible: bool = False) -> dict[str, Any]:
+    """The plan without its row per tensor (those are in the file that --output writes).
+
+    `fit` is there where a device was named, and null where nothing can be said of it.
+    """
     shown: dict[str, Any] = document.model_dump(mode="json", exclude={"tensors", "layout"})
     shown["groups"] = [group._asdict() for group in document.groups]
-    if fit is not None:
-        shown["fit"] = fit.model_dump(mode="json")
+    if fit is not None or fit_is_impossible:
+        shown["fit"] = None if fit is None else fit.model_dump(mode="json")
     return shown
 
 
+def _device(name: str) -> "Device":
+    """Before the source is read: a slip of the pen should not cost a minute of headers."""
+    from halftone.plan.devices import find_device
+
+    return find_device(name)
+
+
 def _planned(
-    source: str, recipe: str, gpu: str | None, context: int, max_shard_bytes: int
-) -> "tuple[Planned, Fit | None]":
-    """The plan, and what fits where a device was named.
+    source: str, recipe: str, max_shard_bytes: int
+) -> tuple[Planned, dict[str, Any] | None]:
+    """The plan, and the configuration where the source has one.
 
     A recipe or a source that cannot be read refuses the plan, like anything wrong inside them.
     """
@@ -80,12 +97,20 @@ def _planned(
         chosen = load_recipe(recipe)
         with opened_checkpoint(source) as checkpoint:
             planned = plan_checkpoint(checkpoint, chosen, max_shard_bytes)
-            config = checkpoint.config
+            return planned, checkpoint.config
     except RefusedInput as refusal:
         return Planned(refused_plan(refusal, None, chosen)), None
-    if gpu is None or planned.plan.refusal is not None:
-        return planned, None
-    from halftone.plan.devices import find_device
+
+
+def _fit(
+    planned: Planned, config: dict[str, Any] | None, device: "Device | None", context: int
+) -> "tuple[Fit | None, RefusedInput | None]":
+    """What fits where a device was named, or why nothing can be said of an accepted plan."""
+    if device is None or config is None or planned.plan.refusal is not None:
+        return None, None
     from halftone.plan.fitting import fit_of
 
-    return planned, fit_of(planned, config, find_device(gpu), context)
+    try:
+        return fit_of(planned, config, device, context), None
+    except RefusedInput as refusal:
+        return None, refusal

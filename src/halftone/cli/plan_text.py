@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from halftone.plan.resources import WORKERS
 from halftone.spec.documents import Plan, PlanOutput, PlanSizes, PlanSource, Ratio, Resources
 
 if TYPE_CHECKING:
@@ -13,15 +14,16 @@ if TYPE_CHECKING:
 
 _GB: Final = 1e9
 _GIB: Final = 2**30
+_NO_WIDTH: Final = 100_000
 
 
 def print_plan(plan: Plan, fit: "Fit | None" = None) -> None:
     """Print an accepted plan to standard output."""
-    console = Console(highlight=False)
+    console = plain_console()
     if plan.source is None or plan.output is None or plan.sizes is None or plan.resources is None:
         raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
     _print_head(console, plan, plan.source)
-    console.print(_roles(plan))
+    console.print(_roles(plan), soft_wrap=False)
     _print_sizes(console, plan.output, plan.sizes, plan.resources)
     if fit is not None:
         from halftone.cli.fit_text import print_fit
@@ -30,6 +32,18 @@ def print_plan(plan: Plan, fit: "Fit | None" = None) -> None:
     for notice in plan.warnings:
         console.print(f"[yellow]warning[/yellow] {escape(notice.message)}")
     console.print(f"plan {plan.digest}")
+
+
+def plain_console() -> Console:
+    """Standard output that never breaks a line into two, so that `| grep` finds what is said.
+
+    On a terminal only a table is fitted to its width (print it with `soft_wrap=False`); elsewhere
+    nothing is, for nobody there has a width.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _NO_WIDTH
+    return console
 
 
 def size_text(nbytes: int) -> str:
@@ -49,14 +63,16 @@ def short_size(nbytes: int) -> str:
 
 def _print_head(console: Console, plan: Plan, source: PlanSource) -> None:
     revision = f" at {source.revision}" if source.revision else ""
-    console.print(f"[bold]{escape(source.uri)}[/bold]{revision}", soft_wrap=True)
+    console.print(f"[bold]{escape(source.uri)}[/bold]{escape(revision)}")
     console.print(
         f"{plan.architecture}, {source.parameters:,} parameters in {source.tensors:,} tensors, "
-        f"{len(source.files)} shards, licence {source.licence or 'unknown'}",
-        soft_wrap=True,
+        f"{len(source.files)} shards, licence "
+        f"{escape(source.licence or 'unknown')}",
     )
     recipe = plan.recipe.name if plan.recipe else "?"
-    console.print(f"recipe {recipe}, method {plan.method}, {len(plan.groups):,} fused groups")
+    console.print(
+        f"recipe {escape(recipe)}, method {plan.method}, {len(plan.groups):,} fused groups"
+    )
 
 
 def _roles(plan: Plan) -> Table:
@@ -89,9 +105,8 @@ def _print_sizes(
     duration = f"{seconds} s" if seconds < 100 else f"{round(seconds / 60)} min"
     shards = "1 shard" if len(output.files) == 1 else f"{len(output.files)} shards"
     console.print(
-        f"{shards}, {size_text(resources.diskBytes)} of disk, peak memory "
-        f"{size_text(resources.peakMemoryBytes)}, about {duration} on two cores",
-        soft_wrap=True,
+        f"{shards}, {size_text(resources.diskBytes)} of disk; with {WORKERS} workers peak memory "
+        f"{size_text(resources.peakMemoryBytes)}, about {duration}"
     )
 
 

@@ -30,7 +30,8 @@ class Shown(Protocol):
 @contextmanager
 def progress(label: str, total_bytes: int) -> Iterator[Shown]:
     """Yield what a stage tells its bytes to; shows bytes, rate and time left."""
-    if sys.stderr.isatty():
+    # A process that was started with stderr closed has none.
+    if sys.stderr is not None and sys.stderr.isatty():
         yield from _bar(label, total_bytes)
     else:
         lines = _JsonLines(label, total_bytes)

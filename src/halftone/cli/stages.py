@@ -1,8 +1,9 @@
 """The stages: one function each, from the documents in a work directory to the next document.
 
 `halftone run` calls them one after the other, `halftone stage NAME` calls one; a Kubernetes Job or
-a pipeline step does the same. A stage that finds its output with the same plan digest returns at
-once, so every retry is safe.
+a pipeline step does the same. Every retry is safe: `plan` always looks at the source again;
+`quantize` proves by SHA-256 the checkpoint that it finds; `inspect` and `publish` do nothing more
+where their document states the digest of the checkpoint that lies there.
 
     WORKDIR/job.json  plan.json  checkpoint/  checkpoint.json  inspection.json  artifact.json
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from halftone.cli.opening import opened, opened_checkpoint
 from halftone.cli.progress import progress
 from halftone.cli.quantize import bytes_to_read, default_workers
+from halftone.plan.changes import changed_file
 from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.spec.documents import CheckpointDocument, Plan, write_atomically
 from halftone.spec.errors import CheckFailed, RefusedInput
@@ -28,7 +30,7 @@ from halftone.spec.names import (
     PLAN_FILE,
     Reason,
 )
-from halftone.spec.recipes import parse_job, read_yaml, resolve
+from halftone.spec.recipes import cleared_fields, parse_job, read_yaml, resolve
 
 if TYPE_CHECKING:
     from halftone.validate.findings import Inspection
@@ -44,7 +46,9 @@ def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
     """
     job = anchored(parse_job(read_yaml(job_file), str(job_file)), job_file.absolute().parent)
     path = workdir / JOB_FILE
-    data = json.dumps(job.model_dump(mode="json", exclude_none=True), indent=2).encode() + b"\n"
+    document = job.model_dump(mode="json", exclude_none=True)
+    document["spec"]["quantization"] |= dict.fromkeys(cleared_fields(job.spec.quantization))
+    data = json.dumps(document, indent=2).encode() + b"\n"
     begun = any((workdir / name).exists() for name in _WORK)
     if begun and path.is_file() and path.read_bytes() != data:
         raise RefusedInput(
@@ -86,12 +90,20 @@ def read_job(workdir: Path) -> QuantizationJob:
 
 
 def plan(workdir: Path) -> None:
-    """Write `plan.json`; a refused plan is written too, then raised."""
+    """Write `plan.json`; a refused plan is written too, then raised.
+
+    A plan whose artifact could not be published is refused before it is written.
+    """
+    from halftone.publish.directory import refuse_taken
+
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
-    planned.full_document().save(workdir / PLAN_FILE)
     refusal = planned.plan.refusal
+    if refusal is None and job.spec.publish is not None:
+        target = Path(job.spec.publish.directory.path)
+        refuse_taken(target, workdir, planned.plan.digest)
+    planned.full_document().save(workdir / PLAN_FILE)
     if refusal is not None:
         raise RefusedInput(refusal.reason, refusal.subject, refusal.message)
 
@@ -191,16 +203,14 @@ def _require_same(agreed: Plan, planned: Planned) -> None:
     """The plan made now must be the one in the work directory."""
     if agreed.digest == planned.plan.digest:
         return
-    before = {f.path: f for f in agreed.source.files} if agreed.source else {}
-    after = {f.path: f for f in planned.plan.source.files} if planned.plan.source else {}
-    for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path):
-            raise RefusedInput(
-                Reason.SourceChanged,
-                path,
-                f"'{path}' of the source is not the file that was planned with (its size or "
-                "header differs); bring that one back, or plan in a new work directory.",
-            )
+    path = changed_file(agreed.source, planned.plan.source)
+    if path is not None:
+        raise RefusedInput(
+            Reason.SourceChanged,
+            path,
+            f"'{path}' of the source is not the file that was planned with (its size or "
+            "header differs); bring that one back, or plan in a new work directory.",
+        )
     raise RefusedInput(
         Reason.WorkdirInconsistent,
         PLAN_FILE,

@@ -156,13 +156,20 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def integer(config: dict[str, Any], key: str, default: int | None = None) -> int:
-    """A positive number of `config.json`; raises RefusedInput(MalformedCheckpoint)."""
+def integer(
+    config: dict[str, Any],
+    key: str,
+    default: int | None = None,
+    *,
+    least: int = 1,
+    most: int = _LARGEST,
+) -> int:
+    """A whole number of `config.json`; raises RefusedInput(MalformedCheckpoint)."""
     value = config.get(key)
     if value is None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise _malformed(key, f"must be an integer from 1 to {_LARGEST}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise _malformed(key, f"must be an integer from {least} to {most}")
     return value
 
 
@@ -179,6 +186,8 @@ def attention_shapes(text: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     own = text.get("per_layer_config")
     if isinstance(own, dict) and own:  # how transformers 5 saves what Hub files name globally
         layer = next(iter(own.values()))
+        if not isinstance(layer, dict):
+            raise _malformed("per_layer_config", "must hold an object for each layer it names")
         return (
             sliding,
             (integer(layer, "num_key_value_heads", kv_heads), integer(layer, "head_dim", 512)),
@@ -234,10 +243,12 @@ def _layer_caches(text: dict[str, Any], value_bytes: int, size: int) -> list[Lay
                 layers.append(_gated_delta_net(text, size))
             case _:
                 raise _malformed("layer_types", f"holds '{layer_type}', which has no cache rule")
-    if all(layer.kind is CacheKind.State for layer in layers):
-        raise _malformed("layer_types", "must name at least one attention layer")
     # The last layers of a Gemma 4 may read an earlier layer's cache and own none.
-    return layers[: len(layers) - int(text.get("num_kv_shared_layers") or 0)]
+    shared = integer(text, "num_kv_shared_layers", 0, least=0, most=len(layers) - 1)
+    own = layers[: len(layers) - shared]
+    if all(layer.kind is CacheKind.State for layer in own):
+        raise _malformed("layer_types", "must name at least one attention layer with its own cache")
+    return own
 
 
 def _layer_types(text: dict[str, Any]) -> list[str]:
@@ -298,9 +309,9 @@ def _gated_delta_net(text: dict[str, Any], size: int) -> LayerCache:
     channels = 2 * key_dim * key_heads + value_dim * value_heads
     tail = integer(text, "linear_conv_kernel_dim", 4) - 1
     dtype = text.get("mamba_ssm_dtype")
-    if dtype is not None and dtype not in _DTYPE_BYTES:
+    if dtype is not None and str(dtype) not in _DTYPE_BYTES:
         raise _malformed("mamba_ssm_dtype", f"must be one of {', '.join(_DTYPE_BYTES)}")
-    state_value = MODEL_DTYPE_BYTES if dtype is None else _DTYPE_BYTES[dtype]
+    state_value = MODEL_DTYPE_BYTES if dtype is None else _DTYPE_BYTES[str(dtype)]
     convolution = tail * (channels // size) * MODEL_DTYPE_BYTES
     recurrent = (value_heads // size) * value_dim * key_dim * state_value
     return LayerCache(CacheKind.State, state_bytes=convolution + recurrent)

@@ -21,7 +21,7 @@ SPOOL_BYTES: Final = 384 * 2**20
 _BASE_BYTES: Final = 300 * 2**20
 # A 35B mixture of experts has 93,000 tensors; each costs about this much in our own tables.
 _TENSOR_BYTES: Final = 2_000
-# Bytes of source per second with WORKERS workers, by benchmarks/quantize.py on two cores; disks differ.
+# Bytes of source per second with so many workers, by benchmarks/quantize.py; disks differ.
 _RATES: Final = {
     ScaleSearch.MinMax: 800e6,
     ScaleSearch.MeanSquaredError: 110e6,

@@ -8,18 +8,22 @@ matrix per expert and projection, and an FP8 weight stands together with its sca
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
+from halftone.checkpoint.architectures import text_config
 from halftone.checkpoint.architectures.table import Architecture, Placement, Row
-from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.headers import MAX_TENSORS, TensorEntry
 from halftone.checkpoint.index import Checkpoint
 from halftone.plan.precision import assigned_format
 from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import Format
 from halftone.spec.job import MultiTokenPrediction, Recipe
-from halftone.spec.names import Reason
+from halftone.spec.names import CONFIG_FILE, Reason
 from halftone.spec.roles import Role
+
+# Under which names configurations say how many routed experts a layer has.
+_EXPERT_COUNTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 class ScaleKind(StrEnum):
@@ -94,6 +98,8 @@ def logical_tensors(
             continue
         if not place.listed:
             unlisted.append(name)
+        if place.row is not None and place.row.stacked:
+            refuse_unbounded(entry, place.row, checkpoint.config, len(found))
         found.extend(_logical(entry, place, recipe, scales.get(name)))
     return LogicalTensors(tuple(found), tuple(unlisted))
 
@@ -118,6 +124,34 @@ def _logical(
         entry.nbytes,
         scale,
     )
+
+
+def refuse_unbounded(entry: TensorEntry, row: Row, config: dict[str, Any], others: int) -> None:
+    """Refuse a stack of experts that `config` does not promise, or of more than headers may hold.
+
+    A stack names its experts by one number, so a few bytes could otherwise fill our memory.
+    `others` are the logical tensors that there are already.
+    """
+    if len(entry.shape) != 3:
+        return
+    experts, text = entry.shape[0], text_config(config)
+    promised = {key: text[key] for key in _EXPERT_COUNTS if isinstance(text.get(key), int)}
+    if promised and experts not in promised.values():
+        key, count = next(iter(promised.items()))
+        raise RefusedInput(
+            Reason.MalformedCheckpoint,
+            entry.name,
+            f"`{entry.name}` stacks {experts} experts, but `{key}` of `{CONFIG_FILE}` is {count}; "
+            "fetch both of one revision.",
+        )
+    total = others + experts * len(row.stacked)
+    if total > MAX_TENSORS:
+        raise RefusedInput(
+            Reason.MalformedCheckpoint,
+            entry.name,
+            f"With the {experts} experts of `{entry.name}` the checkpoint holds {total} tensors, "
+            f"and {MAX_TENSORS} are allowed; fetch the file again.",
+        )
 
 
 def _unstacked(entry: TensorEntry, row: Row, fmt: Format) -> Iterator[LogicalTensor]:

@@ -6,6 +6,7 @@ The same checkpoint digest twice does nothing; another one under the same name i
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 from halftone.checkpoint.digests import file_sha256
 from halftone.spec.documents import Artifact, CheckpointDocument, sync_directory
@@ -25,16 +26,10 @@ def publish_directory(
     artifact = Artifact(
         uri=str(target), checkpointDigest=document.digest, planDigest=document.planDigest
     )
-    existing = target / ARTIFACT_FILE
-    if existing.is_file() and Artifact.load(existing).checkpointDigest == document.digest:
-        return Artifact.load(existing)
-    if target.exists() and any(target.iterdir()):
-        raise RefusedInput(
-            Reason.OutputNotEmpty,
-            "publish.directory.path",
-            f"`publish.directory.path` '{target}' is not empty and holds another artifact; "
-            "choose another directory or remove that one.",
-        )
+    existing = _artifact(target)
+    if existing is not None and existing.checkpointDigest == document.digest:
+        return existing
+    _refuse_occupied(target)
     staged = target.parent / f".{target.name}.publishing"
     try:
         shutil.rmtree(staged, ignore_errors=True)
@@ -59,6 +54,50 @@ def publish_directory(
             "command again.",
         ) from error
     return artifact
+
+
+def refuse_taken(target: Path, workdir: Path, plan_digest: str) -> None:
+    """Raise RefusedInput(OutputNotEmpty) unless the plan's artifact may be published to `target`.
+
+    For the start of a job: what `publish_directory` would refuse after hours of work. The artifact
+    of the same plan is in nobody's way.
+    """
+    target, workdir = target.resolve(), workdir.resolve()
+    if target.is_relative_to(workdir) or workdir.is_relative_to(target):
+        _refuse(
+            target,
+            f"and the work directory '{workdir}' may not lie in one another; choose a directory "
+            "beside it",
+        )
+    existing = _artifact(target)
+    if existing is None or existing.planDigest != plan_digest:
+        _refuse_occupied(target)
+
+
+def _artifact(target: Path) -> Artifact | None:
+    path = target / ARTIFACT_FILE
+    return Artifact.load(path) if path.is_file() else None
+
+
+def _refuse_occupied(target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        _refuse(target, "is a file; choose another path or remove that one")
+    if target.is_dir() and any(target.iterdir()):
+        _refuse(
+            target,
+            "is not empty and holds another artifact; choose another directory or remove that one",
+        )
+    if os.path.ismount(target):
+        _refuse(
+            target,
+            "is a mount point, which an artifact cannot replace; give a directory inside it, such "
+            f"as '{target / 'model'}'",
+        )
+
+
+def _refuse(target: Path, why: str) -> NoReturn:
+    field = "publish.directory.path"
+    raise RefusedInput(Reason.OutputNotEmpty, field, f"`{field}` '{target}' {why}.")
 
 
 def _copy(file: Path, copy: Path) -> None:

@@ -71,8 +71,8 @@ def quantize(
     checkpoint is left behind by either.
     """
     require_carried_out(planned)
-    output = output.resolve()  # a directory cannot be renamed over a link to one
-    document_path = document_path.resolve() if document_path else output / CHECKPOINT_FILE
+    document_path = document_path or output / CHECKPOINT_FILE
+    document_path = Path(os.path.realpath(document_path.parent)) / document_path.name
     done = finished(output, planned.plan.digest, document_path)
     if done is not None:
         discard_leftovers(output)
@@ -133,7 +133,7 @@ def _write_shards(
     ):
         for shard in missing:
             path = workspace.partial_path(shard.file)
-            with storage_errors(path), _opened(path) as descriptor:
+            with storage_errors(workspace.output), _opened(path) as descriptor:
                 writer = ShardWriter(
                     shard, descriptor, reader, recipe, pool, flusher, progress.advance, remote
                 )
@@ -159,7 +159,7 @@ def _opened(path: Path) -> Iterator[int]:
 def _finish(workspace: Workspace, shard: OutputShard, results: list[UnitResult]) -> dict[str, Any]:
     """Flush, digest and name a shard; from here on it survives a kill."""
     path = workspace.partial_path(shard.file)
-    with storage_errors(path):
+    with storage_errors(workspace.output):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -224,7 +224,7 @@ def _write_companions(planned: Planned, checkpoint: Checkpoint, workspace: Works
     if plan.recipe is None or plan.output is None or planned.architecture is None:
         raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
     workspace.drop_all_but({shard.file for shard in planned.shards})
-    with storage_errors(workspace.staged):
+    with storage_errors(workspace.output):
         config = quantized_model_config(
             checkpoint.config, planned.architecture, plan.recipe, (line.role for line in plan.roles)
         )

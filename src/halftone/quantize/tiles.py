@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from halftone.checkpoint import decoding
+from halftone.checkpoint.fp8_sources import dequantize_blocks, dequantize_rows, read_scales
+from halftone.checkpoint.scratch import Bytes, Scratch
 from halftone.plan.resources import TILE_BYTES
 from halftone.plan.tensors import LogicalTensor, ScaleKind, SourceScale
 from halftone.spec.dtypes import Dtype
@@ -21,7 +22,6 @@ from halftone.spec.files import FileSource
 from halftone.spec.formats import FP8_BLOCK_SIDE, Format
 
 Weights = NDArray[np.uint16] | NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 _BLOCK_FORMATS = {Format.FP8_BLOCK, Format.FP8_BLOCK_A16}
 
@@ -63,20 +63,6 @@ def _row_multiple(tensor: LogicalTensor) -> int:
     if tensor.scale is not None and tensor.scale.kind is ScaleKind.Block:
         side = side * tensor.scale.block[0] // np.gcd(side, tensor.scale.block[0])
     return int(side)
-
-
-class Scratch(threading.local):
-    """Buffers of one thread, grown to the largest size asked for and then reused."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Bytes] = {}
-
-    def take(self, purpose: str, nbytes: int) -> Bytes:
-        """`nbytes` of memory with undefined content, valid until the next `take` of `purpose`."""
-        buffer = self._buffers.get(purpose)
-        if buffer is None or buffer.nbytes < nbytes:
-            buffer = self._buffers[purpose] = np.empty(nbytes, np.uint8)
-        return buffer[:nbytes]
 
 
 class TileReader:
@@ -144,32 +130,18 @@ class TileReader:
         out = self._scratch.take("bf16", codes.size * 2).view(np.uint16).reshape(codes.shape)
         values = self._scale_values(tile.tensor, scale)
         if scale.kind is ScaleKind.Block:
-            first = tile.start // scale.block[0]
-            decoding.decode_fp8_block_bf16(codes, values[first:], *scale.block, out)
-        elif scale.kind is ScaleKind.Channel:
-            rows = values.reshape(-1)[tile.start : tile.start + tile.rows]
-            decoding.decode_fp8_channel_bf16(codes, np.ascontiguousarray(rows), out)
+            dequantize_blocks(codes, values, tile.start, scale.block, out)
         else:
-            decoding.decode_fp8_tensor_bf16(codes, float(values.reshape(-1)[0]), out)
+            dequantize_rows(codes, values, tile.start, out)
         return out
 
     def _scale_values(self, tensor: LogicalTensor, scale: SourceScale) -> NDArray[np.float32]:
-        """The whole scale tensor as float32; small (one value per channel or block)."""
+        """The whole scale tensor as float32, read once."""
         with self._guard:
             known = self._scales.get(tensor.name)
         if known is not None:
             return known
-        entry = scale.entry
-        raw = np.frombuffer(
-            self._source.read_range(entry.file, entry.offset, entry.nbytes), np.uint8
-        )
-        if entry.dtype is Dtype.BF16:
-            values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        else:
-            values = raw.view(np.float16 if entry.dtype is Dtype.F16 else np.float32).astype(
-                np.float32
-            )
-        values = np.ascontiguousarray(values.reshape(entry.shape))
+        values = read_scales(self._source, scale.entry)
         with self._guard:
             self._scales[tensor.name] = values
         return values

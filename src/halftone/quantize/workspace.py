@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Final
 
 from halftone.checkpoint.digests import file_sha256
+from halftone.plan.changes import changed_file
 from halftone.spec.documents import (
     CheckpointDocument,
     Plan,
@@ -35,35 +36,57 @@ _STAGED: Final = "checkpoint"
 _SPOILING: Final = frozenset({Reason.SourceChanged, Reason.NonFiniteWeight})
 
 
+# What to do about errors that no second try mends.
+_WAYS_OUT: Final = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose a directory below which there are directories only",
+    errno.EROFS: "choose a directory on a disk that can be written",
+    errno.EACCES: "choose a directory that you may write",
+    errno.EPERM: "choose a directory that you may write",
+    errno.ENOENT: "choose a directory in which directories can be made",
+}
+_OTHERWISE: Final = "mend this and run the same command again, or choose another directory"
+
+
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Translate what the operating system says about our own files, cause chained."""
+def storage_errors(output: Path) -> Iterator[None]:
+    """Translate what the operating system says about our own files, cause chained.
+
+    `output` is the directory that the user named; what we call our files there says nothing to him.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise EnvironmentFault(
                 Reason.OutOfSpace,
-                str(path),
-                f"The disk under '{path}' is full; free some space and run the same command "
+                str(output),
+                f"The disk under '{output}' is full; free some space and run the same command "
                 "again: finished shards are kept.",
             ) from error
+        way_out = _WAYS_OUT.get(error.errno or 0, _OTHERWISE)
         raise EnvironmentFault(
-            Reason.StorageFailed, str(path), f"'{error.filename or path}': {error.strerror}."
+            Reason.StorageFailed,
+            str(output),
+            f"'{output}' cannot be the output ({error.strerror or error}); {way_out}.",
         ) from error
 
 
 def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointDocument | None:
     """The document of an output that this plan already made; None when there is no output.
 
-    Raises RefusedInput(OutputNotEmpty) for anything else that is in the way.
+    Every file is read and must have the SHA-256 that was written. Raises
+    RefusedInput(OutputNotEmpty) for anything else that is in the way, a mount point too.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    with storage_errors(output):
+        empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if empty:
+        _refuse_mount(output)
         return None
     if document_path.is_file() and output.is_dir():
         document = CheckpointDocument.load(document_path)
         if document.planDigest == plan_digest:
-            _refuse_incomplete(output, document)
+            _refuse_damaged(output, document)
             return document
         raise RefusedInput(
             Reason.OutputNotEmpty,
@@ -72,6 +95,7 @@ def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointD
             f"({document.planDigest[:12]}, this one is {plan_digest[:12]}); "
             "choose another directory or remove that one.",
         )
+    _refuse_mount(output)
     raise RefusedInput(
         Reason.OutputNotEmpty,
         str(output),
@@ -85,26 +109,45 @@ def discard_leftovers(output: Path) -> None:
 
 
 def _partial_root(output: Path) -> Path:
-    return output.parent / f".{output.name}.partial"
+    """Beside the output itself: a directory cannot be renamed over a link to one."""
+    real = Path(os.path.realpath(output))
+    return real.parent / f".{real.name}.partial"
 
 
-def _refuse_incomplete(output: Path, document: CheckpointDocument) -> None:
+def _refuse_mount(output: Path) -> None:
+    """A directory that is a mount point cannot be replaced by a rename."""
+    if os.path.ismount(os.path.realpath(output)):
+        raise RefusedInput(
+            Reason.OutputNotEmpty,
+            str(output),
+            f"'{output}' is a mount point, which the finished checkpoint cannot replace; "
+            f"give a directory inside it, such as '{output / 'model'}'.",
+        )
+
+
+def _refuse_damaged(output: Path, document: CheckpointDocument) -> None:
     for file in document.files:
         path = output / file.path
-        if not path.is_file() or path.stat().st_size != file.sizeBytes:
-            raise RefusedInput(
-                Reason.OutputNotEmpty,
-                str(path),
-                f"'{path}' is missing or no longer has the {file.sizeBytes} bytes that were "
-                f"written; remove '{output}' and run the same command again.",
-            )
+        with storage_errors(output):
+            whole = path.is_file() and path.stat().st_size == file.sizeBytes
+            if whole and file_sha256(path) == file.sha256:
+                continue
+        raise RefusedInput(
+            Reason.OutputNotEmpty,
+            str(path),
+            f"'{path}' is missing or is not the file that was written (its SHA-256 differs from "
+            f"{CHECKPOINT_FILE}); remove '{output}' and run the same command again.",
+        )
 
 
 class Workspace:
     """The partial directory of one output; hold it with `with`, one process at a time."""
 
     def __init__(self, output: Path, plan: Plan, origin: Mapping[str, Any]) -> None:
-        """`origin`: what finished shards depend on beside the plan; kept while it is the same."""
+        """`output` as the user named it, for messages.
+
+        `origin`: what finished shards depend on beside the plan; kept while it is the same.
+        """
         self.output = output
         self.root = _partial_root(output)
         self.staged = self.root / _STAGED
@@ -134,7 +177,7 @@ class Workspace:
         self._release_lock()
 
     def _take_lock(self) -> None:
-        with storage_errors(self.root):
+        with storage_errors(self.output):
             self.staged.mkdir(parents=True, exist_ok=True)
             (self.root / _JOURNAL).mkdir(exist_ok=True)
             path = self.root / _LOCK
@@ -172,7 +215,7 @@ class Workspace:
         path, origin = self.root / PLAN_FILE, self.root / _ORIGIN
         if path.exists():
             _refuse_another(Plan.load(path), self._plan, self.root)
-        with storage_errors(self.root):
+        with storage_errors(self.output):
             if not origin.exists() or origin.read_bytes() != self._origin:
                 for entry in (self.root / _JOURNAL).iterdir():
                     entry.unlink()
@@ -193,7 +236,7 @@ class Workspace:
         path, entry_path = self.shard_path(file), self._journal_path(file)
         if not path.is_file() or not entry_path.is_file():
             return None
-        with storage_errors(path):
+        with storage_errors(self.output):
             try:
                 entry: dict[str, Any] = json.loads(entry_path.read_bytes())
                 whole = path.stat().st_size == entry["sizeBytes"]
@@ -203,7 +246,7 @@ class Workspace:
 
     def finish_shard(self, file: str, entry: dict[str, Any]) -> None:
         """Rename a written and synced shard into place, then journal it."""
-        with storage_errors(self.root):
+        with storage_errors(self.output):
             self.partial_path(file).replace(self.shard_path(file))
             sync_directory(self.staged)
             write_atomically(self._journal_path(file), canonical_json(entry))
@@ -223,7 +266,7 @@ class Workspace:
 
     def drop_all_but(self, files: Collection[str]) -> None:
         """Remove what an earlier run left beside its shards when it was killed near the end."""
-        with storage_errors(self.staged):
+        with storage_errors(self.output):
             for path in self.staged.iterdir():
                 if path.name not in files:
                     path.unlink()
@@ -234,12 +277,13 @@ class Workspace:
         A document without its checkpoint is of no use to anyone; the other way round, the next run
         would not know the directory as its own.
         """
-        inside = document_path.parent == self.output
+        output = Path(os.path.realpath(self.output))
+        inside = document_path.parent == output
         with storage_errors(self.output):
             document.save(self.staged / CHECKPOINT_FILE if inside else document_path)
             sync_directory(self.staged)
-            self.staged.rename(self.output)  # replaces an empty directory, fails on any other
-            sync_directory(self.output.parent)
+            self.staged.rename(output)  # replaces an empty directory, fails on any other
+            sync_directory(output.parent)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _journal_path(self, file: str) -> Path:
@@ -263,13 +307,11 @@ def _refuse_changed_source(earlier: Plan, now: Plan) -> None:
     """Raise RefusedInput(SourceChanged) that names the first file that is not the same."""
     if earlier.source is None or now.source is None or earlier.recipe != now.recipe:
         return
-    before = {file.path: file for file in earlier.source.files}
-    after = {file.path: file for file in now.source.files}
-    for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path):
-            raise RefusedInput(
-                Reason.SourceChanged,
-                path,
-                f"'{path}' of the source is not the file that this work began with (its size or "
-                "header differs); bring that one back, or remove the unfinished work.",
-            )
+    path = changed_file(earlier.source, now.source)
+    if path is not None:
+        raise RefusedInput(
+            Reason.SourceChanged,
+            path,
+            f"'{path}' of the source is not the file that this work began with (its size or "
+            "header differs); bring that one back, or remove the unfinished work.",
+        )

@@ -14,11 +14,12 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 
 from halftone.checkpoint import decoding
+from halftone.checkpoint.scratch import Scratch
 from halftone.plan.layout import OutputShard, Unit
 from halftone.plan.resources import SPOOL_BYTES, TILE_BYTES
 from halftone.plan.tensors import LogicalTensor
 from halftone.quantize import kernels
-from halftone.quantize.tiles import Scratch, Tile, TileReader, tiles_of
+from halftone.quantize.tiles import Tile, TileReader, tiles_of
 from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS, Format

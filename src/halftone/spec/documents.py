@@ -104,10 +104,14 @@ class Document(BaseModel):
             raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
         except ValidationError as error:
             told = (
-                f"'{path}' is not a {file} of this version; remove it and run "
+                f"'{path}' is not {_a(file)} of this version; remove it and run "
                 f"`halftone stage {stage}`, which writes it."
             )
             raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 class Method(StrEnum):

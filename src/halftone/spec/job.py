@@ -14,7 +14,8 @@ from halftone.spec.names import API_VERSION, JOB_KIND
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
 
 ShortText = Annotated[str, Field(min_length=1, max_length=253)]
-LongText = Annotated[str, Field(min_length=1, max_length=4096)]
+# Linux allows any character in a path but NUL.
+FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 
 
 class ScaleSearch(StrEnum):
@@ -155,7 +156,7 @@ class S3Source(ApiModel):
 class DirectorySource(ApiModel):
     """A directory that this process can read; relative paths start at the job file."""
 
-    path: LongText
+    path: FilePath
 
 
 class Source(ApiModel):
@@ -175,7 +176,7 @@ class Source(ApiModel):
 class DirectoryTarget(ApiModel):
     """A directory that becomes the artifact."""
 
-    path: LongText
+    path: FilePath
 
 
 class Publish(ApiModel):

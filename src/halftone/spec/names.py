@@ -21,9 +21,8 @@ CONFIG_FILE: Final = "config.json"
 INDEX_FILE: Final = "model.safetensors.index.json"
 SINGLE_SHARD_FILE: Final = "model.safetensors"
 
-# Where a stage that needs another environment finds its Python.
-QUANTIZE_PYTHON: Final = "HALFTONE_QUANTIZE_PYTHON"
-SERVE_PYTHON: Final = "HALFTONE_SERVE_PYTHON"
+# The environment variable that says where compiled kernels are kept.
+CACHE_DIRECTORY: Final = "HALFTONE_CACHE_DIR"
 
 
 class Reason(StrEnum):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,9 @@ from pydantic import BaseModel, ValidationError
 from halftone.spec.errors import RefusedInput
 from halftone.spec.job import Quantization, QuantizationJob, Recipe
 from halftone.spec.names import Reason
+
+# Fields of a recipe for which "none at all" is a choice.
+_CLEARABLE: Final = frozenset({"kvCache"})
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,22 @@ def load_recipe(name_or_file: str) -> Recipe:
 
 
 def resolve(quantization: Quantization, name: str) -> Recipe:
-    """`quantization` with its preset read and its defaults filled in; own fields win."""
-    chosen = {key: getattr(quantization, key) for key in quantization.model_fields_set}
+    """`quantization` with its preset read and its defaults filled in; own fields win.
+
+    A field that is null beside a preset clears the preset's own. Raises RefusedInput(InvalidJob)
+    for the null of a field that every recipe has.
+    """
+    chosen = {key: getattr(quantization, key) for key in sorted(quantization.model_fields_set)}
     chosen = {key: value for key, value in chosen.items() if value is not None}
+    for field in cleared_fields(quantization):
+        if field not in _CLEARABLE:
+            raise RefusedInput(
+                Reason.InvalidJob,
+                f"quantization.{field}",
+                f"`quantization.{field}` is null, but a recipe always has one; give a value, or "
+                "remove the field to take the default.",
+            )
+        chosen[field] = None
     preset_name = chosen.pop("preset", None)
     if preset_name is None:
         return Recipe(name=name, **chosen)
@@ -75,6 +91,15 @@ def resolve(quantization: Quantization, name: str) -> Recipe:
         )
     base = resolve(_validated(yaml.safe_load(preset.text), preset_name), preset_name)
     return base.model_copy(update=chosen)
+
+
+def cleared_fields(quantization: Quantization) -> list[str]:
+    """The fields that are null because somebody wrote so, which is not the same as left out.
+
+    Of `preset` and `precision` one is always absent, and null says just that.
+    """
+    told = quantization.model_fields_set - {"preset", "precision"}
+    return sorted(field for field in told if getattr(quantization, field) is None)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

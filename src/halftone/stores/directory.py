@@ -26,7 +26,7 @@ class DirectorySource(PinnedSource):
     """Every regular file below `directory`, and symbolic links to such files."""
 
     def __init__(self, directory: Path) -> None:
-        uri = str(directory)
+        uri = _written(directory)
         with _translated(uri):
             self._root = _resolved(directory)
             # One more than allowed is enough to refuse, even when somebody named `/`.
@@ -105,6 +105,22 @@ def _walk(root: Path, uri: str) -> Iterator[tuple[str, os.stat_result]]:
             path = Path(folder, name)
             if path.is_file():  # no pipe, no link to nothing: whoever needs it finds it missing
                 yield path.relative_to(root).as_posix(), path.stat()
+
+
+def _written(directory: Path) -> str:
+    """The path as text, for messages and for the plan, which is UTF-8."""
+    text = str(directory)
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise RefusedInput(
+            Reason.InvalidJob,
+            ascii(text),
+            f"The path of the source, {text!a}, is not UTF-8 without NUL; rename the directory.",
+        )
+    return text
 
 
 def _resolved(path: Path) -> Path:

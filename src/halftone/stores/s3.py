@@ -40,6 +40,8 @@ _URI: Final = re.compile(r"^s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/+(.*?))?
 # botocore's own default of three gives up within two seconds.
 _ATTEMPTS: Final = 6
 _CONNECTIONS: Final = 32
+# The first that is set counts, as botocore has it.
+_ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 # The body broke off. Errors before the body have been retried by botocore already.
 _BROKEN_BODY: Final = (ReadTimeoutError, ResponseStreamingError, IncompleteReadError, CutShortError)
 _UNKNOWN_TO_THE_STORE: Final = (
@@ -146,8 +148,8 @@ def _client(endpoint_url: str | None) -> "S3Client":
 
     So does the endpoint, unless `endpoint_url` is given.
     """
-    set_by = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    own_endpoint = endpoint_url or next(filter(None, map(os.environ.get, set_by)), None)
+    from_environment = filter(None, map(os.environ.get, _ENDPOINT_VARIABLES))
+    own_endpoint = endpoint_url or next(from_environment, None)
     # Servers other than Amazon's seldom have a host name for each bucket.
     style: Literal["path", "auto"] = "path" if own_endpoint else "auto"
     config = Config(
@@ -161,7 +163,32 @@ def _client(endpoint_url: str | None) -> "S3Client":
         s3={"addressing_style": style},
     )
     # A session of our own: the default one is not safe to make clients from in several threads.
-    return boto3.session.Session().client("s3", config=config, endpoint_url=endpoint_url)
+    session = boto3.session.Session()
+    try:
+        return session.client("s3", config=config, endpoint_url=endpoint_url)
+    except BotoCoreError:
+        raise
+    except ValueError as error:  # botocore's only way to say that an endpoint is no address
+        raise _unusable_setting(error, endpoint_url) from error
+
+
+def _unusable_setting(error: ValueError, endpoint_url: str | None) -> RefusedInput:
+    """Names who set the endpoint, never the address, which may hold a password."""
+    if "endpoint" not in str(error) and "URL" not in str(error):
+        return RefusedInput(
+            Reason.InvalidJob,
+            "AWS_MAX_ATTEMPTS",
+            "A setting of AWS is no number where one is needed; correct AWS_MAX_ATTEMPTS, or the "
+            "AWS configuration file.",
+        )
+    of_aws = next(filter(os.environ.get, _ENDPOINT_VARIABLES), "endpoint_url")
+    subject = "spec.source.s3.endpointUrl" if endpoint_url else of_aws
+    return RefusedInput(
+        Reason.InvalidJob,
+        subject,
+        f"`{subject}` is no address of a server; write it as `https://host:port`, or leave it out "
+        "for Amazon's own.",
+    )
 
 
 @contextmanager

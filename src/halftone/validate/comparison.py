@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftone.checkpoint import weight_errors
+from halftone.checkpoint.fp8_sources import as_float32
 from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.scratch import Scratch
 from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 from halftone.spec.formats import FP8_BLOCK_SIDE
 from halftone.validate.inventory import Module
-from halftone.validate.originals import Original, Originals, Weights, as_float32
+from halftone.validate.originals import Original, Originals, Weights
 from halftone.validate.scales import Scales, Unit
-from halftone.validate.streaming import TILE_BYTES, Scratch
+from halftone.validate.streaming import TILE_BYTES
 
 # What a sample reads of one matrix: enough rows for two digits of its error.
 _SAMPLE_BYTES: Final = 65_536

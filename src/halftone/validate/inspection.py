@@ -8,7 +8,6 @@ budget; block scales are a sixteenth of the weights and are left where they are.
 command line and by the stage of that name; it never writes.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +17,10 @@ from typing import Any, Final
 from halftone.checkpoint.architectures import GENERIC, find
 from halftone.checkpoint.architectures.table import Architecture
 from halftone.checkpoint.index import Checkpoint, read_checkpoint
+from halftone.checkpoint.json_objects import parse_object
 from halftone.checkpoint.serving_config import quantization_block, read_rules
 from halftone.checkpoint.serving_rules import QuantMethod, Rules, UnknownRules, WillNotLoad
+from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileEntry, FileSource, Traffic
 from halftone.spec.names import CONFIG_FILE, INDEX_FILE, DefectKind, RemarkReason
 from halftone.stores import open_source
@@ -33,7 +34,7 @@ from halftone.validate.findings import (
     Remark,
 )
 from halftone.validate.inventory import Inventory, take_inventory
-from halftone.validate.loading import is_multimodal, loading_defects
+from halftone.validate.loading import is_multimodal, loading_defects, served_modules
 from halftone.validate.originals import Originals
 from halftone.validate.scales import Scales, Unit, read_scales, scale_defects, units_of
 from halftone.validate.structure import index_defects, structural_defects
@@ -78,7 +79,7 @@ def inspect_source(
     table = find(checkpoint.config)
     architecture = table or GENERIC
     inventory = take_inventory(checkpoint.tensors, architecture)
-    rules, defects = _rules(checkpoint, inventory)
+    rules, defects = _rules(checkpoint, inventory, architecture)
     defects += structural_defects(inventory, checkpoint.config)
     defects += loading_defects(inventory, architecture, rules)
     units = units_of(inventory)
@@ -208,12 +209,16 @@ def _compare_index(
 # Rules and errors ---------------------------------------------------------------------------------
 
 
-def _rules(checkpoint: Checkpoint, inventory: Inventory) -> tuple[Rules, list[Defect]]:
+def _rules(
+    checkpoint: Checkpoint, inventory: Inventory, architecture: Architecture
+) -> tuple[Rules, list[Defect]]:
     """The quantization rules; a block that no server can read is a defect of its own."""
     try:
-        return read_rules(
+        rules = read_rules(
             checkpoint.config, _hf_quant_config(checkpoint), is_multimodal(inventory)
-        ), []
+        )
+        rules.prepare(served_modules(inventory, architecture))
+        return rules, []
     except WillNotLoad as reason:
         return UnknownRules(), [
             Defect(
@@ -237,11 +242,11 @@ def _hf_quant_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 def _json(source: FileSource, path: str, size: int) -> dict[str, Any]:
     """A JSON object, {} for anything else: what is not readable is not promised by it."""
+    raw = source.read_range(path, 0, size)
     try:
-        found = json.loads(source.read_range(path, 0, size))
-    except (ValueError, RecursionError):
+        return parse_object(raw, path)
+    except RefusedInput:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _errors(

@@ -251,7 +251,8 @@ def layer_of(module: str) -> tuple[str, int] | None:
     """The prefix and number of the decoder layer that a module lies in, or None."""
     head, mark, rest = module.partition("layers.")
     number, _, _ = rest.partition(".")
-    return (head, int(number)) if mark and number.isdigit() else None
+    # `isdigit` alone holds for a superscript two, which is no number of a layer.
+    return (head, int(number)) if mark and number.isascii() and number.isdecimal() else None
 
 
 def role_in_layer(module: Module) -> Role:

@@ -125,7 +125,7 @@ def _missing_experts(inventory: Inventory, text: Mapping[str, Any]) -> Iterator[
         for module in inventory.modules.values()
         if module.place.role is Role.Experts
         for number in [module.name.partition(".experts.")[2].partition(".")[0]]
-        if number.isdigit()
+        if number.isascii() and number.isdecimal()
     }
     lost = sorted(set(range(min(promised, _MOST_EXPERTS))) - found)
     if found and lost:

@@ -11,15 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from halftone.checkpoint import decoding
 from halftone.checkpoint.architectures.table import Architecture
+from halftone.checkpoint.fp8_sources import (
+    dequantize_blocks,
+    dequantize_rows,
+    read_scales,
+)
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.index import Checkpoint
+from halftone.checkpoint.scratch import Bytes, Scratch
 from halftone.plan.sources import refuse_packed, source_scales
-from halftone.plan.tensors import ScaleKind, SourceScale
+from halftone.plan.tensors import ScaleKind, SourceScale, refuse_unbounded
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
 from halftone.spec.files import FileSource
-from halftone.validate.streaming import Bytes, Scratch
 
 Weights = NDArray[np.uint16] | NDArray[np.float32]
 
@@ -54,6 +58,7 @@ class Originals:
         for entry in checkpoint.tensors.values():
             place = architecture.place(entry.name)
             if place.row is not None and place.row.stacked and len(entry.shape) == 3:
+                refuse_unbounded(entry, place.row, checkpoint.config, len(self._found))
                 self._take_apart(entry, place.row.stacked)
             elif entry.dtype in FULL_PRECISION or entry.name in scales:
                 self._found[canonical(entry.name)] = Original(
@@ -117,13 +122,9 @@ class Originals:
         out = self._scratch.take("bf16", codes.size * 2).view(np.uint16).reshape(codes.shape)
         values = self._values(scale)
         if scale.kind is ScaleKind.Block:
-            first = start // scale.block[0]
-            decoding.decode_fp8_block_bf16(codes, values[first:], *scale.block, out)
-        elif scale.kind is ScaleKind.Channel:
-            rows = np.ascontiguousarray(values.reshape(-1)[start : start + len(codes)])
-            decoding.decode_fp8_channel_bf16(codes, rows, out)
+            dequantize_blocks(codes, values, start, scale.block, out)
         else:
-            decoding.decode_fp8_tensor_bf16(codes, float(values.reshape(-1)[0]), out)
+            dequantize_rows(codes, values, start, out)
         return out
 
     def _values(self, scale: SourceScale) -> NDArray[np.float32]:
@@ -131,8 +132,7 @@ class Originals:
         with self._guard:
             known = self._scale_values.get(entry.name)
         if known is None:
-            data = self.source.read_range(entry.file, entry.offset, entry.nbytes)
-            known = as_float32(entry.dtype, np.frombuffer(data, np.uint8)).reshape(entry.shape)
+            known = read_scales(self.source, entry)
             with self._guard:
                 self._scale_values[entry.name] = known
         return known
@@ -143,18 +143,3 @@ def canonical(tensor: str) -> str:
     if tensor.startswith("model.language_model."):
         return "model." + tensor.removeprefix("model.language_model.")
     return tensor
-
-
-def as_float32(dtype: Dtype, data: Bytes) -> NDArray[np.float32]:
-    """The numbers of a small tensor, flat."""
-    match dtype:
-        case Dtype.BF16:
-            return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        case Dtype.F8_E8M0:
-            return np.ldexp(np.float32(1), data.astype(np.int32) - 127).astype(np.float32)
-        case Dtype.F16:
-            return data.view(np.float16).astype(np.float32)
-        case Dtype.F64:
-            return data.view(np.float64).astype(np.float32)
-        case _:
-            return data.view(np.float32)

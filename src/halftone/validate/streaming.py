@@ -9,28 +9,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 T = TypeVar("T")
-Bytes = NDArray[np.uint8]
 
 TILE_BYTES: Final = 4_194_304  # of the larger side; small enough for the cache, few enough calls
 _MOST_WORKERS: Final = 8
-
-
-class Scratch(threading.local):
-    """Buffers of one thread, grown to the largest size asked for and then reused."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Bytes] = {}
-
-    def take(self, purpose: str, nbytes: int) -> Bytes:
-        """`nbytes` of memory with undefined content, valid until the next `take` of `purpose`."""
-        buffer = self._buffers.get(purpose)
-        if buffer is None or buffer.nbytes < nbytes:
-            buffer = self._buffers[purpose] = np.empty(nbytes, np.uint8)
-        return buffer[:nbytes]
 
 
 def for_all(items: Iterable[T], work: Callable[[T], None]) -> None:

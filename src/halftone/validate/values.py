@@ -12,12 +12,13 @@ import numpy as np
 
 from halftone.checkpoint import decoding
 from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.scratch import Bytes, Scratch
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 from halftone.spec.names import DefectKind
 from halftone.validate.budget import Budget, Range, Span, fit, read_ranges
 from halftone.validate.findings import Coverage, Defect, Extent
-from halftone.validate.streaming import TILE_BYTES, Bytes, Scratch, for_all
+from halftone.validate.streaming import TILE_BYTES, for_all
 
 # Names of scales end so, whoever wrote them.
 _SCALES: Final = ("scale", "scale_inv", "scale_2")

@@ -19,7 +19,7 @@ from halftone.spec.roles import Role
 TEXT_PREFIXES: Final = ("model.language_model.", "model.")
 RUNTIME_PREFIXES: Final = ("model.language_model", "language_model.model", "model")
 
-_INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.)", re.ASCII)
 
 
 class Split(StrEnum):
