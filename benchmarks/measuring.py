@@ -52,26 +52,35 @@ class Run:
     output: str
 
 
+# A process begins with the peak of the one that forked it, so a small one stands in between.
+_WITNESS = """
+import os, resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+open(sys.argv[1], "w").write(str(peak))
+sys.exit(status)
+"""
+
+
 def run(command: Sequence[str | Path]) -> Run:
     """Run `command` to its end with disks synced before and, on the clock, after."""
     os.sync()
-    begin = time.perf_counter()
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            [str(part) for part in command], stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process,
-    ):
-        output = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    with tempfile.NamedTemporaryFile("r") as peak:
+        witness = [sys.executable, "-I", "-S", "-c", _WITNESS, peak.name]
+        begin = time.perf_counter()
+        done = subprocess.run(
+            [*witness, *(str(part) for part in command)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         ended = time.perf_counter()
         os.sync()
         synced = time.perf_counter()
-        if process.returncode != 0:
-            errors.seek(0)
-            raise RuntimeError(f"{command} exited {process.returncode}:\n{errors.read()[-4000:]}")
-    return Run(synced - begin, synced - ended, usage.ru_maxrss * 1024, output)
+        if done.returncode != 0:
+            raise RuntimeError(f"{command} exited {done.returncode}:\n{done.stderr[-4000:]}")
+        peak_bytes = int(peak.read()) * 1024
+    return Run(synced - begin, synced - ended, peak_bytes, done.stdout)
 
 
 def median_of(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Train the pocket model and write it: `python train.py --state /tmp/pocket --output .`.
+"""Train the pocket model and write it: `python train.py --state ~/pocket-state --output .`.
 
 Two phases: the trunk learns Python source and arithmetic together; then, with the trunk frozen,
 the multi-token-prediction head learns to look one token further. Everything is seeded; `--state`

@@ -23,9 +23,9 @@ _BASE_BYTES: Final = 300 * 2**20
 _TENSOR_BYTES: Final = 2_000
 # Bytes of source per second with so many workers, by benchmarks/quantize.py; disks differ.
 _RATES: Final = {
-    ScaleSearch.MinMax: 800e6,
-    ScaleSearch.MeanSquaredError: 110e6,
-    ScaleSearch.Exhaustive: 60e6,
+    ScaleSearch.MinMax: 1000e6,
+    ScaleSearch.MeanSquaredError: 500e6,
+    ScaleSearch.Exhaustive: 350e6,
 }
 
 
