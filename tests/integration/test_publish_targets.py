@@ -39,7 +39,7 @@ def refused(ended: Outcome, tmp_path: Path, workdir: str = "work") -> str:
     return ended.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("target", ["work", "work/checkpoint", "work/../work/deep/er", "."])
+@pytest.mark.parametrize("target", ["work", "work/checkpoint", "work/deep/../deep/er", "."])
 def test_the_work_directory_is_no_target_nor_what_lies_in_or_around_it(
     target: str, model: Path, tmp_path: Path
 ) -> None:
