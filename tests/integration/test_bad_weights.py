@@ -149,9 +149,9 @@ def test_an_integer_weight_is_refused(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scheme", "what"),
     [
-        ("Nvfp4CompressedTensors", ".weight_packed` holds U8 codes"),
-        ("Nvfp4ModelOpt", ".weight_scale_2` holds F32 codes"),
-        ("Int4CompressedTensors", ".weight_packed` holds I32 codes"),
+        ("Nvfp4CompressedTensors", ".weight_packed` (U8) shows"),
+        ("Nvfp4ModelOpt", ".weight_scale_2` (F32) shows"),
+        ("Int4CompressedTensors", ".weight_packed` (I32) shows"),
         ("Awq", "`config.json` says that the source is quantized with awq"),
         ("Gptq", "`config.json` says that the source is quantized with gptq"),
     ],

@@ -62,12 +62,14 @@ def test_a_file_is_no_target(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_directory_with_something_else_is_no_target(model: Path, tmp_path: Path) -> None:
-    before = files_of(model)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "cat.jpg").write_text("a cat")
 
-    sentence = refused(run(tmp_path, "model"), tmp_path)
+    sentence = refused(run(tmp_path, "photos"), tmp_path)
 
-    assert sentence.endswith(f"/model' is not empty and {CHOOSE}")
-    assert files_of(model) == before
+    assert sentence.endswith(f"/photos' is not empty and {CHOOSE}")
+    assert files_of(photos) == {"cat.jpg": b"a cat"}
 
 
 def test_another_plans_artifact_is_in_the_way_before_work_begins(
@@ -98,3 +100,24 @@ def test_an_empty_directory_is_taken(model: Path, tmp_path: Path) -> None:
 
     assert run(tmp_path, "target").code == 0
     assert (tmp_path / "target" / "artifact.json").is_file()
+
+
+@pytest.mark.parametrize("workdir", ["model", "model/work"])
+def test_the_source_is_no_work_directory(workdir: str, model: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    run(tmp_path, "target")  # writes the job file
+    before = sorted(path.name for path in model.iterdir())
+
+    ended = halftone("run", job, "--workdir", tmp_path / workdir)
+
+    assert ended.code == 2
+    assert "may not lie in the source" in ended.err
+    assert sorted(path.name for path in model.iterdir()) == before
+
+
+def test_a_target_inside_the_source_is_refused(model: Path, tmp_path: Path) -> None:
+    ended = run(tmp_path, "model/small")
+
+    assert ended.code == 2
+    assert "may not lie in the source" in ended.err
+    assert not (model / "small").exists()

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from halftone.spec.errors import RefusedInput
 from halftone.spec.names import DefectKind, RemarkReason
 from halftone.validate.inspection import inspect_uri
 from tests.builders import read_checkpoint as read_tensors
-from tests.inspecting import LAYERS, Made, edit_config, found
+from tests.inspecting import LAYERS, Made, drop, edit_config, found, spoiled
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
 
@@ -102,3 +103,36 @@ def test_an_unknown_architecture_is_inspected_and_said(made: Made, tmp_path: Pat
     assert inspection.architecture == "generic"
     assert [w.reason for w in inspection.warnings] == [RemarkReason.GenericArchitecture]
     assert inspection.defects == ()
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        f"{LAYERS}.0.input_layernorm.weight",
+        f"{LAYERS}.0.linear_attn.A_log",
+        "model.visual.merger.norm.weight",
+    ],
+)
+def test_what_the_source_has_and_the_checkpoint_lost_is_missed(
+    made: Made, tmp_path: Path, gone: str
+) -> None:
+    source, checkpoint = made("qwen3_5", "nvfp4a16")
+    copy = spoiled(checkpoint, tmp_path / "x", lambda tensors: drop(tensors, gone))
+    name = gone.replace("model.language_model.", "model.")
+    assert (DefectKind.MissingTensor, name) in found(inspect_uri(str(copy), str(source)))
+
+
+def test_a_model_without_its_final_norm_is_found_without_a_source(
+    made: Made, tmp_path: Path
+) -> None:
+    _, checkpoint = made("qwen3_5", "nvfp4a16")
+    gone = "model.language_model.norm.weight"
+    copy = spoiled(checkpoint, tmp_path / "x", lambda tensors: drop(tensors, gone))
+    assert found(inspect_uri(str(copy))) == [(DefectKind.MissingTensor, "norm.weight")]
+
+
+def test_a_source_of_another_model_is_refused(made: Made) -> None:
+    _, checkpoint = made("qwen3", "nvfp4a16-mlp")
+    other, _ = made("qwen3_moe", "nvfp4a16")
+    with pytest.raises(RefusedInput, match="has none of the quantized matrices"):
+        inspect_uri(str(checkpoint), str(other))

@@ -72,7 +72,7 @@ class _Bar:
         self._bar.advance(self._task, nbytes)
 
     def skip(self, nbytes: int) -> None:
-        self._bar.update(self._task, completed=nbytes)
+        self._bar.advance(self._task, nbytes)
 
 
 class _JsonLines:

@@ -45,6 +45,7 @@ def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
     Raises RefusedInput when the work directory holds work of another job.
     """
     job = anchored(parse_job(read_yaml(job_file), str(job_file)), job_file.absolute().parent)
+    _refuse_inside_source(job, workdir)
     path = workdir / JOB_FILE
     document = job.model_dump(mode="json", exclude_none=True)
     document["spec"]["quantization"] |= dict.fromkeys(cleared_fields(job.spec.quantization))
@@ -59,6 +60,24 @@ def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
         )
     write_atomically(path, data)
     return job
+
+
+def _refuse_inside_source(job: QuantizationJob, workdir: Path) -> None:
+    """What is written into a source becomes part of it, and the next plan differs."""
+    if job.spec.source.directory is None:
+        return
+    source = Path(job.spec.source.directory.path).resolve()
+    places = {"the work directory": workdir.resolve()}
+    if job.spec.publish is not None:
+        places["`publish.directory.path`"] = Path(job.spec.publish.directory.path).resolve()
+    for name, place in places.items():
+        if place.is_relative_to(source):
+            raise RefusedInput(
+                Reason.InvalidJob,
+                str(place),
+                f"{name[0].upper()}{name[1:]} '{place}' may not lie in the source '{source}'; "
+                "choose a directory beside it.",
+            )
 
 
 def anchored(job: QuantizationJob, folder: Path) -> QuantizationJob:

@@ -39,7 +39,7 @@ def refuse_packed(checkpoint: Checkpoint) -> None:
         _refuse("config.json", f"`config.json` says that the source is quantized with {method}")
     for name, entry in checkpoint.tensors.items():
         if name.endswith(_PACKED_SUFFIXES) or entry.dtype in _CODES:
-            _refuse(name, f"the source is already quantized: `{name}` holds {entry.dtype} codes")
+            _refuse(name, f"the source is already quantized, as `{name}` ({entry.dtype}) shows")
 
 
 def quantization_block(config: Mapping[str, Any]) -> dict[str, Any]:

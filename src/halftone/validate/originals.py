@@ -5,6 +5,7 @@ prefix, or be FP8 itself; then the checkpoint is held against the dequantized so
 BF16 as the engine reads it. Called by `halftone.validate.weight_error`.
 """
 
+from collections.abc import Collection
 from threading import Lock
 from typing import NamedTuple
 
@@ -20,10 +21,11 @@ from halftone.checkpoint.fp8_sources import (
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.index import Checkpoint
 from halftone.checkpoint.scratch import Bytes, Scratch
-from halftone.plan.sources import refuse_packed, source_scales
+from halftone.plan.sources import refuse_packed, source_scales, stale_tensors
 from halftone.plan.tensors import ScaleKind, SourceScale, refuse_unbounded
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
 from halftone.spec.files import FileSource
+from halftone.spec.roles import Role
 
 Weights = NDArray[np.uint16] | NDArray[np.float32]
 
@@ -55,8 +57,14 @@ class Originals:
         self._scale_values: dict[str, NDArray[np.float32]] = {}
         scales = source_scales(checkpoint)
         self._found: dict[str, Original] = {}
+        # Each tensor of the source, or the names of its parts where it may be taken apart.
+        self._parts: dict[str, tuple[str, ...]] = {}
+        encoding = {scale.entry.name for scale in scales.values()}
+        encoding |= stale_tensors(checkpoint) if scales else set()
         for entry in checkpoint.tensors.values():
             place = architecture.place(entry.name)
+            if entry.name not in encoding and place.role is not Role.MultiTokenPrediction:
+                self._parts[canonical(entry.name)] = ()
             if place.row is not None and place.row.stacked and len(entry.shape) == 3:
                 refuse_unbounded(entry, place.row, checkpoint.config, len(self._found))
                 self._take_apart(entry, place.row.stacked)
@@ -73,6 +81,17 @@ class Originals:
     def find(self, tensor: str) -> Original | None:
         """The original of the checkpoint's tensor called `tensor`."""
         return self._found.get(canonical(tensor))
+
+    def lost(self, present: Collection[str]) -> list[str]:
+        """Tensors of the source that none of the canonical names `present` stands for.
+
+        A multi-token-prediction head may be dropped on purpose, so it is not asked for here.
+        """
+        return [
+            name
+            for name, parts in self._parts.items()
+            if name not in present and not (parts and all(part in present for part in parts))
+        ]
 
     def rows(self, original: Original, start: int, count: int) -> Weights:
         """Rows as BF16 bits or float32; valid until this thread reads again.
@@ -105,6 +124,11 @@ class Originals:
             return
         parent, nbytes = entry.name.rpartition(".")[0], entry.dtype.nbytes((rows, columns))
         offset = entry.offset
+        self._parts[canonical(entry.name)] = tuple(
+            canonical(f"{parent}.{expert}.{part}.weight")
+            for expert in range(experts)
+            for part in parts
+        )
         for expert in range(experts):
             for part in parts:
                 name = f"{parent}.{expert}.{part}.weight"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, Final
 
-from halftone.checkpoint.architectures import text_config
+from halftone.checkpoint.architectures import find, text_config
+from halftone.checkpoint.architectures.table import TEXT_PREFIXES
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import Dtype
@@ -171,6 +172,10 @@ def missing_outside_layers(inventory: Inventory, config: Mapping[str, Any]) -> I
     roles = {module.place.role for module in inventory.modules.values()}
     if Role.Embedding not in roles:
         yield missing("embed_tokens.weight", "the checkpoint has no embedding")
+    if find(dict(config)) is not None and not any(
+        f"{prefix}norm" in inventory.modules for prefix in TEXT_PREFIXES
+    ):
+        yield missing("norm.weight", "the language model has no final norm")
     text = text_config(dict(config))
     ties = [part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part]
     if ties and not any(ties) and Role.LmHead not in roles:

@@ -13,14 +13,15 @@ from typing import Final
 
 from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import FLOATING
+from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
-from halftone.spec.names import DefectKind, RemarkReason
+from halftone.spec.names import DefectKind, Reason, RemarkReason
 from halftone.spec.roles import Role
 from halftone.validate.budget import Budget
 from halftone.validate.comparison import Comparison, Pair, Tile, sample_tile, stored_bytes, tiles_of
 from halftone.validate.findings import Coverage, Defect, Extent, Remark
 from halftone.validate.inventory import COMPANIONS, PACKED, Inventory, Module, scale_fits
-from halftone.validate.originals import Originals
+from halftone.validate.originals import Originals, canonical
 from halftone.validate.scales import Scales, Unit, in_order_of_interest, served_scale
 from halftone.validate.streaming import for_all
 
@@ -86,6 +87,8 @@ def measure(
     errors = Errors()
     pairs = list(_quantized_pairs(units, scales, originals, errors))
     wanted = sum(len(unit.members) for unit in units)
+    _refuse_another_model(originals, units)
+    errors.defects += _lost(inventory, originals)
     if budgets == (None, None):
         pairs += _kept_pairs(inventory, originals)
         tiles = [tile for pair in pairs for tile in tiles_of(pair)]
@@ -106,6 +109,32 @@ def measure(
     errors.coverage = Coverage(extent=extent, read=compared, total=wanted)
     _judge(errors, units, pairs)
     return errors
+
+
+def _refuse_another_model(originals: Originals, units: Sequence[Unit]) -> None:
+    """A source that has none of the quantized matrices proves nothing."""
+    if units and not any(originals.find(m.key) for unit in units for m in unit.members):
+        raise RefusedInput(
+            Reason.SourceNotFound,
+            originals.source.uri,
+            f"'{originals.source.uri}' has none of the quantized matrices, not even "
+            f"`{units[0].members[0].key}`; give the checkpoint that this one was made of.",
+        )
+
+
+def _lost(inventory: Inventory, originals: Originals) -> list[Defect]:
+    """What the source has and the checkpoint does not; names alone, so it costs nothing."""
+    present = {canonical(m.key) for m in inventory.modules.values() if m.codes is not None}
+    for module in inventory.modules.values():
+        present |= {canonical(entry.name) for entry in module.parts.values()}
+    return [
+        Defect(
+            kind=DefectKind.MissingTensor,
+            tensor=name,
+            message=f"`{name}` of the source is not in the checkpoint.",
+        )
+        for name in originals.lost(present)
+    ]
 
 
 def _book(errors: Errors, pair: Pair, found: tuple[float, float, float]) -> None:
