@@ -169,7 +169,7 @@ def test_defects_stop_a_job_before_it_publishes(project: Path, tmp_path: Path) -
     ended = run(project, work)
 
     assert ended.code == 1
-    assert "defects found, nothing is published; the first: " in ended.err.splitlines()[-1]
+    assert "nothing is published; the first: " in ended.err.splitlines()[-1]
     assert not (project / "published").exists()
     assert (work / "inspection.json").is_file()
     later = stage("publish", work)

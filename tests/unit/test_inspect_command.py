@@ -36,7 +36,7 @@ def test_defects_end_in_one_and_are_told(spoiled: Path) -> None:
     assert ended.code == 1
     assert "`lm_head.weight` (BF16) holds NaN" in ended.out
     assert "MultiTokenPredictionMissing" in ended.out
-    assert ended.err == f"halftone: 2 defects found in '{spoiled}'.\n"
+    assert ended.err == f"halftone: Defects found (2) in '{spoiled}'.\n"
 
 
 @pytest.mark.parametrize("is_sound", [True, False])

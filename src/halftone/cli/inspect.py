@@ -51,5 +51,5 @@ def inspect(
         raise CheckFailed(
             Reason.DefectsFound,
             inspection.defects[0].tensor,
-            f"{len(inspection.defects)} defects found in '{checkpoint}'.",
+            f"Defects found ({len(inspection.defects)}) in '{checkpoint}'.",
         )

@@ -58,10 +58,10 @@ def _bar(label: str, total_bytes: int) -> Iterator[Shown]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield _Bar(bar, bar.add_task(label, total=total_bytes))
+        yield BarShown(bar, bar.add_task(label, total=total_bytes))
 
 
-class _Bar:
+class BarShown:
     """A rich bar; its rate is over the last half minute, so what was skipped soon leaves it."""
 
     def __init__(self, bar: "RichProgress", task: "TaskID") -> None:

@@ -174,7 +174,7 @@ def _require_sound(inspection: "Inspection") -> None:
         raise CheckFailed(
             Reason.DefectsFound,
             inspection.defects[0].tensor,
-            f"{len(inspection.defects)} defects found, nothing is published; the first: "
+            f"Defects found ({len(inspection.defects)}), nothing is published; the first: "
             f"{inspection.defects[0].message}",
         )
 
