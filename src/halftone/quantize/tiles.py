@@ -13,11 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from halftone.checkpoint.fp8_sources import dequantize_blocks, dequantize_rows, read_scales
 from halftone.checkpoint.scratch import Bytes, Scratch
+from halftone.checkpoint.stored_weights import (
+    as_weights,
+    dequantize_blocks,
+    dequantize_rows,
+    read_scales,
+)
 from halftone.plan.resources import TILE_BYTES
 from halftone.plan.tensors import LogicalTensor, ScaleKind, SourceScale
-from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 from halftone.spec.formats import FP8_BLOCK_SIDE, Format
 
@@ -114,16 +118,7 @@ class TileReader:
         shape = (tile.rows, tile.tensor.shape[1])
         if tile.tensor.scale is not None:
             return self._dequantized(tile, raw.reshape(shape), tile.tensor.scale)
-        match tile.tensor.dtype:
-            case Dtype.BF16:
-                return raw.view(np.uint16).reshape(shape)
-            case Dtype.F32:
-                return raw.view(np.float32).reshape(shape)
-            case _:
-                half = raw.view(np.float16).reshape(shape)
-                wide = self._scratch.take("wide", half.size * 4).view(np.float32).reshape(shape)
-                np.copyto(wide, half)
-                return wide
+        return as_weights(tile.tensor.dtype, raw, shape, self._scratch)
 
     def _dequantized(self, tile: Tile, codes: Bytes, scale: SourceScale) -> NDArray[np.uint16]:
         """The FP8 codes of a tile as BF16 bits, rounded to nearest even."""

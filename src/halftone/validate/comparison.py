@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftone.checkpoint import weight_errors
-from halftone.checkpoint.fp8_sources import as_float32
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.scratch import Scratch
 from halftone.checkpoint.serving_rules import WeightLayout
+from halftone.checkpoint.stored_weights import as_float32
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 from halftone.spec.formats import FP8_BLOCK_SIDE

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftone.checkpoint.architectures.table import Architecture
-from halftone.checkpoint.fp8_sources import (
+from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.index import Checkpoint
+from halftone.checkpoint.scratch import Bytes, Scratch
+from halftone.checkpoint.stored_weights import (
+    as_weights,
     dequantize_blocks,
     dequantize_rows,
     read_scales,
 )
-from halftone.checkpoint.headers import TensorEntry
-from halftone.checkpoint.index import Checkpoint
-from halftone.checkpoint.scratch import Bytes, Scratch
 from halftone.plan.sources import refuse_packed, source_scales, stale_tensors
 from halftone.plan.tensors import ScaleKind, SourceScale, refuse_unbounded
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
@@ -105,16 +106,7 @@ class Originals:
         shape = (count, *original.shape[1:])
         if original.scale is not None:
             return self._dequantized(original, original.scale, start, raw.reshape(shape))
-        match original.dtype:
-            case Dtype.BF16:
-                return raw.view(np.uint16).reshape(shape)
-            case Dtype.F32:
-                return raw.view(np.float32).reshape(shape)
-            case _:
-                half = raw.view(np.float16).reshape(shape)
-                wide = self._scratch.take("wide", half.size * 4).view(np.float32).reshape(shape)
-                np.copyto(wide, half)
-                return wide
+        return as_weights(original.dtype, raw, shape, self._scratch)
 
     def _take_apart(self, entry: TensorEntry, parts: tuple[str, ...]) -> None:
         """`[experts, parts * rows, columns]`: each expert's part by the name that servers use."""

@@ -1,4 +1,4 @@
-"""Weights that a source stores in FP8, as the BF16 bits that everything else works from.
+"""Stored weights as kernels take them; those in FP8 as the BF16 bits that all else works from.
 
 Called by the engine, and by the inspection, which must see the very numbers that the engine saw.
 Which scale belongs to which weight, and how many weights share one, is for the caller to know.
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from halftone.checkpoint import decoding
 from halftone.checkpoint.headers import TensorEntry
-from halftone.checkpoint.scratch import Bytes
+from halftone.checkpoint.scratch import Bytes, Scratch
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
 
@@ -27,6 +27,25 @@ def as_float32(dtype: Dtype, data: Bytes) -> NDArray[np.float32]:
             return data.view(np.float64).astype(np.float32)
         case _:
             return data.view(np.float32)
+
+
+def as_weights(
+    dtype: Dtype, data: Bytes, shape: tuple[int, ...], scratch: Scratch
+) -> NDArray[np.uint16] | NDArray[np.float32]:
+    """Full-precision bytes as kernels take them: BF16 bits, or float32 for F16 and F32.
+
+    F16 is widened into a buffer of `scratch`; the others are views of `data`.
+    """
+    match dtype:
+        case Dtype.BF16:
+            return data.view(np.uint16).reshape(shape)
+        case Dtype.F32:
+            return data.view(np.float32).reshape(shape)
+        case _:
+            half = data.view(np.float16).reshape(shape)
+            wide = scratch.take("wide", half.size * 4).view(np.float32).reshape(shape)
+            np.copyto(wide, half)
+            return wide
 
 
 def read_scales(source: FileSource, entry: TensorEntry) -> NDArray[np.float32]:
