@@ -26,9 +26,7 @@ from halftone.plan.sources import refuse_packed, source_scales, stale_tensors
 from halftone.plan.summary import role_summaries, sizes
 from halftone.plan.tensors import LogicalTensor, logical_tensors
 from halftone.spec.documents import (
-    Group,
     Method,
-    Notice,
     OutputFile,
     Plan,
     PlanOutput,
@@ -90,7 +88,8 @@ def refused_plan(
     refusal: RefusedInput, source: PlanSource | None = None, recipe: Recipe | None = None
 ) -> Plan:
     """A plan that says why there is none."""
-    return _sealed(
+    return Plan(
+        digest="",
         architecture=None,
         method=Method.DataFree,
         source=source,
@@ -102,7 +101,7 @@ def refused_plan(
         resources=None,
         warnings=(),
         refusal=Refusal(reason=refusal.reason, subject=refusal.subject, message=refusal.message),
-    )
+    ).sealed()
 
 
 def _accepted(
@@ -127,7 +126,8 @@ def _accepted(
     kv_scales = _kv_scales(tensors, recipe)
     shards = lay_out(tensors, kv_scales, max_shard_bytes)
     _refuse_name_twice(shards)
-    plan = _sealed(
+    plan = Plan(
+        digest="",
         architecture=architecture.name,
         method=_method(roles, recipe),
         source=source,
@@ -142,39 +142,8 @@ def _accepted(
             *loading_notices(tensors, architecture),
         ),
         refusal=None,
-    )
+    ).sealed()
     return Planned(plan, architecture, shards, tensors)
-
-
-def _sealed(
-    *,
-    architecture: str | None,
-    method: Method,
-    source: PlanSource | None,
-    recipe: Recipe | None,
-    output: PlanOutput | None,
-    roles: tuple[RoleSummary, ...],
-    groups: tuple[Group, ...],
-    sizes: Any,
-    resources: Resources | None,
-    warnings: tuple[Notice, ...],
-    refusal: Refusal | None,
-) -> Plan:
-    draft = Plan(
-        digest="",
-        architecture=architecture,
-        method=method,
-        source=source,
-        recipe=recipe,
-        output=output,
-        roles=roles,
-        groups=groups,
-        sizes=sizes,
-        resources=resources,
-        warnings=warnings,
-        refusal=refusal,
-    )
-    return draft.model_copy(update={"digest": draft.compute_digest()})
 
 
 def _architecture(config: dict[str, Any], recipe: Recipe) -> Architecture:

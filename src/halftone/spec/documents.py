@@ -289,6 +289,10 @@ class Plan(Document):
             )
         return plan
 
+    def sealed(self) -> Self:
+        """This plan with the digest of its content."""
+        return self.model_copy(update={"digest": self.compute_digest()})
+
     def compute_digest(self) -> str:
         """The digest of this plan's content; equal to `digest` for a plan that was not edited."""
         outside = {"digest", "resources", "warnings", "tensors", "layout"}
