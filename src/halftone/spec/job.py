@@ -7,16 +7,14 @@ validation message names the field as the user wrote it. No floats, no phases, b
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef, ShortText
 from halftone.spec.formats import Format
+from halftone.spec.gates import Validation
 from halftone.spec.names import API_VERSION, JOB_KIND
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
-
-ShortText = Annotated[str, Field(min_length=1, max_length=253)]
-# Linux allows any character in a path but NUL.
-FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
-
+from halftone.spec.targets import Publish
 
 class ScaleSearch(StrEnum):
     """How a block's scale is chosen: from its maximum, on a grid, or from all that can win."""
@@ -65,12 +63,6 @@ class KvCacheScales(StrEnum):
 
     Unit = "Unit"
     Calibrated = "Calibrated"
-
-
-class ApiModel(BaseModel):
-    """Strict and frozen: an unknown field is an error that names it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RolePrecision(ApiModel):
@@ -144,13 +136,15 @@ class HuggingFaceSource(ApiModel):
 
     repository: ShortText
     revision: ShortText = "main"
+    tokenSecretRef: SecretKeyRef | None = None
 
 
 class S3Source(ApiModel):
     """A prefix in a bucket: `s3://bucket/prefix`."""
 
-    uri: Annotated[str, Field(pattern=r"^s3://[^/]+/?.*$", max_length=1024)]
-    endpointUrl: Annotated[str, Field(pattern=r"^https?://", max_length=1024)] | None = None
+    uri: S3Uri
+    endpointUrl: HttpUrl | None = None
+    credentialsSecretRef: SecretKeyRef | None = None
 
 
 class DirectorySource(ApiModel):
@@ -173,23 +167,12 @@ class Source(ApiModel):
         return self
 
 
-class DirectoryTarget(ApiModel):
-    """A directory that becomes the artifact."""
-
-    path: FilePath
-
-
-class Publish(ApiModel):
-    """Where the artifact goes. This version publishes to a directory."""
-
-    directory: DirectoryTarget
-
-
 class JobSpec(ApiModel):
     """What is wanted."""
 
     source: Source
     quantization: Quantization
+    validation: Validation = Validation()
     publish: Publish | None = None
 
 

@@ -13,7 +13,10 @@ JOB_KIND: Final = "QuantizationJob"
 # Files of a work directory and of a checkpoint.
 PLAN_FILE: Final = "plan.json"
 CHECKPOINT_FILE: Final = "checkpoint.json"
-INSPECTION_FILE: Final = "inspection.json"
+REPORT_FILE: Final = "report.json"
+REPORT_PAGE: Final = "report.html"
+EVIDENCE_DIRECTORY: Final = "evidence"
+CAPACITY_DIRECTORY: Final = "capacity"
 CHECKPOINT_DIRECTORY: Final = "checkpoint"
 ARTIFACT_FILE: Final = "artifact.json"
 JOB_FILE: Final = "job.json"
@@ -21,8 +24,18 @@ CONFIG_FILE: Final = "config.json"
 INDEX_FILE: Final = "model.safetensors.index.json"
 SINGLE_SHARD_FILE: Final = "model.safetensors"
 
-# The environment variable that says where compiled kernels are kept.
+# Files of an artifact, beside those of a checkpoint and the documents.
+MODEL_CARD: Final = "README.md"
+PROVENANCE_FILE: Final = "provenance.json"
+SIGNATURE_FILE: Final = "model.sig"
+
+# Environment variables: where compiled kernels and results of sources are kept, ...
 CACHE_DIRECTORY: Final = "HALFTONE_CACHE_DIR"
+# ... the private key that signs artifacts, ...
+SIGNING_KEY_FILE: Final = "HALFTONE_SIGNING_KEY_FILE"
+# ... and the interpreters of the two environments that have torch.
+QUANTIZE_PYTHON: Final = "HALFTONE_QUANTIZE_PYTHON"
+SERVE_PYTHON: Final = "HALFTONE_SERVE_PYTHON"
 
 
 class Reason(StrEnum):
@@ -66,6 +79,34 @@ class Reason(StrEnum):
     DigestDiffers = "DigestDiffers"
     # Inspect found a defect.
     DefectsFound = "DefectsFound"
+    # A gate measured a value beyond its limit.
+    GateFailed = "GateFailed"
+    # A gate's data decide neither way.
+    GateInconclusive = "GateInconclusive"
+    # A gate has too few items to decide what it was asked.
+    GateUnderpowered = "GateUnderpowered"
+    # vLLM did not load the model, stopped, or said something that spoils what it measured.
+    EngineFailed = "EngineFailed"
+    # This version of vLLM does not have what our plugin builds on.
+    EngineNotSupported = "EngineNotSupported"
+    # There is no report whose verdict opens publishing for this checkpoint.
+    VerdictNotPassed = "VerdictNotPassed"
+    # The report is not the one whose digest was handed over.
+    ReportChanged = "ReportChanged"
+    # A restricted licence would be published where everybody can read it.
+    LicenceNotAcknowledged = "LicenceNotAcknowledged"
+    # A signature is missing where one is required, does not verify, or covers other files.
+    SignatureInvalid = "SignatureInvalid"
+    # A key file cannot be read, or is not the kind of key that it should be.
+    KeyUnusable = "KeyUnusable"
+    # The published artifact's verdict or platform is not the one that was required.
+    RequirementNotMet = "RequirementNotMet"
+    # Another artifact lies under the name, and it may not be replaced.
+    TargetOccupied = "TargetOccupied"
+    # The target cannot make an upload visible in one step.
+    TargetUnsafe = "TargetUnsafe"
+    # The target has no room, or allows no more.
+    QuotaExceeded = "QuotaExceeded"
     # A file of our own work directory is missing, stale or unreadable.
     WorkdirInconsistent = "WorkdirInconsistent"
     # An optional dependency or environment is not installed.

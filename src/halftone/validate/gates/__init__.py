@@ -1,0 +1,1 @@
+"""One module a metric: from what was measured to a `GateResult`. No judgement stands elsewhere."""
