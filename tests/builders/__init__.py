@@ -16,6 +16,7 @@ Whatever is here uses NumPy and the standard library, never the package under te
 second implementation that tests hold the first one against.
 """
 
+from . import sabotage
 from .checkpoints import (
     make_tensors,
     without_multi_token_prediction,
@@ -63,6 +64,7 @@ __all__ = [
     "read_checkpoint",
     "read_file",
     "read_header",
+    "sabotage",
     "set_value",
     "shapes",
     "shard_of",

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halftone.spec.artifacts import Artifact
 from halftone.spec.documents import (
-    Artifact,
     CheckpointDocument,
     Method,
     Notice,
@@ -19,13 +19,26 @@ from halftone.spec.documents import (
 )
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason, WarningReason
+from halftone.spec.reports import Verdict
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-ARTIFACT = Artifact(uri="out", checkpointDigest="a" * 64, planDigest="b" * 64)
+ARTIFACT = Artifact(
+    digest="",
+    uri="out",
+    revision=None,
+    checkpointDigest="a" * 64,
+    planDigest="b" * 64,
+    reportDigest="c" * 64,
+    verdict=Verdict.Passed,
+    sizeBytes=1,
+    signature=None,
+    manifestDigest="d" * 64,
+    files=(),
+).sealed()
 
 
 @given(JSON)

@@ -9,7 +9,6 @@ Called by the modules that define kernels; no other touches numba's settings.
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,24 +16,13 @@ from typing import Final, ParamSpec, TypeVar, cast
 
 import numba
 
-from halftone.spec.names import CACHE_DIRECTORY
+from halftone.spec.cache import cache_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _KERNEL_MARKS: Final = (b"halftone.checkpoint.jit", b"numba.extending")  # jit.py holds the first
-
-
-def _candidates() -> list[Path]:
-    named = os.environ.get(CACHE_DIRECTORY) or os.environ.get("NUMBA_CACHE_DIR")
-    if named:
-        return [Path(named)]
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return [Path(base) if base else Path.home() / ".cache"]
-    except RuntimeError:  # a container's user without an entry and without HOME
-        return []
 
 
 @cache
@@ -46,15 +34,7 @@ def cache_directory() -> Path | None:
             text = source.read_bytes()
             if any(mark in text for mark in _KERNEL_MARKS):
                 digest.update(text)
-    for base in _candidates():
-        directory = base / "halftone" / f"kernels-{digest.hexdigest()[:16]}"
-        try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError:
-            continue
-        if os.access(directory, os.W_OK | os.X_OK):
-            return directory
-    return None
+    return cache_folder(f"kernels-{digest.hexdigest()[:16]}")
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

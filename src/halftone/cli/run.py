@@ -5,9 +5,13 @@ from pathlib import Path
 import click
 
 from halftone.cli.plan_text import print_plan, size_text
-from halftone.cli.stages import STAGES, write_job
-from halftone.spec.documents import Artifact, CheckpointDocument, Plan
-from halftone.spec.names import ARTIFACT_FILE, CHECKPOINT_FILE, PLAN_FILE
+from halftone.cli.publish import print_published
+from halftone.cli.report_text import print_report
+from halftone.cli.stages import STAGES
+from halftone.cli.validating import load_report, require_passed
+from halftone.cli.workdir import write_job
+from halftone.spec.documents import CheckpointDocument, Plan
+from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE
 
 
 @click.command()
@@ -17,18 +21,26 @@ def run(job: Path, workdir: Path) -> None:
     """Carry the QuantizationJob in JOB.yaml from source to artifact.
 
     Documents and the checkpoint go to --workdir; run it again to go on after an interruption.
+    Nothing is published unless every gate passes.
     """
     write_job(job, workdir)
-    for name, stage in STAGES.items():
-        click.echo(f"halftone: {name}", err=True)
-        stage(workdir)
-        if name == "plan":
-            print_plan(Plan.load(workdir / PLAN_FILE))
+    _stage("plan", workdir)
+    print_plan(Plan.load(workdir / PLAN_FILE))
+    _stage("quantize", workdir)
     document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
     for line in document.roles:
         click.echo(f"{line.role}: {line.format}, relative error {line.relativeError}")
     size = sum(file.sizeBytes for file in document.files)
-    click.echo(f"no defects found in {len(document.files)} files, {size_text(size)}")
-    if (workdir / ARTIFACT_FILE).is_file():
-        artifact = Artifact.load(workdir / ARTIFACT_FILE)
-        click.echo(f"published {artifact.uri}, digest {artifact.checkpointDigest}")
+    click.echo(f"{len(document.files)} files, {size_text(size)}, digest {document.digest}")
+    # In memory from the gates to the publisher: a report that is edited in between opens nothing.
+    digest = _stage("validate", workdir)
+    report = load_report(workdir, digest)
+    print_report(report, workdir)
+    require_passed(report)
+    _stage("publish", workdir, digest)
+    print_published(workdir)
+
+
+def _stage(name: str, workdir: Path, handed: str = "") -> str:
+    click.echo(f"halftone: {name}", err=True)
+    return STAGES[name](workdir, handed)

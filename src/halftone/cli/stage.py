@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from halftone.cli.stages import STAGES, write_job
+from halftone.cli.stages import STAGES
+from halftone.cli.validating import load_report, require_passed
+from halftone.cli.workdir import write_job
 
 
 @click.command()
@@ -15,8 +17,29 @@ from halftone.cli.stages import STAGES, write_job
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Put this QuantizationJob into the work directory first.",
 )
-def stage(name: str, workdir: Path, job: Path | None) -> None:
-    """Run stage NAME on the documents in --workdir. Safe to repeat."""
+@click.option(
+    "--report-digest",
+    default="",
+    metavar="SHA256",
+    help="For `publish`: the digest that `validate` printed.",
+)
+@click.option(
+    "--report-only",
+    is_flag=True,
+    help="For `validate`: exit 0 whatever the verdict; whoever reads the report decides.",
+)
+def stage(
+    name: str, workdir: Path, job: Path | None, report_digest: str, report_only: bool
+) -> None:
+    """Run stage NAME on the documents in --workdir. Safe to repeat.
+
+    `validate` prints the report digest, and exits 1 unless the verdict opens publishing; `publish`
+    wants that digest back.
+    """
     if job is not None:
         write_job(job, workdir)
-    STAGES[name](workdir)
+    handed_on = STAGES[name](workdir, report_digest)
+    if handed_on:
+        click.echo(handed_on)
+    if name == "validate" and not report_only:
+        require_passed(load_report(workdir, handed_on))

@@ -2,139 +2,70 @@
 
 `halftone run` calls them one after the other, `halftone stage NAME` calls one; a Kubernetes Job or
 a pipeline step does the same. Every retry is safe: `plan` always looks at the source again;
-`quantize` proves by SHA-256 the checkpoint that it finds; `inspect` and `publish` do nothing more
-where their document states the digest of the checkpoint that lies there.
+`quantize` proves by SHA-256 the checkpoint that it finds; `validate` and `publish` do nothing more
+where their document states the digests of what lies there.
 
-    WORKDIR/job.json  plan.json  checkpoint/  checkpoint.json  inspection.json  artifact.json
+A stage returns what it hands on beside its document: `validate` the report digest, the others
+nothing. `publish` wants that digest back from whoever ran the gates, so that a report which was
+edited in between opens nothing.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from halftone.cli.elsewhere import has_engine, run_stage, serve_python
 from halftone.cli.opening import opened, opened_checkpoint
 from halftone.cli.progress import progress
 from halftone.cli.quantize import bytes_to_read, default_workers
+from halftone.cli.workdir import read_job
 from halftone.plan.changes import changed_file
 from halftone.plan.planning import Planned, plan_checkpoint
-from halftone.spec.documents import CheckpointDocument, Plan, write_atomically
-from halftone.spec.errors import CheckFailed, RefusedInput
-from halftone.spec.job import QuantizationJob, Source
+from halftone.spec.documents import CheckpointDocument, Plan
+from halftone.spec.errors import RefusedInput
+from halftone.spec.job import QuantizationJob
 from halftone.spec.names import (
-    ARTIFACT_FILE,
     CHECKPOINT_DIRECTORY,
     CHECKPOINT_FILE,
-    INSPECTION_FILE,
-    JOB_FILE,
     PLAN_FILE,
     Reason,
 )
-from halftone.spec.recipes import cleared_fields, parse_job, read_yaml, resolve
+from halftone.spec.recipes import resolve
 
 if TYPE_CHECKING:
-    from halftone.validate.findings import Inspection
-
-# Once one of these is there, another job in the same directory would mix with it.
-_WORK: Final = (CHECKPOINT_FILE, CHECKPOINT_DIRECTORY, f".{CHECKPOINT_DIRECTORY}.partial")
+    from halftone.checkpoint.index import Checkpoint
 
 
-def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
-    """Read a job and put it into `workdir` with its relative paths made absolute.
-
-    Raises RefusedInput when the work directory holds work of another job.
-    """
-    job = anchored(parse_job(read_yaml(job_file), str(job_file)), job_file.absolute().parent)
-    _refuse_inside_source(job, workdir)
-    path = workdir / JOB_FILE
-    document = job.model_dump(mode="json", exclude_none=True)
-    document["spec"]["quantization"] |= dict.fromkeys(cleared_fields(job.spec.quantization))
-    data = json.dumps(document, indent=2).encode() + b"\n"
-    begun = any((workdir / name).exists() for name in _WORK)
-    if begun and path.is_file() and path.read_bytes() != data:
-        raise RefusedInput(
-            Reason.WorkdirInconsistent,
-            str(path),
-            f"'{workdir}' belongs to another job, or '{job_file}' was edited since; "
-            "choose another work directory or remove that one.",
-        )
-    write_atomically(path, data)
-    return job
-
-
-def _refuse_inside_source(job: QuantizationJob, workdir: Path) -> None:
-    """What is written into a source becomes part of it, and the next plan differs."""
-    if job.spec.source.directory is None:
-        return
-    source = Path(job.spec.source.directory.path).resolve()
-    places = {"the work directory": workdir.resolve()}
-    if job.spec.publish is not None:
-        places["`publish.directory.path`"] = Path(job.spec.publish.directory.path).resolve()
-    for name, place in places.items():
-        if place.is_relative_to(source):
-            raise RefusedInput(
-                Reason.InvalidJob,
-                str(place),
-                f"{name[0].upper()}{name[1:]} '{place}' may not lie in the source '{source}'; "
-                "choose a directory beside it.",
-            )
-
-
-def anchored(job: QuantizationJob, folder: Path) -> QuantizationJob:
-    """`job` with its directories relative to `folder`, where the job's file lies."""
-    spec = job.spec
-    directory = spec.source.directory
-    if directory is not None:
-        moved = directory.model_copy(update={"path": str((folder / directory.path).resolve())})
-        spec = spec.model_copy(update={"source": Source(directory=moved)})
-    if spec.publish is not None:
-        target = spec.publish.directory
-        moved_target = target.model_copy(update={"path": str((folder / target.path).resolve())})
-        spec = spec.model_copy(
-            update={"publish": spec.publish.model_copy(update={"directory": moved_target})}
-        )
-    return job.model_copy(update={"spec": spec})
-
-
-def read_job(workdir: Path) -> QuantizationJob:
-    """The job of a work directory."""
-    path = workdir / JOB_FILE
-    if not path.is_file():
-        raise RefusedInput(
-            Reason.WorkdirInconsistent,
-            str(path),
-            f"'{workdir}' has no {JOB_FILE}; start with `halftone stage plan --job JOB.yaml`.",
-        )
-    return parse_job(read_yaml(path), str(path))
-
-
-def plan(workdir: Path) -> None:
+def plan(workdir: Path, _handed: str = "") -> str:
     """Write `plan.json`; a refused plan is written too, then raised.
 
-    A plan whose artifact could not be published is refused before it is written.
+    What would fail hours later is refused before anything is written: gates that cannot decide,
+    a licence that nobody acknowledged, a target that cannot be published to.
     """
-    from halftone.publish.directory import refuse_taken
+    from halftone.cli.publishing import refuse_unpublishable
+    from halftone.validate.gates.power import refuse_underpowered
 
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
     refusal = planned.plan.refusal
-    if refusal is None and job.spec.publish is not None:
-        target = Path(job.spec.publish.directory.path)
-        refuse_taken(target, workdir, planned.plan.digest)
+    if refusal is None:
+        refuse_underpowered(job.spec.validation)
+        if job.spec.publish is not None:
+            refuse_unpublishable(job.spec.publish, planned.plan, workdir)
     planned.full_document().save(workdir / PLAN_FILE)
     if refusal is not None:
         raise RefusedInput(refusal.reason, refusal.subject, refusal.message)
+    return ""
 
 
-def quantize(workdir: Path) -> None:
+def quantize(workdir: Path, _handed: str = "") -> str:
     """Write `checkpoint/` and `checkpoint.json` as `plan.json` says."""
     from halftone.quantize.engine import quantize as carry_out
 
-    job, agreed = read_job(workdir), Plan.load(workdir / PLAN_FILE)
+    job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
-        planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
-        _require_same(agreed, planned)
+        planned = _planned_again(job, checkpoint, workdir)
         with progress("quantize", bytes_to_read(planned)) as shown:
             carry_out(
                 planned,
@@ -144,82 +75,58 @@ def quantize(workdir: Path) -> None:
                 document_path=workdir.absolute() / CHECKPOINT_FILE,
                 progress=shown,
             )
+    return ""
 
 
-def inspect(workdir: Path) -> None:
-    """Write `inspection.json`; raise CheckFailed when a defect was found."""
-    from halftone.validate.findings import Inspection
-    from halftone.validate.inspection import inspect_source
+def validate(workdir: Path, _handed: str = "") -> str:
+    """Write `report.json`, `report.html` and evidence; return the report digest.
 
-    job, document = read_job(workdir), CheckpointDocument.load(workdir / CHECKPOINT_FILE)
-    path = workdir / INSPECTION_FILE
-    if path.is_file():
-        earlier = Inspection.load(path)
-        if earlier.checkpointDigest == document.digest:
-            _require_sound(earlier)
-            return
-    with (
-        opened(str(workdir / CHECKPOINT_DIRECTORY)) as checkpoint,
-        opened(job.spec.source) as source,
-    ):
-        found = inspect_source(checkpoint, source)
-    inspection = found.model_copy(update={"checkpointDigest": document.digest})
-    inspection.save(path)
-    _require_sound(inspection)
-
-
-def _require_sound(inspection: "Inspection") -> None:
-    """Raise CheckFailed with the first defect of `inspection`."""
-    if inspection.defects:
-        raise CheckFailed(
-            Reason.DefectsFound,
-            inspection.defects[0].tensor,
-            f"Defects found ({len(inspection.defects)}), nothing is published; the first: "
-            f"{inspection.defects[0].message}",
-        )
-
-
-def publish(workdir: Path) -> None:
-    """Publish what `inspect` found no defect in, and write `artifact.json`."""
-    from halftone.publish.directory import publish_directory
-
+    Runs in the environment with vLLM when a gate needs it. A failed gate is not raised here, for
+    the report is there either way; `require_passed` raises.
+    """
     job = read_job(workdir)
-    document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
-    _require_passed(workdir, document)
-    if job.spec.publish is None:
-        return
-    target = Path(job.spec.publish.directory.path)
-    artifact = publish_directory(
-        workdir / CHECKPOINT_DIRECTORY, document, workdir / PLAN_FILE, target
-    )
-    artifact.save(workdir / ARTIFACT_FILE)
+    if job.spec.validation.needs_engine and not has_engine():
+        return run_stage("validate", workdir, serve_python(), "--report-only")
+
+    from halftone.cli.validating import validate_workdir
+
+    with (
+        opened_checkpoint(job.spec.source) as source,
+        opened(str(workdir / CHECKPOINT_DIRECTORY)) as checkpoint,
+    ):
+        planned = _planned_again(job, source, workdir)
+        document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
+        _require_made_from(document, planned.plan)
+        return validate_workdir(workdir, job, planned, document, source.source, checkpoint)
 
 
-def _require_passed(workdir: Path, document: CheckpointDocument) -> None:
-    """The checkpoint must be the plan's, and inspected without a defect."""
-    from halftone.validate.findings import Inspection
+def publish(workdir: Path, handed: str = "") -> str:
+    """Publish what the report `handed` (its digest) opens, and write `artifact.json`."""
+    from halftone.cli.publishing import publish_workdir
 
-    if Plan.load(workdir / PLAN_FILE).digest != document.planDigest:
+    publish_workdir(workdir, read_job(workdir), handed)
+    return ""
+
+
+def _planned_again(job: QuantizationJob, checkpoint: "Checkpoint", workdir: Path) -> Planned:
+    """The plan made now, which must be the one in the work directory."""
+    agreed = Plan.load(workdir / PLAN_FILE)
+    planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
+    _require_same(agreed, planned)
+    return planned
+
+
+def _require_made_from(document: CheckpointDocument, agreed: Plan) -> None:
+    if document.planDigest != agreed.digest:
         raise RefusedInput(
             Reason.WorkdirInconsistent,
-            PLAN_FILE,
+            CHECKPOINT_FILE,
             f"{CHECKPOINT_FILE} was not made from the {PLAN_FILE} beside it; use a new work "
             "directory.",
         )
-    path = workdir / INSPECTION_FILE
-    inspection = Inspection.load(path) if path.is_file() else None
-    if inspection is None or inspection.checkpointDigest != document.digest:
-        raise RefusedInput(
-            Reason.WorkdirInconsistent,
-            str(path),
-            f"'{workdir}' has no {INSPECTION_FILE} of this checkpoint; run `halftone stage "
-            "inspect` first.",
-        )
-    _require_sound(inspection)
 
 
 def _require_same(agreed: Plan, planned: Planned) -> None:
-    """The plan made now must be the one in the work directory."""
     if agreed.digest == planned.plan.digest:
         return
     path = changed_file(agreed.source, planned.plan.source)
@@ -237,9 +144,10 @@ def _require_same(agreed: Plan, planned: Planned) -> None:
     )
 
 
-STAGES: Final[dict[str, Callable[[Path], None]]] = {
+# Each takes the work directory and what an earlier stage handed on, and hands on something itself.
+STAGES: Final[dict[str, Callable[[Path, str], str]]] = {
     "plan": plan,
     "quantize": quantize,
-    "inspect": inspect,
+    "validate": validate,
     "publish": publish,
 }

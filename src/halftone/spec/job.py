@@ -16,6 +16,7 @@ from halftone.spec.names import API_VERSION, JOB_KIND
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
 from halftone.spec.targets import Publish
 
+
 class ScaleSearch(StrEnum):
     """How a block's scale is chosen: from its maximum, on a grid, or from all that can win."""
 

@@ -157,7 +157,7 @@ class RemarkReason(StrEnum):
 
 
 class DefectKind(StrEnum):
-    """What `inspect` can find wrong in a checkpoint."""
+    """What `inspect`, or the gate `structure`, can find wrong in a checkpoint."""
 
     # Members of a fused group carry different global scales; a server keeps one of them.
     UnequalGlobalScales = "UnequalGlobalScales"
@@ -179,5 +179,9 @@ class DefectKind(StrEnum):
     UnexpectedLayout = "UnexpectedLayout"
     # Well formed, but today's vLLM cannot merge or multiply it.
     ServerCannotLoad = "ServerCannotLoad"
+    # A tensor that was to be kept has other bytes than the source's.
+    KeptTensorChanged = "KeptTensorChanged"
+    # The tokenizer gives ids that the embedding does not have, or cannot be read.
+    TokenizerDiffers = "TokenizerDiffers"
     # As a server will see it, the weight error is beyond the limit of its format.
     WeightErrorTooLarge = "WeightErrorTooLarge"

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef, ShortText
+from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef
 
 
 class Visibility(StrEnum):

@@ -8,6 +8,7 @@ are the same: servers requantize per-tensor scales that differ, at a small loss 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from math import isfinite, sqrt
 from typing import Final
 
@@ -36,6 +37,13 @@ LIMITS: Final[dict[WeightLayout | None, tuple[float, float]]] = {
 }
 # Serving may not be worse than each tensor alone by more than this.
 SERVING_RATIO: Final = 1.02
+
+
+class Kept(Enum):
+    """Which tensors in full precision are compared with the source's beside the quantized ones."""
+
+    All = "All"
+    Dequantized = "Dequantized"  # those that the source has in FP8; the others are plain copies
 
 
 @dataclass(slots=True)
@@ -78,11 +86,14 @@ def measure(
     scales: Scales,
     originals: Originals,
     budgets: tuple[Budget | None, Budget | None],
+    kept: Kept = Kept.All,
+    tolerated: float = 0.0,
 ) -> Errors:
     """Compare every weight with its original, or a sample within `budgets`.
 
     `budgets` are for the checkpoint and for the source; None for a directory. A sample takes some
-    rows of each matrix, and units in order of interest.
+    rows of each matrix, and units in order of interest. No group's error up to `tolerated` is a
+    defect, whatever its format's limit.
     """
     errors = Errors()
     pairs = list(_quantized_pairs(units, scales, originals, errors))
@@ -90,7 +101,11 @@ def measure(
     _refuse_another_model(originals, units)
     errors.defects += _lost(inventory, originals)
     if budgets == (None, None):
-        pairs += _kept_pairs(inventory, originals)
+        pairs += [
+            pair
+            for pair in _kept_pairs(inventory, originals)
+            if kept is Kept.All or pair.original.scale is not None
+        ]
         tiles = [tile for pair in pairs for tile in tiles_of(pair)]
     else:
         tiles = list(_sample(units, pairs, budgets))
@@ -107,7 +122,7 @@ def measure(
     compared = len({tile.pair.entry.name for tile in tiles if tile.pair.unit is not None})
     extent = Extent.Complete if compared == wanted else Extent.Sampled
     errors.coverage = Coverage(extent=extent, read=compared, total=wanted)
-    _judge(errors, units, pairs)
+    _judge(errors, units, pairs, tolerated)
     return errors
 
 
@@ -243,7 +258,7 @@ def _relative(error: float, weight: float) -> float:
 # Verdicts -----------------------------------------------------------------------------------------
 
 
-def _judge(errors: Errors, units: Sequence[Unit], pairs: Sequence[Pair]) -> None:
+def _judge(errors: Errors, units: Sequence[Unit], pairs: Sequence[Pair], tolerated: float) -> None:
     layouts: dict[str, WeightLayout | None] = {u.name: u.members[0].layout for u in units}
     tensors = {u.name: u.members[0].key for u in units}
     layouts |= {pair.entry.name: None for pair in pairs if pair.unit is None}
@@ -252,11 +267,12 @@ def _judge(errors: Errors, units: Sequence[Unit], pairs: Sequence[Pair]) -> None
         own, serving = sums.relative
         warn, fail = LIMITS.get(layouts[name], (float("inf"), float("inf")))
         tensor = tensors.get(name, name)
-        if not serving <= fail:
-            errors.defects.append(_too_large(tensor, f"`{name}`", serving, f"{fail:g}"))
+        limit = max(fail, tolerated)
+        if not serving <= limit:
+            errors.defects.append(_too_large(tensor, f"`{name}`", serving, f"{limit:g}"))
         elif serving > own * SERVING_RATIO:
-            limit = f"{SERVING_RATIO:g} times {own:.4f}, which each member alone would have"
-            errors.defects.append(_too_large(tensor, f"`{name}`", serving, limit))
+            told = f"{SERVING_RATIO:g} times {own:.4f}, which each member alone would have"
+            errors.defects.append(_too_large(tensor, f"`{name}`", serving, told))
         elif serving > warn:
             high.append((serving, name))
     if high:

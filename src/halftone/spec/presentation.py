@@ -1,0 +1,60 @@
+"""How results are said to people: what a verdict means, the caveat of divergence, sizes.
+
+The report page (`halftone.validate.page`) and the model card (`halftone.publish.card`) say the same
+things of the same documents, and siblings share nothing but these words.
+"""
+
+from typing import Final
+
+from halftone.spec.reports import Outcome, Verdict
+
+_KB: Final = 1000
+_MB: Final = 1000**2
+_GB: Final = 1000**3
+_GIB: Final = 1024**3
+_MIB: Final = 1024**2
+
+VERDICT_MEANINGS: Final[dict[Verdict, str]] = {
+    Verdict.Passed: "Every gate that the job lists passed, where it was to be measured.",
+    Verdict.Emulated: (
+        "Every gate passed, but the gates that need a server ran without the target GPU: weights, "
+        "activations and cache were rounded on a CPU as that GPU would round them. No GPU kernel "
+        "ran, and speed on a GPU was not measured."
+    ),
+    Verdict.Unmeasured: (
+        "The job lists no gates: only the structure and the weight error were checked. How well "
+        "the model still answers was not measured."
+    ),
+    Verdict.Inconclusive: (
+        "At least one gate's data decide neither way; nothing is published on such a report."
+    ),
+    Verdict.Failed: "At least one gate failed; nothing is published on such a report.",
+}
+
+OUTCOME_WORDS: Final[dict[Outcome, str]] = {
+    Outcome.Passed: "Passed",
+    Outcome.Failed: "Failed",
+    Outcome.Inconclusive: "Inconclusive",
+    Outcome.NotRun: "Not run",
+}
+
+# Stands beside every KL divergence, perplexity and top-1 agreement.
+DIVERGENCE_CAVEAT: Final = (
+    "Use these figures to reject, not to rank. Over a wide range they go with benchmark scores; "
+    "among good quantizations they do not (28 quantizations of one 35B model, arXiv:2606.19558)."
+)
+
+
+def size_text(nbytes: int) -> str:
+    """Both units, because model cards mix them up: `28.55 GB (26.59 GiB)`; small ones in MB."""
+    if nbytes < 0.1 * _GB:
+        return f"{nbytes / _MB:.2f} MB ({nbytes / _MIB:.2f} MiB)"
+    return f"{nbytes / _GB:.2f} GB ({nbytes / _GIB:.2f} GiB)"
+
+
+def short_size(nbytes: int) -> str:
+    """One unit, for columns and plots: `28.55 GB`, `349.70 kB`."""
+    for unit, size in (("GB", _GB), ("MB", _MB), ("kB", _KB)):
+        if nbytes >= size:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes} B"

@@ -1,0 +1,210 @@
+"""From a quantized checkpoint to its report: gates in order, evidence, verdict, page.
+
+    report = validate(subject, told=print)
+
+Cheap gates come first, and a failure stops the rest: what follows is `NotRun` and says why. Each
+gate leaves its evidence as JSON; report and page are written last, so a run that was killed leaves
+no report. A report of the same checkpoint, plan and gates is taken as it is.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from halftone import __version__
+from halftone.plan.planning import Planned
+from halftone.spec.documents import (
+    CheckpointDocument,
+    WrittenFile,
+    canonical_json,
+    sha256_hex,
+    write_atomically,
+)
+from halftone.spec.errors import RefusedInput
+from halftone.spec.files import FileSource
+from halftone.spec.gates import (
+    ENGINE_METRICS,
+    STRUCTURE_GATE,
+    WEIGHT_ERROR_GATE,
+    Gate,
+    Metric,
+    Validation,
+)
+from halftone.spec.names import (
+    CAPACITY_DIRECTORY,
+    EVIDENCE_DIRECTORY,
+    REPORT_FILE,
+    REPORT_PAGE,
+)
+from halftone.spec.reports import GateResult, Outcome, Platform, Report, ReportSource
+from halftone.validate.gates.structure import measure_structure
+from halftone.validate.gates.weight_error import measure_weight_error
+from halftone.validate.page import write_page
+from halftone.validate.verdicts import judge, lowest_recovery, not_run
+
+Measured = tuple[GateResult, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is validated: the checkpoint of a work directory, against the source it was made of."""
+
+    workdir: Path
+    validation: Validation
+    planned: Planned
+    document: CheckpointDocument
+    source: FileSource
+    checkpoint: FileSource
+
+
+class Ledger:
+    """What the gates have found so far, and the evidence that they left."""
+
+    def __init__(self, workdir: Path, told: Callable[[str], None]) -> None:
+        self._folder = workdir / EVIDENCE_DIRECTORY
+        self._told = told
+        self.results: list[GateResult] = []
+        self.evidence: dict[str, dict[str, Any]] = {}
+        self.files: list[WrittenFile] = []
+        self.platform: Platform | None = None
+
+    def add(self, result: GateResult, evidence: dict[str, Any]) -> None:
+        """Book a result, write its evidence and say how it ended."""
+        path = self._folder / f"{result.name}.json"
+        data = json.dumps(evidence, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        write_atomically(path, data)
+        name = f"{EVIDENCE_DIRECTORY}/{path.name}"
+        self.files.append(WrittenFile(path=name, sizeBytes=len(data), sha256=sha256_hex(data)))
+        self.evidence[result.name] = evidence
+        self.results.append(result.model_copy(update={"evidence": name}))
+        self._told(f"gate {result.name}: {result.outcome}: {result.message}")
+
+    def skip(self, gate: Gate, why: str) -> None:
+        """Book a gate that does not run."""
+        self.results.append(not_run(gate, why))
+
+    @property
+    def failed(self) -> GateResult | None:
+        """The first gate that failed."""
+        return next((r for r in self.results if r.outcome is Outcome.Failed), None)
+
+
+def validate(subject: Subject, told: Callable[[str], None]) -> Report:
+    """Run all gates of `subject`, write report and page; return the report.
+
+    `told` gets a line for every gate that ended. Raises RefusedInput for a gate that cannot be
+    carried out as written, EnvironmentFault when vLLM is not there or not supported.
+    """
+    earlier = _earlier(subject)
+    if earlier is not None:
+        return earlier
+    start = _now()
+    _clear(subject.workdir)
+    ledger = Ledger(subject.workdir, told)
+    _file_gates(subject, ledger)
+    _engine_gates(subject, ledger)
+    verdict, message = judge(subject.validation, ledger.results, ledger.platform)
+    report = Report(
+        verdict=verdict,
+        message=message,
+        planDigest=subject.planned.plan.digest,
+        checkpointDigest=subject.document.digest,
+        gatesDigest=gates_digest(subject.validation),
+        halftoneVersion=__version__,
+        source=ReportSource(uri=subject.source.uri, revision=subject.source.revision),
+        platform=ledger.platform,
+        gates=tuple(ledger.results),
+        evidence=tuple(sorted(ledger.files, key=lambda file: file.path)),
+        recoveryPercent=lowest_recovery(ledger.results),
+        startTime=start,
+        completionTime=_now(),
+    )
+    page = subject.workdir / REPORT_PAGE
+    write_page(report, subject.planned.full_document(), subject.document, ledger.evidence, page)
+    report.save(subject.workdir / REPORT_FILE)
+    return report
+
+
+def _clear(workdir: Path) -> None:
+    """Remove what an earlier run left: its report opens nothing while this one is under way."""
+    for name in (REPORT_FILE, REPORT_PAGE):
+        (workdir / name).unlink(missing_ok=True)
+    for folder in (EVIDENCE_DIRECTORY, CAPACITY_DIRECTORY):
+        shutil.rmtree(workdir / folder, ignore_errors=True)
+
+
+def gates_digest(validation: Validation) -> str:
+    """Digest of the `validation` block and of the files that it names."""
+    named = [g.task for g in validation.gates if g.metric is Metric.Task]
+    paths = [Path(name) for name in (*named, validation.promptFile) if name]
+    files = {str(p): sha256_hex(p.read_bytes()) for p in paths if p.is_file()}
+    block = validation.model_dump(mode="json", exclude_none=True)
+    return sha256_hex(canonical_json({"validation": block, "files": files}))
+
+
+def _earlier(subject: Subject) -> Report | None:
+    """The report that lies there, if it is of this checkpoint, plan, gates and version."""
+    path = subject.workdir / REPORT_FILE
+    if not path.is_file() or not (subject.workdir / REPORT_PAGE).is_file():
+        return None
+    try:
+        report = Report.load(path)
+    except RefusedInput:  # of another version, or damaged: made anew
+        return None
+    found = (report.planDigest, report.checkpointDigest, report.gatesDigest)
+    wanted = (
+        subject.planned.plan.digest,
+        subject.document.digest,
+        gates_digest(subject.validation),
+    )
+    same = found == wanted and report.halftoneVersion == __version__
+    return report if same and _evidence_is_whole(subject.workdir, report) else None
+
+
+def _evidence_is_whole(workdir: Path, report: Report) -> bool:
+    for file in report.evidence:
+        path = workdir / file.path
+        if not path.is_file() or sha256_hex(path.read_bytes()) != file.sha256:
+            return False
+    return True
+
+
+def _file_gates(subject: Subject, ledger: Ledger) -> None:
+    """The gates that run unasked and read files alone."""
+    listed = next((g for g in subject.validation.gates if g.metric is Metric.WeightError), None)
+    ledger.add(*measure_structure(subject.planned, subject.source, subject.checkpoint))
+    failed = ledger.failed
+    if failed is None:
+        ledger.add(
+            *measure_weight_error(listed, subject.planned, subject.source, subject.checkpoint)
+        )
+    else:
+        name = WEIGHT_ERROR_GATE if listed is None else listed.name
+        ledger.results.append(
+            GateResult(
+                name=name,
+                metric=Metric.WeightError,
+                outcome=Outcome.NotRun,
+                message=f"Not run, because '{STRUCTURE_GATE}' failed.",
+            )
+        )
+
+
+def _engine_gates(subject: Subject, ledger: Ledger) -> None:
+    gates = [gate for gate in subject.validation.gates if gate.metric in ENGINE_METRICS]
+    failed = ledger.failed
+    if failed is not None:
+        for gate in gates:
+            ledger.skip(gate, f"Not run, because '{failed.name}' failed.")
+    elif gates:
+        from halftone.validate.engine_gates import run_engine_gates
+
+        run_engine_gates(subject, gates, ledger)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
