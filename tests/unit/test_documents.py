@@ -72,7 +72,7 @@ def test_what_is_no_document_is_refused_by_its_name(data: bytes, tmp_path: Path)
 
 
 def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
-    document = json.loads(ARTIFACT.to_bytes()) | {"signature": "none"}
+    document = json.loads(ARTIFACT.to_bytes()) | {"signedBy": "nobody"}
     (tmp_path / "artifact.json").write_text(json.dumps(document))
 
     with pytest.raises(RefusedInput):

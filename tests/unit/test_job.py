@@ -74,7 +74,7 @@ def test_each_kind_of_source_is_understood(source: dict[str, Any]) -> None:
         (job(publish={"directory": {"path": "a\0b"}}), "spec.publish.directory.path"),
         (job(quantization={}), "spec.quantization"),
         (job(quantization={"preset": "a", "scaleSearch": "Best"}), "spec.quantization.scaleSearch"),
-        (job(publish={}), "spec.publish.directory"),
+        (job(publish={}), "spec.publish"),
     ],
 )
 def test_a_wrong_field_is_named_by_its_path(document: dict[str, Any], field: str) -> None:

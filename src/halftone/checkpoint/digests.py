@@ -1,10 +1,16 @@
-"""The SHA-256 of files, for whoever writes, checks or publishes a checkpoint."""
+"""The SHA-256 of files, and of a checkpoint: for whoever writes, checks or publishes one."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from halftone.spec.documents import WrittenFile, canonical_json, sha256_hex
+
 _CHUNK: Final = 8 * 2**20
+# What the checkpoint digest covers beside weights and configuration: tokenizer and licence.
+_DIGESTED_PREFIXES: Final = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
+_DIGESTED_LICENCES: Final = ("license", "licence", "copying", "notice")
 
 
 def file_sha256(path: Path) -> str:
@@ -16,3 +22,18 @@ def file_sha256(path: Path) -> str:
         while count := file.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()
+
+
+def checkpoint_digest(files: Iterable[WrittenFile]) -> str:
+    """SHA-256 over the sorted (path, size, SHA-256) of weights, config, tokenizer and licence."""
+    rows = [[f.path, f.sizeBytes, f.sha256] for f in files if _is_digested(f.path)]
+    return sha256_hex(canonical_json(sorted(rows)))
+
+
+def _is_digested(path: str) -> bool:
+    name = path.lower()
+    return (
+        name.endswith((".safetensors", ".safetensors.index.json", ".jinja"))
+        or name in {"config.json", "generation_config.json"}
+        or name.startswith((*_DIGESTED_PREFIXES, *_DIGESTED_LICENCES))
+    )

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from math import sqrt
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from halftone.checkpoint.digests import file_sha256
+from halftone.checkpoint.digests import checkpoint_digest, file_sha256
 from halftone.plan.layout import Unit
 from halftone.plan.planning import Planned
 from halftone.quantize.writing import Sums
@@ -14,16 +14,10 @@ from halftone.spec.documents import (
     GroupResult,
     RoleError,
     WrittenFile,
-    canonical_json,
-    sha256_hex,
 )
 from halftone.spec.formats import Format
 from halftone.spec.job import ScaleSearch
 from halftone.spec.roles import Role
-
-# What the checkpoint digest covers beside weights and configuration: tokenizer and licence.
-_DIGESTED_PREFIXES: Final = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
-_DIGESTED_LICENCES: Final = ("license", "licence", "copying", "notice")
 
 
 def checkpoint_document(
@@ -48,21 +42,6 @@ def checkpoint_document(
         files=files,
         roles=_roles(planned, units, {name: both[1] for name, both in sums.items()}),
         groups=tuple(_group(planned, unit, *sums[unit.name]) for unit in units),
-    )
-
-
-def checkpoint_digest(files: tuple[WrittenFile, ...]) -> str:
-    """SHA-256 over the sorted (path, size, SHA-256) of weights, config, tokenizer and licence."""
-    rows = [[f.path, f.sizeBytes, f.sha256] for f in files if _is_digested(f.path)]
-    return sha256_hex(canonical_json(sorted(rows)))
-
-
-def _is_digested(path: str) -> bool:
-    name = path.lower()
-    return (
-        name.endswith((".safetensors", ".safetensors.index.json", ".jinja"))
-        or name in {"config.json", "generation_config.json"}
-        or name.startswith((*_DIGESTED_PREFIXES, *_DIGESTED_LICENCES))
     )
 
 

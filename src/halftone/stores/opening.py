@@ -1,7 +1,7 @@
-"""From what the user wrote to a source: the scheme decides which store is opened.
+"""From what the user wrote to a source or a target: the scheme decides which store is opened.
 
 Called by the command line and by every stage. Clients of remote stores are imported only when such
-a source is asked for; a client that is not installed is named together with its extra.
+a store is asked for; a client that is not installed is named together with its extra.
 """
 
 import re
@@ -10,9 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.names import Reason
+from halftone.spec.publishing import ArtifactTarget
+from halftone.spec.targets import (
+    DirectoryTarget,
+    HuggingFaceTarget,
+    Publish,
+    S3Target,
+)
 from halftone.stores.directory import DirectorySource
 
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -24,7 +33,9 @@ def open_source(uri: str | Path, *, endpoint_url: str | None = None) -> FileSour
         source = open_source("hf://Qwen/Qwen3.5-27B")
         source.revision  # the commit that it was pinned to
 
-    `endpoint_url` is where an S3 server other than the environment's answers.
+    `endpoint_url` is where an S3 server other than the environment's answers. Where an artifact
+    was published under `s3://bucket/prefix`, the source is the folder that its `artifact.json`
+    names, pinned like any other.
 
     The files are listed here, once. Raises RefusedInput for a source that is malformed, absent or
     closed to us, EnvironmentFault when the store does not answer or its client is not installed.
@@ -48,8 +59,53 @@ def open_source(uri: str | Path, *, endpoint_url: str | None = None) -> FileSour
     )
 
 
+def open_target(publish: Publish) -> ArtifactTarget:
+    """The one target that `publish` names; nothing is asked of it yet.
+
+    Raises RefusedInput for an address or endpoint that is none, EnvironmentFault when the store's
+    client is not installed.
+    """
+    if publish.s3 is not None:
+        with _extra("s3", "boto3", "target"):
+            from halftone.stores.s3_target import S3ArtifactTarget
+        return S3ArtifactTarget(publish.s3.uri, publish.s3.endpointUrl)
+    if publish.huggingFace is not None:
+        with _extra("hub", "huggingface_hub", "target"):
+            from halftone.stores.hub_target import HubArtifactTarget
+        hub = publish.huggingFace
+        return HubArtifactTarget(hub.repository, hub.visibility, hub.transfer)
+    from halftone.stores.directory_target import DirectoryArtifactTarget
+
+    assert publish.directory is not None
+    return DirectoryArtifactTarget(Path(publish.directory.path))
+
+
+def open_target_uri(uri: str) -> ArtifactTarget:
+    """The target at `s3://bucket/prefix`, `hf://org/name` or a path, as `halftone gc` gets it.
+
+    S3's endpoint comes from the environment. Raises as `open_target` does.
+    """
+    match = _SCHEME.match(uri)
+    if match is None:
+        return open_target(Publish(directory=DirectoryTarget(path=uri)))
+    try:
+        if match[1] == "s3":
+            return open_target(Publish(s3=S3Target(uri=uri)))
+        if match[1] == "hf":
+            repository = uri.removeprefix("hf://")
+            return open_target(Publish(huggingFace=HuggingFaceTarget(repository=repository)))
+    except ValidationError:
+        pass  # told below, in words of the command line
+    raise RefusedInput(
+        Reason.InvalidJob,
+        ascii(uri),
+        f"{uri!r} is no place to publish to; give a directory, `s3://bucket/prefix` or "
+        "`hf://org/name`.",
+    )
+
+
 @contextmanager
-def _extra(extra: str, package: str) -> Iterator[None]:
+def _extra(extra: str, package: str, what: str = "source") -> Iterator[None]:
     """Name the extra when `package` is not installed."""
     try:
         yield
@@ -59,6 +115,6 @@ def _extra(extra: str, package: str) -> Iterator[None]:
         raise EnvironmentFault(
             Reason.MissingDependency,
             package,
-            f"This source needs {package}, which is not installed; run "
+            f"This {what} needs {package}, which is not installed; run "
             f"`pip install 'halftone[{extra}]'`.",
         ) from error

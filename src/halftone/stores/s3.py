@@ -2,54 +2,41 @@
 
 Opened by `halftone.stores.opening`, which imports this module, and with it boto3, only for `s3://`.
 Each object's ETag is taken from the listing and sent with every GET, so an object that is replaced
-meanwhile is refused instead of being mixed with its predecessor. Credentials, region and
-`AWS_ENDPOINT_URL` are boto3's business and never appear in a message.
+meanwhile is refused instead of being mixed with its predecessor.
+
+Where `halftone publish` put an artifact, the prefix holds an `artifact.json` that names a folder,
+and nothing else beside folders; the source is then that folder. Its revision is the digest of the
+folder's ETags, as if the folder itself had been named, so it is pinned when it is opened: an
+artifact that is published meanwhile lies in another folder and changes nothing here.
 """
 
 import hashlib
-import os
-import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
     ReadTimeoutError,
     ResponseStreamingError,
-    TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 
-from halftone.spec.errors import EnvironmentFault, RefusedInput
+from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
-from halftone.spec.names import Reason
+from halftone.spec.names import ARTIFACT_FILE, Reason
 from halftone.stores.patience import WAITS, CutShortError, patiently
 from halftone.stores.pinned import MAX_FILES, PinnedSource, named
+from halftone.stores.s3_client import UNKNOWN_TO_THE_STORE, make_client, parsed
+from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES, folder_of, is_folder, understood
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_URI: Final = re.compile(r"^s3://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])(?:/+(.*?))?/*$")
-# botocore's own default of three gives up within two seconds.
-_ATTEMPTS: Final = 6
-_CONNECTIONS: Final = 32
-# The first that is set counts, as botocore has it.
-_ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 # The body broke off. Errors before the body have been retried by botocore already.
 _BROKEN_BODY: Final = (ReadTimeoutError, ResponseStreamingError, IncompleteReadError, CutShortError)
-_UNKNOWN_TO_THE_STORE: Final = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    TokenRetrievalError,
-)
 
 
 class S3Source(PinnedSource):
@@ -58,14 +45,21 @@ class S3Source(PinnedSource):
     def __init__(
         self, uri: str, endpoint_url: str | None = None, waits: tuple[float, ...] = WAITS
     ) -> None:
-        self._bucket, self._prefix = _parsed(uri)
+        self._bucket, self._prefix = parsed(uri)
         self._waits = waits
         self._etags: dict[str, str] = {}
         with _translated(uri, uri):
-            self._client = _client(endpoint_url)
-            entries, pages = self._list()
+            self._client: S3Client = make_client(endpoint_url, "spec.source.s3.endpointUrl")
+            entries, requests = self._list()
+            if _may_be_published(entries):
+                folder = self._published_folder(uri)
+                if folder is not None:
+                    self._prefix += f"{folder}/"
+                    entries, pages = self._list()
+                    requests += pages
+                requests += 1
         super().__init__(uri, _version(self._etags), entries)
-        self._count(pages, 0)
+        self._count(requests, 0)
         if not entries:
             raise RefusedInput(
                 Reason.SourceNotFound,
@@ -80,6 +74,7 @@ class S3Source(PinnedSource):
     def _list(self) -> tuple[list[FileEntry], int]:
         """The objects below the prefix, and how many requests that took."""
         entries: list[FileEntry] = []
+        self._etags.clear()
         pages = 0
         paginator = self._client.get_paginator("list_objects_v2")
         for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix):
@@ -92,6 +87,28 @@ class S3Source(PinnedSource):
             if len(entries) > MAX_FILES:
                 break  # enough to refuse
         return entries, pages
+
+    def _published_folder(self, uri: str) -> str | None:
+        """Where the artifact of this name lies; None for a prefix that is no published name.
+
+        Only the folder's own name is taken from the document, so it cannot lead elsewhere, and a
+        bucket that was copied to another one reads itself.
+        """
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + ARTIFACT_FILE)
+        except self._client.exceptions.NoSuchKey:
+            return None
+        with closing(answer["Body"]) as body:
+            artifact = understood(body.read(MAX_DOCUMENT_BYTES))
+        folder = artifact.uri.rpartition("/")[2] if artifact else ""
+        if artifact is None or not is_folder(folder) or folder != folder_of(artifact):
+            raise CheckFailed(
+                Reason.DigestDiffers,
+                ARTIFACT_FILE,
+                f"{named(uri, ARTIFACT_FILE)} is not the document that was published (it does not "
+                "have the digest that it states); publish again under another name.",
+            )
+        return folder
 
     def _fill(self, entry: FileEntry, offset: int, buffer: memoryview) -> None:
         done = 0
@@ -127,68 +144,16 @@ class S3Source(PinnedSource):
                 yield chunk
 
 
-def _parsed(uri: str) -> tuple[str, str]:
-    """Bucket, and prefix with its closing slash ("" for a whole bucket)."""
-    match = _URI.match(uri)
-    if match is None or not uri.isprintable():
-        raise RefusedInput(
-            Reason.InvalidJob, uri, f"{uri!r} is no S3 address; write `s3://bucket/prefix`."
-        )
-    return match[1], f"{match[2]}/" if match[2] else ""
+def _may_be_published(entries: list[FileEntry]) -> bool:
+    """Whether there is nothing but `artifact.json` and folders, as far as was listed."""
+    here = {entry.path for entry in entries if "/" not in entry.path}
+    return here == {ARTIFACT_FILE} or (not here and len(entries) > MAX_FILES)
 
 
 def _version(etags: dict[str, str]) -> str:
     """What stands for a commit in a store that has none: a digest of every object's ETag."""
     listing = "".join(f"{path}\0{etag}\n" for path, etag in sorted(etags.items()))
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _client(endpoint_url: str | None) -> "S3Client":
-    """A client with standard retries; credentials come from the environment.
-
-    So does the endpoint, unless `endpoint_url` is given.
-    """
-    from_environment = filter(None, map(os.environ.get, _ENDPOINT_VARIABLES))
-    own_endpoint = endpoint_url or next(from_environment, None)
-    # Servers other than Amazon's seldom have a host name for each bucket.
-    style: Literal["path", "auto"] = "path" if own_endpoint else "auto"
-    config = Config(
-        retries={"mode": "standard"}
-        if os.environ.get("AWS_MAX_ATTEMPTS")
-        else {"mode": "standard", "total_max_attempts": _ATTEMPTS},
-        max_pool_connections=_CONNECTIONS,
-        connect_timeout=10,
-        read_timeout=60,
-        response_checksum_validation="when_required",  # a part has no checksum of its own
-        s3={"addressing_style": style},
-    )
-    # A session of our own: the default one is not safe to make clients from in several threads.
-    session = boto3.session.Session()
-    try:
-        return session.client("s3", config=config, endpoint_url=endpoint_url)
-    except BotoCoreError:
-        raise
-    except ValueError as error:  # botocore's only way to say that an endpoint is no address
-        raise _unusable_setting(error, endpoint_url) from error
-
-
-def _unusable_setting(error: ValueError, endpoint_url: str | None) -> RefusedInput:
-    """Names who set the endpoint, never the address, which may hold a password."""
-    if "endpoint" not in str(error) and "URL" not in str(error):
-        return RefusedInput(
-            Reason.InvalidJob,
-            "AWS_MAX_ATTEMPTS",
-            "A setting of AWS is no number where one is needed; correct AWS_MAX_ATTEMPTS, or the "
-            "AWS configuration file.",
-        )
-    of_aws = next(filter(os.environ.get, _ENDPOINT_VARIABLES), "endpoint_url")
-    subject = "spec.source.s3.endpointUrl" if endpoint_url else of_aws
-    return RefusedInput(
-        Reason.InvalidJob,
-        subject,
-        f"`{subject}` is no address of a server; write it as `https://host:port`, or leave it out "
-        "for Amazon's own.",
-    )
 
 
 @contextmanager
@@ -198,14 +163,14 @@ def _translated(uri: str, subject: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _refusal(error, uri, subject) from error
-    except _UNKNOWN_TO_THE_STORE as error:
+    except UNKNOWN_TO_THE_STORE as error:
         raise RefusedInput(
             Reason.AccessDenied,
             subject,
             f"No usable credentials for `{uri}` were found; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
         ) from error
-    except (BotoCoreError, CutShortError) as error:
+    except (BotoCoreError, ResponseParserError, CutShortError) as error:
         raise EnvironmentFault(
             Reason.StoreUnavailable,
             subject,
