@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measuring import RESULTS, Result, machine
 
-BENCHMARKS = ("kernels", "planning", "remote_inspect", "quantize", "memory")
+BENCHMARKS = ("kernels", "planning", "remote_inspect", "quantize", "memory", "validating")
 
 
 def main() -> int:

@@ -26,7 +26,7 @@ def _doubled(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def swap_nibbles(directory: Path, module: str) -> None:
     """Exchange each weight with its neighbour, as a packer with the other order would."""
-    rewrite(directory, f"{module}.weight_packed", lambda d: (d >> 4) | (d << 4))
+    rewrite(directory, f"{module}.weight_packed", lambda d: ((d >> 4) | (d << 4)).astype(np.uint8))
 
 
 def zero_row(directory: Path, tensor: str, row: int) -> None:

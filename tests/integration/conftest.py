@@ -3,6 +3,7 @@
 Called by pytest. What a single file needs stands in that file.
 """
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.builders import write_checkpoint
 from tests.commands import Made, quantize_directory, wide_config
 from tests.doubles.s3 import S3Double
+from tests.servers.versitygw import VersityGateway
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +44,20 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3Dou
     with S3Double() as double:
         monkeypatch.setenv("AWS_ENDPOINT_URL", double.endpoint)
         yield double
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityGateway]:
+    """A real S3 server for all tests; what is in it belongs to the bucket of a test."""
+    with VersityGateway(tmp_path_factory.mktemp("versitygw") / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: VersityGateway, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty bucket, with its server and keys in the environment."""
+    name = f"test-{secrets.token_hex(8)}"
+    s3_server.client.create_bucket(Bucket=name)
+    for variable, value in s3_server.environment.items():
+        monkeypatch.setenv(variable, value)
+    return name

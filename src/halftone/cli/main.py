@@ -21,6 +21,8 @@ _VERBS: Final = {
     "run": "Carry a QuantizationJob from source to artifact.",
     "stage": "Run one stage of a work directory (what every runner calls).",
     "recipes": "List the recipes, or print one.",
+    "verify": "Check a published artifact: files, signature, verdict, and its source.",
+    "keygen": "Make a key pair that signs artifacts.",
 }
 
 
@@ -77,7 +79,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 # Third-party modules by the extra that brings them.
-_EXTRAS: Final = {"numba": "data-free", "boto3": "s3", "huggingface_hub": "hub"}
+_EXTRAS: Final = {
+    "numba": "data-free",
+    "boto3": "s3",
+    "huggingface_hub": "hub",
+    "model_signing": "sign",
+    "OpenSSL": "sign",  # which model_signing 1.1.1 imports without saying so
+    "cryptography": "sign",
+}
 
 
 def _refuse_missing_module(error: ModuleNotFoundError) -> None:

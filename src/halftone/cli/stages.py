@@ -50,7 +50,7 @@ def plan(workdir: Path, _handed: str = "") -> str:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
     refusal = planned.plan.refusal
     if refusal is None:
-        refuse_underpowered(job.spec.validation)
+        refuse_underpowered(job.spec.validation.gates)
         if job.spec.publish is not None:
             refuse_unpublishable(job.spec.publish, planned.plan, workdir)
     planned.full_document().save(workdir / PLAN_FILE)

@@ -20,10 +20,10 @@ from halftone.spec.names import (
 )
 from halftone.spec.recipes import cleared_fields, parse_job, read_yaml
 from halftone.spec.targets import Publish
+from halftone.validate.local_tasks import is_local
 
 # Once one of these is there, another job in the same directory would mix with it.
 _WORK: Final = (CHECKPOINT_FILE, CHECKPOINT_DIRECTORY, f".{CHECKPOINT_DIRECTORY}.partial")
-_TASK_FILES: Final = (".yaml", ".yml")
 
 
 def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
@@ -92,7 +92,7 @@ def anchored(job: QuantizationJob, folder: Path) -> QuantizationJob:
 
 
 def _anchored_gate(gate: Gate, folder: Path) -> Gate:
-    if gate.metric is not Metric.Task or not gate.task.endswith(_TASK_FILES):
+    if gate.metric is not Metric.Task or not is_local(gate.task):
         return gate
     return gate.model_copy(update={"task": str((folder / gate.task).resolve())})
 

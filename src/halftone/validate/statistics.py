@@ -23,6 +23,7 @@ Sources of the formulas:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Final
 
@@ -63,12 +64,12 @@ class PairedScores:
         """Mean of quantized minus source."""
         return float(np.mean(self.quantized - self.source))
 
-    @property
+    @cached_property
     def gained(self) -> int:
         """Items that only the quantized model scores on, or scores higher on."""
         return int(np.sum(self.quantized > self.source))
 
-    @property
+    @cached_property
     def lost(self) -> int:
         return int(np.sum(self.quantized < self.source))
 
@@ -77,7 +78,7 @@ class PairedScores:
         """Share of items whose scores differ."""
         return (self.gained + self.lost) / self.items
 
-    @property
+    @cached_property
     def is_binary(self) -> bool:
         """Whether every score is right (1) or wrong (0)."""
         return bool(np.isin(self.source, (0, 1)).all() and np.isin(self.quantized, (0, 1)).all())
@@ -104,7 +105,7 @@ class Judgement:
     damaged_alpha: float
 
 
-def paired(source: Sequence[float], quantized: Sequence[float]) -> PairedScores:
+def paired(source: npt.ArrayLike, quantized: npt.ArrayLike) -> PairedScores:
     """Pair scores by position; raises ValueError for unequal lengths, none, or a score not finite.
 
     Callers pair items by id first.
@@ -189,9 +190,18 @@ def items_needed(margin: float, discordant: float = USUAL_DISCORDANCE, tasks: in
     """
     if margin <= 0:
         raise ValueError("no number of items shows that nothing at all was lost")
+    return math.ceil((_separation(tasks) / margin) ** 2 * discordant)
+
+
+def detectable_margin(items: int, discordant: float = USUAL_DISCORDANCE, tasks: int = 1) -> float:
+    """The loss that `items` can tell from none; `items_needed` the other way round."""
+    return _separation(tasks) * math.sqrt(discordant / items)
+
+
+def _separation(tasks: int) -> float:
+    """Standard errors between no loss and the margin, for the level and the power wanted."""
     normal = NormalDist()
-    z = normal.inv_cdf(1 - FAMILY_ALPHA / tasks) + normal.inv_cdf(POWER)
-    return math.ceil(z * z * discordant / margin**2)
+    return normal.inv_cdf(1 - FAMILY_ALPHA / tasks) + normal.inv_cdf(POWER)
 
 
 def score_statistic(
@@ -249,7 +259,10 @@ def _statistic(scores: PairedScores, margin: float, against: int) -> float:
         return float(score_statistic(scores.gained, scores.lost, scores.items, margin, correction))
     differences = np.append(scores.quantized - scores.source, against * _range(scores))
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-    t = (float(np.mean(differences)) + margin) / error
+    excess = float(np.mean(differences)) + margin
+    if error == 0:  # every score is the same number
+        return math.copysign(math.inf, excess)
+    t = excess / error
     tail = student_tail(abs(t), len(differences) - 1)
     return math.copysign(-NormalDist().inv_cdf(max(tail, 1e-300)), t)
 

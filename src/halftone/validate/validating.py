@@ -43,6 +43,7 @@ from halftone.spec.names import (
 from halftone.spec.reports import GateResult, Outcome, Platform, Report, ReportSource
 from halftone.validate.gates.structure import measure_structure
 from halftone.validate.gates.weight_error import measure_weight_error
+from halftone.validate.local_tasks import is_local, read_local_task
 from halftone.validate.page import write_page
 from halftone.validate.verdicts import judge, lowest_recovery, not_run
 
@@ -139,9 +140,11 @@ def _clear(workdir: Path) -> None:
 
 def gates_digest(validation: Validation) -> str:
     """Digest of the `validation` block and of the files that it names."""
-    named = [g.task for g in validation.gates if g.metric is Metric.Task]
-    paths = [Path(name) for name in (*named, validation.promptFile) if name]
-    files = {str(p): sha256_hex(p.read_bytes()) for p in paths if p.is_file()}
+    tasks = [g.task for g in validation.gates if g.metric is Metric.Task and is_local(g.task)]
+    paths = {path for task in tasks for path in read_local_task(Path(task)).files}
+    if validation.promptFile is not None:
+        paths.add(Path(validation.promptFile))
+    files = {str(path): sha256_hex(path.read_bytes()) for path in paths if path.is_file()}
     block = validation.model_dump(mode="json", exclude_none=True)
     return sha256_hex(canonical_json({"validation": block, "files": files}))
 
