@@ -18,11 +18,14 @@ _VERBS: Final = {
     "plan": "Say on paper what quantizing a checkpoint gives, from headers alone.",
     "quantize": "Stream a checkpoint once into a smaller one.",
     "inspect": "Look for defects in anyone's quantized checkpoint.",
+    "validate": "Run the gates of a work directory and write its report.",
+    "publish": "Publish what a passed report opens, all or nothing.",
     "run": "Carry a QuantizationJob from source to artifact.",
     "stage": "Run one stage of a work directory (what every runner calls).",
     "recipes": "List the recipes, or print one.",
     "verify": "Check a published artifact: files, signature, verdict, and its source.",
     "keygen": "Make a key pair that signs artifacts.",
+    "gc": "List, or remove, superseded artifacts and dead uploads of a target.",
 }
 
 

@@ -20,6 +20,7 @@ from halftone.spec.names import (
     ARTIFACT_FILE,
     CHECKPOINT_DIRECTORY,
     CHECKPOINT_FILE,
+    CONFIG_FILE,
     MODEL_CARD,
     PLAN_FILE,
     REPORT_FILE,
@@ -97,11 +98,14 @@ def publish_workdir(workdir: Path, job: QuantizationJob, report_digest: str) -> 
     refuse_unacknowledged(None if plan.source is None else plan.source.licence, publish)
     card = _card(workdir, plan, checkpoint, report, publish)
     prepared = prepare(workdir, plan, checkpoint, report, card, signing_key(publish))
-    with closing(open_target(publish)) as target:
-        with progress("publish", prepared.artifact.sizeBytes) as shown:
-            artifact: Artifact = target.publish(
-                prepared.tree, prepared.artifact, publish.existing, shown.advance
-            )
+    with (
+        closing(open_target(publish)) as target,
+        progress("publish", prepared.artifact.sizeBytes) as shown,
+    ):
+        artifact: Artifact = target.publish(
+            prepared.tree, prepared.artifact, publish.existing, shown.advance
+        )
+        target.add_cards(prepared.tree, prepared.cards)
     artifact.save(workdir / ARTIFACT_FILE)
 
 
@@ -110,11 +114,11 @@ def _card(
 ) -> bytes:
     from halftone.publish.card import model_card
 
-    source_card = workdir / CHECKPOINT_DIRECTORY / MODEL_CARD
-    text = (
-        source_card.read_text(encoding="utf-8", errors="replace") if source_card.is_file() else None
-    )
-    return model_card(plan, checkpoint, report, _evidence(workdir, report), text, publish)
+    folder = workdir / CHECKPOINT_DIRECTORY
+    card = folder / MODEL_CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    return model_card(plan, checkpoint, report, _evidence(workdir, report), text, publish, config)
 
 
 def _evidence(workdir: Path, report: Report) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from halftone.spec.files import FileEntry, FileSource
-from halftone.spec.names import CHECKPOINT_FILE, CONFIG_FILE
+from halftone.spec.names import (
+    ARTIFACT_FILE,
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    PLAN_FILE,
+    PROVENANCE_FILE,
+    REPORT_FILE,
+    REPORT_PAGE,
+    SIGNATURE_FILE,
+)
 
 _WEIGHTS: Final = (
     ".safetensors",
@@ -22,7 +31,14 @@ _WEIGHTS: Final = (
     ".tflite",
 )
 # Written anew, or untrue of the result.
-_REPLACED: Final = frozenset({CONFIG_FILE, CHECKPOINT_FILE, "hf_quant_config.json", "recipe.yaml"})
+_REPLACED: Final = frozenset(
+    {
+        CONFIG_FILE,
+        *(PLAN_FILE, CHECKPOINT_FILE, REPORT_FILE, REPORT_PAGE, ARTIFACT_FILE),
+        *(PROVENANCE_FILE, SIGNATURE_FILE),
+        *("hf_quant_config.json", "recipe.yaml"),
+    }
+)
 _LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)
 # A name on the same line, or the first of a list below; an empty field is none.
 _CARD_LICENCE = re.compile(

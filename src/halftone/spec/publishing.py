@@ -66,6 +66,14 @@ class ArtifactTarget(Protocol):
         CheckFailed(DigestDiffers) when a file of `tree` is not what `artifact.files` says.
         """
 
+    def add_cards(self, tree: Path, paths: Sequence[str]) -> None:
+        """Put capacity cards and their signatures beside the artifact that is there.
+
+        `paths` are files of `tree` such as `capacity/x.json`. Each appears whole or not at all and
+        replaces one of the same name; they lie outside `artifact.files`, so that a device can be
+        measured long after publishing. Does nothing for what is there already.
+        """
+
     def leftovers(self) -> Sequence[Leftover]:
         """What could be removed; empty when the target has nothing superseded and nothing dead."""
 

@@ -1,0 +1,160 @@
+"""`halftone verify`: whether an artifact is what was published, and what its source gives."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+
+from halftone.cli.opening import opened, opened_checkpoint
+from halftone.cli.plan_text import size_text
+from halftone.cli.progress import progress
+from halftone.cli.quantize import default_workers
+from halftone.spec.errors import CheckFailed, RefusedInput
+from halftone.spec.files import FileSource
+from halftone.spec.names import Reason
+from halftone.spec.reports import Verdict
+
+if TYPE_CHECKING:
+    from halftone.publish.verifying import Verification, Verified
+    from halftone.quantize.rebuilding import Rebuilt
+
+_REQUIREMENTS: Final = ("signature", "verdict", "platform")
+
+
+class _Asked(NamedTuple):
+    """The command line, read."""
+
+    public_key: Path | None
+    require: frozenset[str]
+    rebuild: int | None
+    source: str | None
+
+
+@click.command()
+@click.argument("artifact", metavar="PATH_OR_URI")
+@click.option(
+    "--public-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The key that must have signed it, such as keygen's PATH.pub.",
+)
+@click.option(
+    "--require",
+    "required",
+    multiple=True,
+    metavar="WORD,...",
+    help="signature: signed by --public-key; verdict: Passed, no other; platform: gates ran on the "
+    "real device.",
+)
+@click.option(
+    "--rebuild", type=click.IntRange(min=1), metavar="K", help="Make K random groups again."
+)
+@click.option("--source", help="The full-precision checkpoint, for --rebuild.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def verify(
+    artifact: str,
+    public_key: Path | None,
+    required: tuple[str, ...],
+    rebuild: int | None,
+    source: str | None,
+    as_json: bool,
+) -> None:
+    """Verify the artifact at PATH_OR_URI: a directory, s3://bucket/prefix or hf://org/name.
+
+    Every file is read and held against artifact.json, the documents and the signature. Exits 1 and
+    names the first file that differs. With --rebuild, K random fused groups (or kept tensors) are
+    quantized again from --source, and must have the same bytes.
+    """
+    if (rebuild is None) != (source is None):
+        raise click.UsageError("`--rebuild` and `--source` must be given together.")
+    asked = _Asked(public_key, _words(required), rebuild, source)
+    try:
+        with opened(artifact) as files:
+            verified, rebuilt = _verify(files, asked)
+    except CheckFailed as error:
+        if as_json:
+            failure = {"reason": error.reason, "subject": error.subject, "message": error.message}
+            _print_json({"uri": artifact, "verified": False, **failure})
+        raise
+    if as_json:
+        _print_json(_shown(verified.found, rebuilt, source))
+    else:
+        _tell(verified.found, rebuilt, source)
+
+
+def _words(required: tuple[str, ...]) -> frozenset[str]:
+    words = frozenset(word.strip() for text in required for word in text.split(","))
+    unknown = sorted(words - set(_REQUIREMENTS))
+    if unknown:
+        raise RefusedInput(
+            Reason.InvalidJob,
+            "--require",
+            f"`--require` does not know '{unknown[0]}'; it takes {', '.join(_REQUIREMENTS)}.",
+        )
+    return words
+
+
+def _verify(files: FileSource, asked: _Asked) -> "tuple[Verified, Rebuilt | None]":
+    from halftone.publish.verifying import verify as check
+
+    total = sum(entry.size_bytes for entry in files.files())
+    with progress("verify", total) as shown:
+        verified = check(files, asked.public_key, asked.require, shown.advance)
+    if asked.rebuild is None or asked.source is None:
+        return verified, None
+    from halftone.quantize.rebuilding import plan_again
+    from halftone.quantize.rebuilding import rebuild as carry_out
+
+    with opened_checkpoint(asked.source) as checkpoint:
+        planned = plan_again(verified.plan, checkpoint)
+        workers = default_workers()
+        return verified, carry_out(planned, checkpoint, files, asked.rebuild, workers=workers)
+
+
+def _shown(found: "Verification", rebuilt: "Rebuilt | None", source: str | None) -> dict[str, Any]:
+    shown = {"verified": True, **found.model_dump(mode="json"), "rebuilt": None}
+    if rebuilt is not None:
+        shown["rebuilt"] = {
+            "source": source,
+            "groups": list(rebuilt.groups),
+            "of": rebuilt.of,
+            "bytes": rebuilt.nbytes,
+        }
+    return shown
+
+
+def _print_json(shown: dict[str, Any]) -> None:
+    click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+def _tell(found: "Verification", rebuilt: "Rebuilt | None", source: str | None) -> None:
+    """What was found, one sentence a line."""
+    from halftone.publish.verifying import SignatureState
+
+    revision = f" at {found.revision}" if found.revision else ""
+    click.echo(f"{found.uri}{revision}: {found.files} files, {size_text(found.sizeBytes)}, intact")
+    click.echo(f"checkpoint {found.checkpointDigest}")
+    signatures = {
+        SignatureState.Valid: f"valid, by the key {found.keyIdentifier}",
+        SignatureState.NotChecked: "not checked; give --public-key to check it",
+        SignatureState.Absent: "none; anybody could have made this artifact",
+    }
+    click.echo(f"signature: {signatures[found.signature]}")
+    click.echo(f"verdict: {found.verdict}{_meaning(found)}")
+    if found.cards:
+        click.echo(f"capacity cards: {len(found.cards)}")
+    if rebuilt is not None:
+        chance = 100 * rebuilt.chance_of_finding(1)
+        click.echo(
+            f"rebuilt {len(rebuilt.groups)} of {rebuilt.of} groups from {source}, "
+            f"{size_text(rebuilt.nbytes)}: equal (one forged group is found with {chance:.1f} %)"
+        )
+
+
+def _meaning(found: "Verification") -> str:
+    """What a reader must know who takes every verdict for `Passed`."""
+    if found.verdict is Verdict.Unmeasured:
+        return " (nobody measured this checkpoint)"
+    if found.platform is not None and found.platform.emulated:
+        return f" ({found.platform.device} emulated the device)"
+    return "" if found.platform is None else f" (on {found.platform.device})"

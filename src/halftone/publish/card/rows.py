@@ -1,0 +1,126 @@
+"""The rows of the card's tables, from the plan, the checkpoint document and the report.
+
+Called by `halftone.publish.card.card`; the template sets them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from halftone.publish.card.explanations import FORMATS_IN_WORDS, why_kept
+from halftone.spec.documents import CheckpointDocument, Plan, RoleSummary
+from halftone.spec.gates import Metric
+from halftone.spec.presentation import OUTCOME_WORDS, short_size
+from halftone.spec.reports import GateResult, Report
+
+
+@dataclass(frozen=True)
+class QuantizedRow:
+    """A role in its format; `error` is the relative weight error, empty where unknown."""
+
+    role: str
+    format: str
+    tensors: int
+    parameters: int
+    before: str
+    after: str
+    error: str
+
+
+@dataclass(frozen=True)
+class KeptRow:
+    """A role in the source's precision, and why."""
+
+    role: str
+    tensors: int
+    parameters: int
+    size: str
+    why: str
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """A gate; `values` go under source, quantized, score, limit, interval and items."""
+
+    name: str
+    metric: str
+    outcome: str
+    message: str
+    values: tuple[str, ...]
+
+
+def quantized_row(line: RoleSummary, checkpoint: CheckpointDocument) -> QuantizedRow:
+    """A quantized line of the plan, with the error that was measured as it was written."""
+    error = next(
+        (
+            e.relativeError
+            for e in checkpoint.roles
+            if (e.role, e.format) == (line.role, line.format)
+        ),
+        "",
+    )
+    return QuantizedRow(
+        line.role,
+        str(line.format),
+        line.tensors,
+        line.parameters,
+        short_size(line.bytesBefore),
+        short_size(line.bytesAfter),
+        error,
+    )
+
+
+def formats_in_words(plan: Plan) -> list[tuple[str, str]]:
+    """Every format that occurs, in words."""
+    used = dict.fromkeys(line.format for line in plan.roles if line.format is not None)
+    return [(fmt.value, FORMATS_IN_WORDS[fmt]) for fmt in used]
+
+
+def kept_rows(plan: Plan) -> list[KeptRow]:
+    """Every line of the plan that keeps the source's precision."""
+    named = {line.role for line in plan.roles if line.format is not None}
+    return [
+        KeptRow(
+            line.role,
+            line.tensors,
+            line.parameters,
+            short_size(line.bytesAfter),
+            why_kept(line.role, line.role in named),
+        )
+        for line in plan.roles
+        if line.format is None
+    ]
+
+
+def gate_row(gate: GateResult) -> GateRow:
+    """A gate's row; what was not measured stays empty."""
+    interval = ""
+    if gate.interval is not None:
+        share = gate.interval.confidencePercent
+        interval = f"{gate.interval.lower} to {gate.interval.upper} ({share} %)"
+    elif gate.standardError is not None:
+        interval = f"± {gate.standardError}"
+    return GateRow(
+        gate.name,
+        gate.metric,
+        OUTCOME_WORDS[gate.outcome],
+        gate.message,
+        (
+            gate.sourceScore or "",
+            gate.quantizedScore or "",
+            " ".join(filter(None, (gate.score, gate.unit if gate.score else None))),
+            gate.limit or "",
+            interval,
+            "" if gate.items is None else f"{gate.items:,}",
+        ),
+    )
+
+
+def slower_loads(evidence: Mapping[str, Mapping[str, Any]], report: Report) -> list[str]:
+    """The loads at which the quantized model is slower than its source: `32 (83.1 %)`."""
+    found: dict[int, float] = {}
+    for gate in report.gates:
+        if gate.metric is Metric.Speed:
+            for load in evidence.get(gate.name, {}).get("loads", ()):
+                found[int(load["concurrency"])] = float(load["ratioPercent"])
+    return [f"{load} ({ratio:.3g} %)" for load, ratio in sorted(found.items()) if ratio < 100]
