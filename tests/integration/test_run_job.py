@@ -8,17 +8,20 @@ We test these aspects:
 
 import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from halftone.spec.documents import Artifact, CheckpointDocument, Plan
+from halftone.spec.artifacts import Artifact
+from halftone.spec.documents import CheckpointDocument, Plan
+from halftone.spec.reports import Verdict
 from tests.builders import drop_tensors, write_checkpoint
 from tests.commands import Outcome, files_of, halftone, start, wait_until, wide_config
 
-DOCUMENTS = {"job.json", "plan.json", "checkpoint.json", "inspection.json", "artifact.json"}
+DOCUMENTS = {"job.json", "plan.json", "checkpoint.json", "report.json", "artifact.json"}
 
 
 @pytest.fixture
@@ -50,8 +53,15 @@ def run(project: Path, workdir: Path) -> Outcome:
     return halftone("run", project / "job.yaml", "--workdir", workdir)
 
 
-def stage(name: str, workdir: Path) -> Outcome:
-    return halftone("stage", name, "--workdir", workdir)
+def stage(name: str, workdir: Path, *options: str) -> Outcome:
+    return halftone("stage", name, "--workdir", workdir, *options)
+
+
+def publish(workdir: Path) -> Outcome:
+    """Publish with the digest of the report that lies there, as whoever ran the gates has it."""
+    path = workdir / "report.json"
+    digest = sha256(path.read_bytes()).hexdigest() if path.is_file() else "0" * 64
+    return stage("publish", workdir, "--report-digest", digest)
 
 
 def stamps(directory: Path) -> dict[str, tuple[int, int]]:
@@ -60,6 +70,12 @@ def stamps(directory: Path) -> dict[str, tuple[int, int]]:
         for path in directory.rglob("*")
         if path.is_file()
     }
+
+
+def stable(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Without what says when the gates ran, and what carries a digest of that."""
+    timed = {"report.json", "report.html", "provenance.json", "artifact.json", "README.md"}
+    return {name: data for name, data in files.items() if Path(name).name not in timed}
 
 
 def test_a_job_ends_in_an_artifact_beside_its_file(
@@ -82,10 +98,23 @@ def test_a_job_ends_in_an_artifact_beside_its_file(
     assert {path.name for path in (tmp_path / "work").iterdir()} >= DOCUMENTS
     weights = files_of(tmp_path / "work" / "checkpoint")
     copies = files_of(published)
-    assert {name: copies[name] for name in weights} == weights
-    assert copies.keys() - weights.keys() == {"artifact.json", "checkpoint.json", "plan.json"}
-    assert f"published {published}, digest {document.digest}" in ended.out
-    assert "no defects found" in ended.out
+    kept = weights.keys() - {"README.md"}  # the source's card gives way to the artifact's
+    assert {name: copies[name] for name in kept} == {name: weights[name] for name in kept}
+    assert copies.keys() - weights.keys() == {
+        "artifact.json",
+        "checkpoint.json",
+        "evidence/structure.json",
+        "evidence/weight-error.json",
+        "plan.json",
+        "provenance.json",
+        "report.html",
+        "report.json",
+    }
+    assert (artifact.verdict, artifact.signature) == (Verdict.Unmeasured, None)
+    assert f"published {published}, unsigned, verdict Unmeasured, digest {document.digest}" in (
+        ended.out
+    )
+    assert halftone("verify", published).code == 0
     assert [path.name for path in (project / "published").iterdir()] == ["small"]
 
 
@@ -121,11 +150,16 @@ def test_the_stages_one_by_one_give_what_run_gives(project: Path, tmp_path: Path
     work = tmp_path / "work"
     job = project / "job.yaml"
     assert halftone("stage", "plan", "--workdir", work, "--job", job).code == 0
-    for name in ("quantize", "quantize", "inspect", "publish", "publish"):
+    for name in ("quantize", "quantize"):
         ended = stage(name, work)
         assert (ended.code, ended.out) == (0, ""), ended.err
+    digests = [stage("validate", work).out.strip() for _ in range(2)]
+    assert digests[0] == digests[1]
+    for _ in range(2):
+        ended = stage("publish", work, "--report-digest", digests[0])
+        assert (ended.code, ended.out) == (0, ""), ended.err
 
-    assert files_of(project / "published") == whole
+    assert stable(files_of(project / "published")) == stable(whole)
 
 
 def test_a_job_without_publish_ends_with_its_checkpoint(project: Path, tmp_path: Path) -> None:
@@ -134,7 +168,7 @@ def test_a_job_without_publish_ends_with_its_checkpoint(project: Path, tmp_path:
     ended = run(project, tmp_path / "work")
 
     assert ended.code == 0
-    assert "published" not in ended.out
+    assert "so nothing was published" in ended.out
     assert not (tmp_path / "work" / "artifact.json").exists()
 
 
@@ -169,12 +203,12 @@ def test_defects_stop_a_job_before_it_publishes(project: Path, tmp_path: Path) -
     ended = run(project, work)
 
     assert ended.code == 1
-    assert "nothing is published; the first: " in ended.err.splitlines()[-1]
+    assert "Gate 'structure' failed, so nothing is published: " in ended.err.splitlines()[-1]
     assert not (project / "published").exists()
-    assert (work / "inspection.json").is_file()
-    later = stage("publish", work)
+    assert (work / "report.json").is_file()
+    later = publish(work)
     assert later.code == 1
-    assert "nothing is published" in later.err
+    assert "its verdict is Failed" in later.err
     assert not (project / "published").exists()
     assert not (work / "artifact.json").exists()
 
@@ -216,7 +250,7 @@ def test_a_calibrated_job_is_planned_and_then_says_what_it_needs(
     assert not (tmp_path / "work" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("name", ["plan", "quantize", "inspect", "publish"])
+@pytest.mark.parametrize("name", ["plan", "quantize", "validate", "publish"])
 def test_a_stage_in_an_empty_work_directory_says_how_to_begin(name: str, tmp_path: Path) -> None:
     ended = stage(name, tmp_path / "work")
 
@@ -226,7 +260,7 @@ def test_a_stage_in_an_empty_work_directory_says_how_to_begin(name: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("quantize", "plan.json"), ("publish", "checkpoint.json"), ("inspect", "checkpoint")],
+    [("quantize", "plan.json"), ("publish", "checkpoint.json"), ("validate", "checkpoint")],
 )
 def test_a_stage_that_comes_too_early_names_what_is_missing(
     name: str, missing: str, project: Path, tmp_path: Path
@@ -244,33 +278,63 @@ def test_a_stage_that_comes_too_early_names_what_is_missing(
     assert "Traceback" not in ended.err
 
 
-def test_a_checkpoint_that_was_not_inspected_is_not_published(
-    project: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_without_a_report_is_not_published(project: Path, tmp_path: Path) -> None:
     assert run(project, tmp_path / "work").code == 0
     shutil.rmtree(project / "published")
-    (tmp_path / "work" / "inspection.json").unlink()
+    (tmp_path / "work" / "report.json").unlink()
 
-    ended = stage("publish", tmp_path / "work")
+    ended = publish(tmp_path / "work")
 
-    assert ended.code == 2
-    assert "has no inspection.json of this checkpoint; run `halftone stage inspect`" in ended.err
+    assert ended.code == 1
+    assert "report.json" in ended.err
     assert not (project / "published").exists()
 
 
-def test_an_inspection_is_not_repeated_for_the_same_checkpoint(
+def test_a_report_that_was_edited_opens_nothing(project: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    drop_tensors(project / "model", "mtp.")
+    assert run(project, work).code == 1
+    honest = sha256((work / "report.json").read_bytes()).hexdigest()
+    forged = (work / "report.json").read_text().replace('"Failed"', '"Passed"')
+    (work / "report.json").write_text(forged)
+
+    ended = stage("publish", work, "--report-digest", honest)
+    without = stage("publish", work)
+
+    assert (ended.code, without.code) == (1, 1)
+    assert "report" in ended.err
+    assert not (project / "published").exists()
+
+
+def test_gates_are_not_repeated_for_the_same_checkpoint(project: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    assert run(project, work).code == 0
+    before = stamps(work)["report.json"]
+
+    assert stage("validate", work).code == 0
+
+    assert stamps(work)["report.json"] == before
+
+
+def test_other_gates_make_another_report_of_the_same_checkpoint(
     project: Path, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     assert run(project, work).code == 0
-    before = stamps(work)["inspection.json"]
+    shutil.rmtree(project / "published")
+    checkpoint = stamps(work / "checkpoint")
+    gate = {"name": "weights", "metric": "WeightError", "maximum": "0.01"}
+    write_job(project, validation={"gates": [gate]})
 
-    assert stage("inspect", work).code == 0
+    ended = run(project, work)
 
-    assert stamps(work)["inspection.json"] == before
+    assert ended.code == 1
+    assert "Gate 'weights' failed" in ended.err
+    assert stamps(work / "checkpoint") == checkpoint
+    assert not (project / "published").exists()
 
 
-def test_a_shard_that_was_changed_after_its_inspection_is_not_published(
+def test_a_shard_that_was_changed_after_its_gates_is_not_published(
     project: Path, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
@@ -281,11 +345,12 @@ def test_a_shard_that_was_changed_after_its_inspection_is_not_published(
     data[-1] ^= 1
     shard.write_bytes(data)
 
-    ended = stage("publish", work)
+    ended = publish(work)
 
     assert ended.code == 1
-    assert "'model.safetensors' is not the file that was written" in ended.err
-    assert not any((project / "published").iterdir())
+    assert "'model.safetensors'" in ended.err
+    assert "nothing is published" in ended.err
+    assert not (project / "published").exists()
 
 
 def test_a_plan_that_is_not_the_checkpoints_is_not_published_with_it(
@@ -296,10 +361,10 @@ def test_a_plan_that_is_not_the_checkpoints_is_not_published_with_it(
     shutil.rmtree(project / "published")
     halftone("plan", project / "model", "--recipe", "fp8-block", "--output", work / "plan.json")
 
-    ended = stage("publish", work)
+    ended = publish(work)
 
     assert ended.code == 2
-    assert "checkpoint.json was not made from the plan.json beside it" in ended.err
+    assert "plan.json" in ended.err
     assert not (project / "published").exists()
 
 
@@ -322,8 +387,7 @@ def test_a_target_that_holds_another_artifact_is_refused(project: Path, tmp_path
     ended = run(project, tmp_path / "second")
 
     assert ended.code == 2
-    assert "`publish.directory.path`" in ended.err
-    assert "holds another artifact; choose another directory or remove that one" in ended.err
+    assert "`publish.existing: Replace`" in ended.err
     assert files_of(project / "published") == before
 
 
@@ -335,7 +399,7 @@ def test_a_target_that_holds_another_artifact_is_refused(project: Path, tmp_path
         ({"source": {"s3": {"uri": "models/base"}}}, "`spec.source.s3.uri`"),
         ({"quantization": {"preset": "nvfp5"}}, "'nvfp5', which is not one of"),
         ({"quantisation": {}}, "`spec.quantisation`: there is no such field; there are source,"),
-        ({"publish": {"s3": {"uri": "s3://a/b"}}}, "`spec.publish"),
+        ({"publish": {"s3": {"uri": "a/b"}}}, "`spec.publish.s3.uri`"),
     ],
 )
 def test_a_job_that_is_wrong_is_refused_by_its_field(
@@ -350,21 +414,20 @@ def test_a_job_that_is_wrong_is_refused_by_its_field(
     assert not (tmp_path / "work" / "plan.json").exists()
 
 
-@pytest.mark.parametrize("document", ["plan.json", "checkpoint.json", "inspection.json"])
+@pytest.mark.parametrize(("document", "maker"), [("plan", "plan"), ("checkpoint", "quantize")])
 def test_a_damaged_document_is_refused_by_its_name(
-    document: str, project: Path, tmp_path: Path
+    document: str, maker: str, project: Path, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     assert run(project, work).code == 0
     shutil.rmtree(project / "published")
-    (work / document).write_text("{")
+    (work / f"{document}.json").write_text("{")
 
-    ended = stage("publish", work)
+    ended = publish(work)
 
     assert ended.code == 2
-    assert f"'{work / document}' is not a" in ended.err
-    name = {"plan": "plan", "checkpoint": "quantize", "inspection": "inspect"}[document[:-5]]
-    assert f"remove it and run `halftone stage {name}`, which writes it" in ended.err
+    assert f"'{work / document}.json' is not a" in ended.err
+    assert f"remove it and run `halftone stage {maker}`, which writes it" in ended.err
 
 
 def test_a_plan_that_was_edited_is_not_carried_out(project: Path, tmp_path: Path) -> None:
