@@ -17,14 +17,17 @@ CODE := src tests tools $(wildcard benchmarks examples)
 TYPED := src tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 
 ##@ Start here
-.PHONY: help setup tools demo example
+.PHONY: help setup tools tools-begin demo example
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
 setup: $(DEV) $(QUANTIZE) $(SERVE) ## Make all three environments (about 10 GB)
 
-tools: ## Build the servers that tests run
-	@echo "tools: nothing to build yet; today's tests need Python alone"
+tools: ## Build the servers that tests run (once a machine; minutes)
+	@$(PYTHON) -m tools.servers build
+
+tools-begin: ## Begin that in the background; `make tools` waits for it
+	@$(PYTHON) -m tools.servers build >/dev/null 2>&1 </dev/null &
 
 demo: $(DEV) ## Run the main job: plan, quantize and inspect the pocket model
 	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
@@ -45,7 +48,8 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-gpu soak bench
-test: lint $(QUANTIZE) $(SERVE) ## Lint, then every tier that CI runs
+test: tools-begin lint $(QUANTIZE) $(SERVE) ## Lint, then every tier that CI runs
+	@$(MAKE) tools
 	$(VENV)/python -m pytest tests/unit tests/contract tests/integration
 
 test-unit: $(DEV) ## Pure functions, two seconds a test at most
@@ -54,17 +58,17 @@ test-unit: $(DEV) ## Pure functions, two seconds a test at most
 test-contract: $(DEV) ## Layers, wheel, requirement files, exact sizes
 	$(VENV)/python -m pytest tests/contract
 
-test-integration: $(DEV) $(QUANTIZE) $(SERVE) ## Real peers: S3, a Hub, llm-compressor, vLLM's parser
+test-integration: $(DEV) $(QUANTIZE) $(SERVE) tools ## Real peers: S3, a Hub, llm-compressor, vLLM's parser
 	$(VENV)/python -m pytest tests/integration
 
 test-gpu: $(DEV) ## What needs a GPU; says so where there is none
 	@if command -v nvidia-smi >/dev/null; then $(VENV)/python -m pytest -m gpu tests; \
 	else echo "test-gpu: NOT RUN, this machine has no GPU"; fi
 
-soak: $(DEV) $(QUANTIZE) $(SERVE) ## The tests that take many minutes
+soak: $(DEV) $(QUANTIZE) $(SERVE) tools ## The tests that take many minutes
 	$(VENV)/python -m pytest -m soak tests
 
-bench: $(DEV) $(QUANTIZE) ## Measure against the peer and print the table
+bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
 	$(VENV)/python -m benchmarks
 
 ##@ Generated files

@@ -10,8 +10,6 @@ import yaml
 from tests.builders import write_checkpoint
 from tests.commands import Outcome, files_of, halftone
 
-CHOOSE = "holds another artifact; choose another directory or remove that one."
-
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
@@ -68,7 +66,8 @@ def test_a_directory_with_something_else_is_no_target(model: Path, tmp_path: Pat
 
     sentence = refused(run(tmp_path, "photos"), tmp_path)
 
-    assert sentence.endswith(f"/photos' is not empty and {CHOOSE}")
+    assert "/photos' is not empty and holds no artifact.json" in sentence
+    assert sentence.endswith("choose another directory or remove that one.")
     assert files_of(photos) == {"cat.jpg": b"a cat"}
 
 
@@ -79,7 +78,8 @@ def test_another_plans_artifact_is_in_the_way_before_work_begins(
 
     sentence = refused(run(tmp_path, "target", "other", "fp8-dynamic"), tmp_path, "other")
 
-    assert sentence.endswith(f"/target' is not empty and {CHOOSE}")
+    assert "/target` holds the artifact " in sentence
+    assert "set `publish.existing: Replace`" in sentence
 
 
 def test_the_same_plans_artifact_is_taken_from_another_work_directory(
