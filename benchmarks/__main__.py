@@ -10,7 +10,15 @@ from pathlib import Path
 
 from benchmarks.measuring import RESULTS, Result, machine
 
-BENCHMARKS = ("kernels", "planning", "remote_inspect", "quantize", "memory", "validating")
+BENCHMARKS = (
+    "kernels",
+    "planning",
+    "remote_inspect",
+    "quantize",
+    "memory",
+    "validating",
+    "publish_s3",
+)
 
 
 def main() -> int:

@@ -45,6 +45,18 @@ DIVERGENCE_CAVEAT: Final = (
 )
 
 
+_LONGEST_UNIT: Final = 14  # characters; a longer one is a definition, which the limit says too
+
+
+def short_unit(unit: str | None) -> str:
+    """A gate's unit as it stands behind a number; "" for one that needs a sentence."""
+    if unit is None:
+        return ""
+    if unit.startswith("%") or unit == "percent":
+        return "%"
+    return unit if len(unit) <= _LONGEST_UNIT else ""
+
+
 def size_text(nbytes: int) -> str:
     """Both units, because model cards mix them up: `28.55 GB (26.59 GiB)`; small ones in MB."""
     if nbytes < 0.1 * _GB:

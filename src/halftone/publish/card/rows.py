@@ -10,7 +10,7 @@ from typing import Any
 from halftone.publish.card.explanations import FORMATS_IN_WORDS, why_kept
 from halftone.spec.documents import CheckpointDocument, Plan, RoleSummary
 from halftone.spec.gates import Metric
-from halftone.spec.presentation import OUTCOME_WORDS, short_size
+from halftone.spec.presentation import OUTCOME_WORDS, short_size, short_unit
 from halftone.spec.reports import GateResult, Report
 
 
@@ -108,7 +108,7 @@ def gate_row(gate: GateResult) -> GateRow:
         (
             gate.sourceScore or "",
             gate.quantizedScore or "",
-            " ".join(filter(None, (gate.score, gate.unit if gate.score else None))),
+            f"{gate.score} {short_unit(gate.unit)}".strip() if gate.score else "",
             gate.limit or "",
             interval,
             "" if gate.items is None else f"{gate.items:,}",
@@ -117,10 +117,16 @@ def gate_row(gate: GateResult) -> GateRow:
 
 
 def slower_loads(evidence: Mapping[str, Mapping[str, Any]], report: Report) -> list[str]:
-    """The loads at which the quantized model is slower than its source: `32 (83.1 %)`."""
+    """The loads at which the quantized model is shown to be slower: `32 (83.1 %)`."""
     found: dict[int, float] = {}
     for gate in report.gates:
         if gate.metric is Metric.Speed:
-            for load in evidence.get(gate.name, {}).get("loads", ()):
-                found[int(load["concurrency"])] = float(load["ratioPercent"])
-    return [f"{load} ({ratio:.3g} %)" for load, ratio in sorted(found.items()) if ratio < 100]
+            loads = evidence.get(gate.name, {}).get("loads", ())
+            found |= {int(one["concurrency"]): one["ratioPercent"] for one in loads if _loses(one)}
+    return [f"{load} ({ratio:.3g} %)" for load, ratio in sorted(found.items())]
+
+
+def _loses(load: Mapping[str, Any]) -> bool:
+    """Whether the whole interval of a load's ratio lies below 100 %."""
+    upper = load.get("interval", {"upper": load["ratioPercent"]})["upper"]
+    return upper is not None and upper < 100

