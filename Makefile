@@ -29,10 +29,11 @@ tools: ## Build the servers that tests run (once a machine; minutes)
 tools-begin: ## Begin that in the background; `make tools` waits for it
 	@$(PYTHON) -m tools.servers build >/dev/null 2>&1 </dev/null &
 
-demo: $(DEV) ## Run the main job: plan, quantize and inspect the pocket model
+demo: $(DEV) $(SERVE) ## Run the main job: quantize the pocket model, prove it, publish it, verify it
 	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
+	$(VENV)/halftone verify build/pocket-model-nvfp4a16
 
-example: $(DEV) ## Run a numbered example: make example N=01
+example: $(DEV) $(SERVE) ## Run a numbered example: make example N=01
 	$(VENV)/halftone run $(wildcard examples/$(N)-*.yaml) --workdir build/example-$(N)
 
 ##@ Development

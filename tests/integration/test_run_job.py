@@ -8,74 +8,24 @@ We test these aspects:
 
 import json
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from halftone.spec.artifacts import Artifact
 from halftone.spec.documents import CheckpointDocument, Plan
 from halftone.spec.reports import Verdict
 from tests.builders import drop_tensors, write_checkpoint
-from tests.commands import Outcome, files_of, halftone, start, wait_until, wide_config
+from tests.commands import files_of, halftone, start, wait_until, wide_config
+from tests.jobs import make_project, publish, run, stage, stamps, write_job
 
 DOCUMENTS = {"job.json", "plan.json", "checkpoint.json", "report.json", "artifact.json"}
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A directory with a model and a job file beside it."""
-    write_checkpoint(tmp_path / "project" / "model", "qwen3_5")
-    write_job(tmp_path / "project")
-    return tmp_path / "project"
-
-
-def write_job(project: Path, **changes: Any) -> Path:
-    spec: dict[str, Any] = {
-        "source": {"directory": {"path": "model"}},
-        "quantization": {"preset": "nvfp4a16"},
-        "publish": {"directory": {"path": "published/small"}},
-    }
-    document = {
-        "apiVersion": "halftone.dev/v1alpha1",
-        "kind": "QuantizationJob",
-        "metadata": {"name": "small"},
-        "spec": spec | changes,
-    }
-    path = project / "job.yaml"
-    path.write_text(yaml.safe_dump(document))
-    return path
-
-
-def run(project: Path, workdir: Path) -> Outcome:
-    return halftone("run", project / "job.yaml", "--workdir", workdir)
-
-
-def stage(name: str, workdir: Path, *options: str) -> Outcome:
-    return halftone("stage", name, "--workdir", workdir, *options)
-
-
-def publish(workdir: Path) -> Outcome:
-    """Publish with the digest of the report that lies there, as whoever ran the gates has it."""
-    path = workdir / "report.json"
-    digest = sha256(path.read_bytes()).hexdigest() if path.is_file() else "0" * 64
-    return stage("publish", workdir, "--report-digest", digest)
-
-
-def stamps(directory: Path) -> dict[str, tuple[int, int]]:
-    return {
-        str(path.relative_to(directory)): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
-
-
-def stable(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Without what says when the gates ran, and what carries a digest of that."""
-    timed = {"report.json", "report.html", "provenance.json", "artifact.json", "README.md"}
-    return {name: data for name, data in files.items() if Path(name).name not in timed}
+    return make_project(tmp_path / "project")
 
 
 def test_a_job_ends_in_an_artifact_beside_its_file(
@@ -140,26 +90,6 @@ def test_running_a_finished_job_again_writes_no_weight(project: Path, tmp_path: 
     assert stamps(work / "checkpoint") == checkpoint
     assert stamps(project / "published") == published
     assert {n: data for n, data in files_of(work).items() if n in DOCUMENTS} == documents
-
-
-def test_the_stages_one_by_one_give_what_run_gives(project: Path, tmp_path: Path) -> None:
-    assert run(project, tmp_path / "whole").code == 0
-    whole = files_of(project / "published")
-    shutil.rmtree(project / "published")
-
-    work = tmp_path / "work"
-    job = project / "job.yaml"
-    assert halftone("stage", "plan", "--workdir", work, "--job", job).code == 0
-    for name in ("quantize", "quantize"):
-        ended = stage(name, work)
-        assert (ended.code, ended.out) == (0, ""), ended.err
-    digests = [stage("validate", work).out.strip() for _ in range(2)]
-    assert digests[0] == digests[1]
-    for _ in range(2):
-        ended = stage("publish", work, "--report-digest", digests[0])
-        assert (ended.code, ended.out) == (0, ""), ended.err
-
-    assert stable(files_of(project / "published")) == stable(whole)
 
 
 def test_a_job_without_publish_ends_with_its_checkpoint(project: Path, tmp_path: Path) -> None:
@@ -250,72 +180,6 @@ def test_a_calibrated_job_is_planned_and_then_says_what_it_needs(
     assert not (tmp_path / "work" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("name", ["plan", "quantize", "validate", "publish"])
-def test_a_stage_in_an_empty_work_directory_says_how_to_begin(name: str, tmp_path: Path) -> None:
-    ended = stage(name, tmp_path / "work")
-
-    assert ended.code == 2
-    assert "has no job.json; start with `halftone stage plan --job JOB.yaml`" in ended.err
-
-
-@pytest.mark.parametrize(
-    ("name", "missing"),
-    [("quantize", "plan.json"), ("publish", "checkpoint.json"), ("validate", "checkpoint")],
-)
-def test_a_stage_that_comes_too_early_names_what_is_missing(
-    name: str, missing: str, project: Path, tmp_path: Path
-) -> None:
-    work = tmp_path / "work"
-    job = project / "job.yaml"
-    assert halftone("stage", "plan", "--workdir", work, "--job", job).code == 0
-    if name == "quantize":
-        (work / "plan.json").unlink()
-
-    ended = stage(name, work)
-
-    assert ended.code == 2
-    assert missing in ended.err
-    assert "Traceback" not in ended.err
-
-
-def test_a_checkpoint_without_a_report_is_not_published(project: Path, tmp_path: Path) -> None:
-    assert run(project, tmp_path / "work").code == 0
-    shutil.rmtree(project / "published")
-    (tmp_path / "work" / "report.json").unlink()
-
-    ended = publish(tmp_path / "work")
-
-    assert ended.code == 1
-    assert "report.json" in ended.err
-    assert not (project / "published").exists()
-
-
-def test_a_report_that_was_edited_opens_nothing(project: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    drop_tensors(project / "model", "mtp.")
-    assert run(project, work).code == 1
-    honest = sha256((work / "report.json").read_bytes()).hexdigest()
-    forged = (work / "report.json").read_text().replace('"Failed"', '"Passed"')
-    (work / "report.json").write_text(forged)
-
-    ended = stage("publish", work, "--report-digest", honest)
-    without = stage("publish", work)
-
-    assert (ended.code, without.code) == (1, 1)
-    assert "report" in ended.err
-    assert not (project / "published").exists()
-
-
-def test_gates_are_not_repeated_for_the_same_checkpoint(project: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    assert run(project, work).code == 0
-    before = stamps(work)["report.json"]
-
-    assert stage("validate", work).code == 0
-
-    assert stamps(work)["report.json"] == before
-
-
 def test_other_gates_make_another_report_of_the_same_checkpoint(
     project: Path, tmp_path: Path
 ) -> None:
@@ -331,40 +195,6 @@ def test_other_gates_make_another_report_of_the_same_checkpoint(
     assert ended.code == 1
     assert "Gate 'weights' failed" in ended.err
     assert stamps(work / "checkpoint") == checkpoint
-    assert not (project / "published").exists()
-
-
-def test_a_shard_that_was_changed_after_its_gates_is_not_published(
-    project: Path, tmp_path: Path
-) -> None:
-    work = tmp_path / "work"
-    assert run(project, work).code == 0
-    shutil.rmtree(project / "published")
-    shard = work / "checkpoint" / "model.safetensors"
-    data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
-    shard.write_bytes(data)
-
-    ended = publish(work)
-
-    assert ended.code == 1
-    assert "'model.safetensors'" in ended.err
-    assert "nothing is published" in ended.err
-    assert not (project / "published").exists()
-
-
-def test_a_plan_that_is_not_the_checkpoints_is_not_published_with_it(
-    project: Path, tmp_path: Path
-) -> None:
-    work = tmp_path / "work"
-    assert run(project, work).code == 0
-    shutil.rmtree(project / "published")
-    halftone("plan", project / "model", "--recipe", "fp8-block", "--output", work / "plan.json")
-
-    ended = publish(work)
-
-    assert ended.code == 2
-    assert "plan.json" in ended.err
     assert not (project / "published").exists()
 
 
@@ -412,37 +242,6 @@ def test_a_job_that_is_wrong_is_refused_by_its_field(
     assert ended.code == 2
     assert words in ended.err
     assert not (tmp_path / "work" / "plan.json").exists()
-
-
-@pytest.mark.parametrize(("document", "maker"), [("plan", "plan"), ("checkpoint", "quantize")])
-def test_a_damaged_document_is_refused_by_its_name(
-    document: str, maker: str, project: Path, tmp_path: Path
-) -> None:
-    work = tmp_path / "work"
-    assert run(project, work).code == 0
-    shutil.rmtree(project / "published")
-    (work / f"{document}.json").write_text("{")
-
-    ended = publish(work)
-
-    assert ended.code == 2
-    assert f"'{work / document}.json' is not a" in ended.err
-    assert f"remove it and run `halftone stage {maker}`, which writes it" in ended.err
-
-
-def test_a_plan_that_was_edited_is_not_carried_out(project: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    job = project / "job.yaml"
-    assert halftone("stage", "plan", "--workdir", work, "--job", job).code == 0
-    plan = json.loads((work / "plan.json").read_text())
-    plan["output"]["carried"].append("secrets.txt")
-    (work / "plan.json").write_text(json.dumps(plan))
-
-    ended = stage("quantize", work)
-
-    assert ended.code == 2
-    assert f"'{work / 'plan.json'}' was changed after it was planned" in ended.err
-    assert not (work / "checkpoint").exists()
 
 
 def test_a_job_may_clear_what_its_preset_says(project: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+import yaml
+
 from halftone.spec.files import FileEntry, FileSource
 from halftone.spec.names import (
     ARTIFACT_FILE,
@@ -40,10 +42,8 @@ _REPLACED: Final = frozenset(
     }
 )
 _LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)
-# A name on the same line, or the first of a list below; an empty field is none.
-_CARD_LICENCE = re.compile(
-    r"^license:[ \t]*(?:\[|\n[ \t]*-[ \t]+)?['\"]?(\w[\w.\-]*)", re.MULTILINE
-)
+# What an identifier may consist of; anything else in its place is no licence.
+_IDENTIFIER = re.compile(r"^\w[\w.+-]*$")
 _CARD_BYTES: Final = 65_536
 
 
@@ -69,16 +69,32 @@ def left_behind(files: Sequence[FileEntry]) -> tuple[str, ...]:
 
 
 def licence(source: FileSource, files: Sequence[FileEntry]) -> str | None:
-    """The licence's identifier from the model card, else the licence file's name, else None."""
+    """The licence's identifier from the model card, else the licence file's name, else None.
+
+    A card that lists several gives all of them, `mit, agpl-3.0`: whoever publishes has to keep
+    every one.
+    """
     names = {entry.path: entry for entry in files}
     card = names.get("README.md")
     if card is not None:
         text = source.read_range(card.path, 0, min(card.size_bytes, _CARD_BYTES))
-        head = text.decode("utf-8", errors="replace").split("\n---", 1)[0]
-        found = _CARD_LICENCE.search(head) if head.startswith("---") else None
+        found = _stated_licences(text.decode("utf-8", errors="replace"))
         if found:
-            return found.group(1)
+            return ", ".join(found)
     return next((name for name in sorted(names) if _LICENCE_FILE.match(name)), None)
+
+
+def _stated_licences(card: str) -> list[str]:
+    """The identifiers under `license` in a card's front matter."""
+    if not card.startswith("---"):
+        return []
+    try:
+        fields = yaml.safe_load(card[3:].split("\n---", 1)[0])
+    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: no such date
+        return []
+    stated = fields.get("license") if isinstance(fields, dict) else None
+    listed = stated if isinstance(stated, list) else [stated]
+    return [name for name in listed if isinstance(name, str) and _IDENTIFIER.match(name)]
 
 
 def _is_weight(path: str) -> bool:

@@ -13,11 +13,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from halftone.spec.documents import sha256_hex
 from halftone.spec.errors import CheckFailed
-from halftone.spec.gates import METRIC_ORDER, AcceptanceLength, EngineLoads, Gate, Metric, Task
+from halftone.spec.gates import (
+    METRIC_ORDER,
+    AcceptanceLength,
+    EngineLoads,
+    Gate,
+    KlDivergence,
+    Metric,
+    Perplexity,
+    Speed,
+    Task,
+    TopOneAgreement,
+    WeightError,
+)
 from halftone.spec.names import CHECKPOINT_DIRECTORY
 from halftone.spec.reports import GateResult, Outcome, Platform
 from halftone.validate.gates import acceptance_length, divergence, engine_loads, speed
 from halftone.validate.gates.task import judge_tasks
+from halftone.validate.gates.token_divergence import Divergence
 from halftone.validate.local_tasks import is_local, read_local_task
 from halftone.validate.serving.prompts import PromptSet, can_see, prompt_set
 from halftone.validate.serving.session import EngineFacts, EngineOptions, EngineSession
@@ -105,20 +118,21 @@ class SourceAnswers:
             if any(gate.metric in _DIVERGENCE for gate in self._gates):
                 answers |= self._divergence()
             for gate in self._gates:
-                if gate.metric is Metric.Task:
-                    asked = {**_task_parameters(gate), "files": _task_files(gate)}
-                    answers[gate.name] = self._kept.or_measured(
-                        "task",
-                        self._key(asked),
-                        lambda g=gate: self._ask("task", _task_parameters(g)),
-                    )
-                elif gate.metric is Metric.Speed:
+                if isinstance(gate, Task):
+                    answers[gate.name] = self._task(gate)
+                elif isinstance(gate, Speed):
                     # Never kept: both models have to be timed in one run.
-                    answers[gate.name] = self._ask("speed", speed.parameters(gate))
+                    asked = speed.parameters(gate, card=False)
+                    answers[gate.name] = self._ask("speed", asked)
         finally:
             if self._open is not None:
                 self._open.__exit__(None, None, None)
         return answers
+
+    def _task(self, gate: Task) -> Answer:
+        asked = _task_parameters(gate)
+        key = self._key({**asked, "files": _task_files(gate)})
+        return self._kept.or_measured("task", key, lambda: self._ask("task", asked))
 
     def _divergence(self) -> dict[str, Answer]:
         rows = self._prompts.rows
@@ -185,10 +199,12 @@ class Measuring:
                 return self._all_tasks()[gate.name]
             case AcceptanceLength():
                 return self._acceptance(gate)
-            case _ if gate.metric in _DIVERGENCE:
-                return divergence.judge(gate, self._divergence), self._divergence_evidence
-            case _:
+            case Speed():
                 return self._speed(gate)
+            case KlDivergence() | TopOneAgreement() | Perplexity():
+                return divergence.judge(gate, self._divergence), self._divergence_evidence
+            case WeightError():
+                raise AssertionError("a gate on files is measured elsewhere. This is a bug.")
 
     def _engine_loads(self, gate: EngineLoads) -> "Measured":
         rows = self._prompts.rows[:_GENERATED_PROMPTS]
@@ -205,7 +221,7 @@ class Measuring:
         )
 
     @cached_property
-    def _divergence(self) -> divergence.Divergence:
+    def _divergence(self) -> Divergence:
         score = self._source["score"]
         rows = self._prompts.rows
         answer = self._session.ask("follow", prompts=rows, source=score["prompts"])
@@ -225,7 +241,7 @@ class Measuring:
             self._tasks = {g.name: row for g, row in zip(gates, judged, strict=True)}
         return self._tasks
 
-    def _speed(self, gate: Any) -> "Measured":
+    def _speed(self, gate: Speed) -> "Measured":
         found = self._session.ask("speed", **speed.parameters(gate))
         return speed.judge(
             gate,

@@ -34,6 +34,7 @@ _ERRORS: Final[dict[str, type[HalftoneError]]] = {
 }
 # What only publishing needs; a process that reads somebody's checkpoint has no use for it.
 _SECRETS: Final = ("AWS_", SIGNING_KEY_FILE)
+_HUB_SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 _SHUTDOWN_S: Final = 20.0
 _POLL_S: Final = 0.5
 # Exit by these signals has a cause that a reader can do something about.
@@ -174,8 +175,10 @@ class EngineSession:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def _start(self) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(_SECRETS)}
-        if self.options.offline:
+        offline = self.options.offline
+        secrets = _SECRETS + (_HUB_SECRETS if offline else ())
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(secrets)}
+        if offline:
             environment["HF_HUB_OFFLINE"] = "1"
         with self.log.open("wb") as log:
             # A session of its own, so that its own children end with it.
