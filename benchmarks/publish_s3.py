@@ -1,8 +1,8 @@
 """Publishing 2 GB to S3 beside boto3's transfer manager at its best setting, and our peak memory.
 
 Both send two shards to one versitygw on this machine, each in a process of its own. The peer's
-setting is the fastest of several that are tried first with a quarter of the bytes; it sends the
-same bytes with CRC-32 where we send SHA-256, and makes nothing visible in one step.
+setting is the fastest of several that are tried first with a quarter of the bytes. Both send a
+CRC-32 with each part; we also hold every file against its SHA-256, and make all visible in one step.
 """
 
 import json

@@ -1,13 +1,14 @@
 """The pure parts of publishing to S3: checksums, names, and what a store's answer means.
 
 We test these aspects:
-- SHA-256 as S3 writes it, for objects of one piece and of several
+- checksums as S3 writes them, for objects of one piece and of several
 - names of folders, and what is no artifact
 - one sentence for each answer, with its kind, reason and exit code
 """
 
 import base64
 import hashlib
+import zlib
 from typing import Any
 
 import pytest
@@ -37,16 +38,20 @@ from halftone.stores.s3_writing import PreconditionError, UploadGoneError, trans
 URI = "s3://models/team/base"
 
 
-def test_an_object_has_its_sha256_in_base64() -> None:
-    data = b"weights"
-    assert of_object(hashlib.sha256(data).hexdigest()) == of_part(data)
-    assert base64.b64decode(of_part(data)) == hashlib.sha256(data).digest()
+def test_an_object_of_one_piece_has_its_sha256_in_base64() -> None:
+    digest = hashlib.sha256(b"weights")
+    assert base64.b64decode(of_object(digest.hexdigest())) == digest.digest()
 
 
-def test_an_object_of_parts_has_the_digest_of_their_digests_and_their_count() -> None:
+def test_a_part_has_its_crc_in_base64() -> None:
+    assert base64.b64decode(of_part(b"123456789")).hex() == "cbf43926"  # the standard's own check
+
+
+def test_an_object_of_parts_has_the_crc_of_their_crcs_and_their_count() -> None:
     parts = [b"one", b"two", b"three"]
-    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
-    assert of_parts([of_part(part) for part in parts]) == base64.b64encode(digest).decode() + "-3"
+    together = zlib.crc32(b"".join(zlib.crc32(part).to_bytes(4, "big") for part in parts))
+    encoded = base64.b64encode(together.to_bytes(4, "big")).decode()
+    assert of_parts([of_part(part) for part in parts]) == f"{encoded}-3"
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_BYTES, PART_BYTES * MAX_PARTS, 5 * 10**12])

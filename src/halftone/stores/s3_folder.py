@@ -116,7 +116,7 @@ class Folder:
                 return body.read(MAX_DOCUMENT_BYTES), answer["ETag"]
 
     def checksum(self, path: str) -> str | None:
-        """The SHA-256 that the store keeps of an object, as S3 writes it; None without one."""
+        """What the store keeps of an object, in the words of `s3_checksums`; None without any."""
         with translated(self.uri, path):
             try:
                 answer = self.client.head_object(
@@ -126,7 +126,7 @@ class Folder:
                 if status_of(error) == 404:
                     return None
                 raise
-        return answer.get("ChecksumSHA256")
+        return answer.get("ChecksumSHA256") or answer.get("ChecksumCRC32")
 
     def put(self, path: str, data: bytes | bytearray, checksum: str, **condition: str) -> None:
         """Write an object in one piece; `condition` is `IfMatch` or `IfNoneMatch`.
@@ -169,7 +169,7 @@ class Folder:
         """Begin a multipart upload and give its id."""
         with translated(self.uri, path):
             return self.client.create_multipart_upload(
-                Bucket=self.bucket, Key=self.prefix + path, ChecksumAlgorithm="SHA256"
+                Bucket=self.bucket, Key=self.prefix + path, ChecksumAlgorithm="CRC32"
             )["UploadId"]
 
     def parts(self, path: str, upload: str) -> dict[int, Part]:
@@ -183,7 +183,7 @@ class Folder:
                         item["PartNumber"],
                         item["Size"],
                         item["ETag"],
-                        item.get("ChecksumSHA256"),
+                        item.get("ChecksumCRC32"),
                         item["LastModified"],
                     )
         return found
@@ -191,20 +191,20 @@ class Folder:
     def put_part(self, path: str, upload: str, number: int, data: bytearray, checksum: str) -> None:
         """Send one part. Raises UploadGoneError."""
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
-        where |= {"PartNumber": number, "Body": data, "ChecksumSHA256": checksum}
+        where |= {"PartNumber": number, "Body": data, "ChecksumCRC32": checksum}
         with translated(self.uri, path):
             _send(lambda: self.client.upload_part(**where))
 
     def complete(self, path: str, upload: str, parts: Sequence[Part], checksum: str) -> None:
         """Make one object of `parts`; the store compares `checksum`. Raises UploadGoneError."""
         wanted: Any = [
-            {"PartNumber": part.number, "ETag": part.etag, "ChecksumSHA256": part.checksum}
+            {"PartNumber": part.number, "ETag": part.etag, "ChecksumCRC32": part.checksum}
             for part in parts
         ]
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
         with translated(self.uri, path):
             self.client.complete_multipart_upload(
-                MultipartUpload={"Parts": wanted}, ChecksumSHA256=checksum, **where
+                MultipartUpload={"Parts": wanted}, ChecksumCRC32=checksum, **where
             )
 
     def abort(self, path: str, upload: str) -> None:

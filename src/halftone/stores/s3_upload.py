@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from halftone.spec.documents import WrittenFile
-from halftone.spec.errors import CheckFailed, EnvironmentFault
+from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.publishing import Progress
 from halftone.stores.s3_checksums import of_object, of_part, of_parts, part_bytes
@@ -57,7 +57,9 @@ class ArtifactUpload:
         self._progress = progress
         self._told: dict[str, dict[int, int]] = defaultdict(dict)
         self._lock = threading.Lock()
+        # What the store must have of a file, and whether this run has sent it whole.
         self._checksums: dict[str, str] = {}
+        self._sent: set[str] = set()
         self._stopped = threading.Event()
         # Buffers that are free; None is one that was not needed so far. Used again, because fresh
         # memory costs as much as the copy into it.
@@ -100,7 +102,7 @@ class ArtifactUpload:
         sent: list[_Sent] = []
         try:
             for file in files:
-                if self._is_there(file, stored.get(file.path)):
+                if file.path in stored and self._is_there(file, stored[file.path]):
                     continue
                 if file.sizeBytes <= part_bytes(file.sizeBytes):
                     sent.append(self._send_whole(file, senders))
@@ -120,6 +122,7 @@ class ArtifactUpload:
         for one in sent:
             try:
                 self._checksums[one.file.path] = one.checksum.result()
+                self._sent.add(one.file.path)
             except UploadGoneError:
                 pass  # the next pass looks whether somebody else completed it
             except _StoppedError:
@@ -130,12 +133,17 @@ class ArtifactUpload:
             raise errors[0]
 
     def _is_there(self, file: WrittenFile, stored: str | None) -> bool:
-        """Whether the store has the file already, with the bytes that the tree has."""
-        if stored is None:
-            return False
+        """Whether the object of this name and size has the bytes that the tree has.
+
+        Raises RefusedInput(TargetUnsafe) when it has others although they have just been sent.
+        """
         if file.path not in self._checksums:
+            if stored is None:
+                return False
             self._checksums[file.path] = self._checksum(file)
         if self._checksums[file.path] != stored:
+            if file.path in self._sent:
+                raise _unsafe(self._folder.uri, file)
             return False
         self._tell(file.path, 0, file.sizeBytes - sum(self._told[file.path].values()))
         return True
@@ -295,6 +303,15 @@ def _fill(descriptor: int, piece: bytearray, offset: int) -> None:
         if not got:
             break  # it became shorter; the zeros that are left give it another digest
         done += got
+
+
+def _unsafe(uri: str, file: WrittenFile) -> RefusedInput:
+    return RefusedInput(
+        Reason.TargetUnsafe,
+        FIELD,
+        f"The server does not keep the checksum of `{file.path}` in `{uri}`, so nobody can tell "
+        "what arrived; publish to another server, or to a directory or the Hub.",
+    )
 
 
 def _differs(file: WrittenFile, how: str) -> CheckFailed:
