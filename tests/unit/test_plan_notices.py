@@ -16,13 +16,18 @@ def server_warnings(directory: Path, model: str | Config, recipe: str) -> list[N
     return [w for w in plan.warnings if w.reason is WarningReason.ServerCannotLoad]
 
 
-def test_weight_only_fp8_of_routed_experts_is_warned_of(tmp_path: Path) -> None:
+def test_weight_only_fp8_blocks_are_warned_of_once_for_experts_and_once_for_others(
+    tmp_path: Path,
+) -> None:
     config = tiny_config(
         "qwen3_5_moe", moe_intermediate_size=128, shared_expert_intermediate_size=128
     )
-    (notice,) = server_warnings(tmp_path / "a16", config, "fp8-block-a16")
-    assert ".mlp.experts.0." in notice.subject
-    assert "give Experts the format FP8_BLOCK." in notice.message
+    warnings = server_warnings(tmp_path / "a16", config, "fp8-block-a16")
+    experts = next(notice for notice in warnings if ".mlp.experts.0." in notice.subject)
+    (other,) = (notice for notice in warnings if notice is not experts)
+    assert "give Experts the format FP8_BLOCK." in experts.message
+    assert "AssertionError" in other.message
+    assert other.message.endswith("the format FP8_DYNAMIC.")
     assert server_warnings(tmp_path / "block", config, "fp8-block") == []
 
 

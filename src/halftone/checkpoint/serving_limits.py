@@ -5,7 +5,14 @@ real model classes (tests/integration/test_vllm_reads_the_configuration.py); a l
 lift it.
 """
 
+from typing import Final
+
 from halftone.spec.formats import FP8_BLOCK_SIDE
+
+# `CompressedTensorsW8A16Fp8` asserts `is_static_input_scheme is False` after loading and has None
+# there (seen by loading; vllm#34863). The checkpoint is well formed and later servers may take it,
+# so planning warns and inspection does not call it a defect.
+WEIGHT_ONLY_BLOCKS: Final = "vLLM 0.32 stops with an AssertionError on weight-only FP8 in blocks"
 
 
 def block_fp8_obstacle(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from halftone.checkpoint.architectures.table import Architecture
-from halftone.checkpoint.serving_limits import block_fp8_obstacle
+from halftone.checkpoint.serving_limits import WEIGHT_ONLY_BLOCKS, block_fp8_obstacle
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.documents import Notice
 from halftone.spec.formats import Format
@@ -22,25 +22,32 @@ def loading_notices(
     for tensor in tensors:
         if tensor.group is not None and tensor.row is not None:
             last[tensor.group] = max(order[tensor.row.path], last.get(tensor.group, 0))
-    told: set[bool] = set()
+    told: set[tuple[bool, Format]] = set()
     for tensor in tensors:
-        if tensor.format not in _BLOCK_FORMATS or tensor.row is None or tensor.group is None:
+        if tensor.format not in _BLOCK_FORMATS or tensor.row is None:
             continue
-        expert = tensor.role is Role.Experts
-        weight_only = tensor.format is Format.FP8_BLOCK_A16
-        obstacle = block_fp8_obstacle(
-            routed_expert=expert,
-            weight_only=weight_only,
-            rows=tensor.shape[0],
-            followed=order[tensor.row.path] < last[tensor.group],
+        obstacle, other = _obstacle(
+            tensor, order[tensor.row.path] < last.get(tensor.group or "", 0)
         )
-        if obstacle is None or (expert and weight_only) in told:
+        kind = (obstacle or "").partition(" rows")[2] or obstacle
+        if obstacle is None or kind is None or kind in told:
             continue
-        told.add(expert and weight_only)
-        other = Format.FP8_BLOCK if expert and weight_only else Format.FP8_DYNAMIC
+        told.add(kind)
         yield Notice(
             reason=WarningReason.ServerCannotLoad,
             subject=tensor.name,
             message=f"`{tensor.name}` will not load: {obstacle}; give {tensor.role} the format "
             f"{other}.",
         )
+
+
+def _obstacle(tensor: LogicalTensor, followed: bool) -> tuple[str | None, Format]:
+    """Why vLLM cannot load a matrix of FP8 blocks, and a format that it can."""
+    expert = tensor.role is Role.Experts
+    weight_only = tensor.format is Format.FP8_BLOCK_A16
+    if weight_only and not expert:
+        return WEIGHT_ONLY_BLOCKS, Format.FP8_DYNAMIC
+    obstacle = block_fp8_obstacle(
+        routed_expert=expert, weight_only=weight_only, rows=tensor.shape[0], followed=followed
+    )
+    return obstacle, Format.FP8_BLOCK if expert and weight_only else Format.FP8_DYNAMIC
