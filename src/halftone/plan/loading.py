@@ -26,11 +26,10 @@ def loading_notices(
     for tensor in tensors:
         if tensor.format not in _BLOCK_FORMATS or tensor.row is None:
             continue
-        obstacle, other = _obstacle(
-            tensor, order[tensor.row.path] < last.get(tensor.group or "", 0)
-        )
-        kind = (obstacle or "").partition(" rows")[2] or obstacle
-        if obstacle is None or kind is None or kind in told:
+        followed = order[tensor.row.path] < last.get(tensor.group or "", 0)
+        obstacle, other = _obstacle(tensor, followed)
+        kind = (tensor.format is Format.FP8_BLOCK_A16, other)
+        if obstacle is None or kind in told:
             continue
         told.add(kind)
         yield Notice(
