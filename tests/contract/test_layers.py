@@ -43,7 +43,8 @@ def test_the_layers_hold() -> None:
         ("stores/__init__.py", "import halftone.checkpoint", "a room imports lower rooms only"),
         ("validate/__init__.py", "import boto3", "only stores talk to S3 and the Hub"),
         ("plan/__init__.py", "import numba", "spec and plan work on paper"),
-        ("quantize/__init__.py", "import torch", "no room imports the GPU stack"),
+        ("quantize/__init__.py", "import torch", "the GPU stack is imported by our plugin of vLLM"),
+        ("validate/verdicts.py", "import vllm", "the GPU stack is imported by our plugin of vLLM"),
     ],
 )
 def test_a_wrong_import_breaks_its_contract(
@@ -57,7 +58,7 @@ def test_a_wrong_import_breaks_its_contract(
     linted = lint_imports(tmp_path)
 
     assert linted.returncode == 1, linted.stdout
-    broken = [text for text in linted.stdout.splitlines() if text.endswith("BROKEN")]
+    broken = [text for text in linted.stdout.splitlines() if " BROKEN" in text]
     assert [text for text in broken if text.startswith(contract)], linted.stdout
 
 

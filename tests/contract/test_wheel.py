@@ -67,8 +67,13 @@ def test_the_wheel_holds_every_data_file_of_the_package(wheel: Path) -> None:
 
 def test_the_wheel_declares_its_command_and_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        texts = {Path(name).name: archive.read(name).decode() for name in archive.namelist()}
+        texts = {
+            Path(name).name: archive.read(name).decode()
+            for name in archive.namelist()
+            if ".dist-info/" in name
+        }
     assert "halftone = halftone.cli.main:main" in texts["entry_points.txt"]
+    assert "halftone_cpu = halftone.engine:register" in texts["entry_points.txt"]
     assert "License-Expression: Apache-2.0" in texts["METADATA"]
     assert "Apache License" in texts["LICENSE"]
 

@@ -48,6 +48,11 @@ def copy_of(made: Made, target: Path, change: Callable[[Path], object]) -> Path:
     return target
 
 
+def exchange_modules(checkpoint: Path, one: str, other: str) -> None:
+    for part in ("weight_packed", "weight_scale", "weight_global_scale"):
+        sabotage.exchange(checkpoint, one + part, other + part)
+
+
 def structure(source: Path, made: Made, checkpoint: Path) -> Measured:
     with closing(open_source(source)) as original, closing(open_source(checkpoint)) as files:
         return measure_structure(made.planned, original, files)
@@ -165,14 +170,7 @@ def test_exchanged_experts_and_a_turned_router_are_named(
     one = next(n for n in names if ".experts.0.down_proj" in n).removesuffix("weight")
     other = one.replace(".experts.0.", ".experts.1.")
     router = one.split(".experts.")[0] + ".gate.weight"
-    swapped = copy_of(
-        made,
-        tmp_path / "swapped",
-        lambda d: [
-            sabotage.exchange(d, one + part, other + part)
-            for part in ("weight_packed", "weight_scale", "weight_global_scale")
-        ],
-    )
+    swapped = copy_of(made, tmp_path / "swapped", lambda d: exchange_modules(d, one, other))
     turned = copy_of(made, tmp_path / "turned", lambda d: sabotage.reverse_rows(d, router))
 
     in_experts, _ = weight_error(source, made, swapped)

@@ -401,6 +401,30 @@ def test_an_address_that_is_no_target_is_refused(uri: str) -> None:
     assert caught.value.reason is Reason.InvalidJob
 
 
+def test_capacity_cards_are_added_beside_the_artifact(
+    s3_server: VersityGateway, bucket: str, tree: Path, first: Artifact
+) -> None:
+    uri = f"s3://{bucket}/model"
+    cards = ["capacity/b200.json", "capacity/b200.json.sig"]
+    (tree / "capacity").mkdir()
+    for number, card in enumerate(cards):
+        (tree / card).write_text(f"card {number}")
+    with closing(open_target_uri(uri)) as target:
+        with pytest.raises(RefusedInput, match="publish it first") as caught:
+            target.add_cards(tree, cards)
+        assert caught.value.reason is Reason.SourceNotFound
+        published = target.publish(tree, first, Existing.Refuse, lambda nbytes: None)
+
+        target.add_cards(tree, cards)
+        before = s3_server.client.list_objects_v2(Bucket=bucket)["Contents"]
+        target.add_cards(tree, cards)
+        assert s3_server.client.list_objects_v2(Bucket=bucket)["Contents"] == before
+        (tree / cards[0]).write_text("measured again")
+        target.add_cards(tree, cards)
+        assert target.current() == published
+    assert read_through(uri) == files_of(tree)
+
+
 def test_the_document_is_what_every_reader_parses(bucket: str, tree: Path, first: Artifact) -> None:
     published = publish(f"s3://{bucket}/model", tree, first)
     with closing(open_source(published.uri)) as source:

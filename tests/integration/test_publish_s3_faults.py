@@ -258,7 +258,6 @@ def test_what_passes_is_waited_out(
         (Fault.Broken, NAME, EnvironmentFault, Reason.StoreUnavailable, "answered 500"),
         (Fault.Reset, PART, EnvironmentFault, Reason.StoreUnavailable, "check the network"),
         (Fault.Nonsense, "POST", EnvironmentFault, Reason.StoreUnavailable, "run the same command"),
-        (Fault.Nonsense, "GET .*list-type", EnvironmentFault, Reason.StoreUnavailable, "Parser"),
         (Fault.Garbled, PART, EnvironmentFault, Reason.StoreUnavailable, "BadDigest"),
         (Fault.Expired, PART, RefusedInput, Reason.AccessDenied, "have expired; renew them"),
         (Fault.Expired, NAME, RefusedInput, Reason.AccessDenied, "have expired; renew them"),

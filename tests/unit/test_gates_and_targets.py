@@ -27,7 +27,7 @@ def job(**spec: Any) -> QuantizationJob:
     )
 
 
-EVERY_METRIC = [
+EVERY_METRIC: list[dict[str, Any]] = [
     {"name": "weights", "metric": "WeightError", "maximum": "0.11"},
     {"name": "loads", "metric": "EngineLoads"},
     {"name": "kl", "metric": "KlDivergence", "maximum": "0.05"},

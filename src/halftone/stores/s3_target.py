@@ -5,6 +5,7 @@ last and only if nobody else has written it meanwhile, so of several publishers 
 reader ever sees two artifacts mixed. `halftone.stores.s3_layout` says what lies where.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -89,6 +90,27 @@ class S3ArtifactTarget:
             return self._raced(published, error)
         self._tidy(name, former[0] if former else None)
         return published
+
+    def add_cards(self, tree: Path, paths: Sequence[str]) -> None:
+        """See `ArtifactTarget.add_cards`; they go into the folder of the artifact.
+
+        Raises RefusedInput(SourceNotFound) when there is no artifact.
+        """
+        if not paths:
+            return
+        current = self.current()
+        if current is None:
+            raise RefusedInput(
+                Reason.SourceNotFound,
+                FIELD,
+                f"`{self.uri}` holds no artifact to put capacity cards beside; publish it first.",
+            )
+        folder = self._root.below(_name(current))
+        for path in paths:
+            data = (tree / path).read_bytes()
+            checksum = of_object(sha256_hex(data))
+            if folder.checksum(path) != checksum:
+                folder.put(path, data, checksum)
 
     def leftovers(self) -> list[Leftover]:
         """Superseded folders, folders of publishers that did not come back, dead uploads."""

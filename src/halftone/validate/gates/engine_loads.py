@@ -21,7 +21,7 @@ from halftone.validate.serving.session import EngineFacts
 # Words of vLLM 0.32 (`CompressedTensorsW4A4Fp4`, the experts' methods, Quark's): the members of a
 # merged layer have different global scales, so all but one are decoded wrongly.
 _DIFFERENT: Final = re.compile(
-    r"global[ _]scale(?: for \w+)?(?: is| are) different|w1_weight_global_scale must match"
+    r"global[ _]scale(?: for \w+)?(?: is| are) different|w1_weight_\w+ must match"
 )
 # Experts with input scales of their own lose accuracy but are decoded rightly: vLLM takes the
 # largest.
