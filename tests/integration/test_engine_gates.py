@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from halftone.checkpoint.digests import checkpoint_digest
 from halftone.spec.documents import CheckpointDocument, Plan
 from halftone.spec.names import CACHE_DIRECTORY, SERVE_PYTHON
 from halftone.spec.reports import GateResult, Platform, Report, Verdict
@@ -43,8 +42,8 @@ ARITHMETIC = {
     "sampleLimit": 120,
     "minRecoveryPercent": 90,
 }
-# Matrices that are rounded: nearly all that a layer multiplies with.
-ROUNDED = (".mlp.", ".self_attn.", ".linear_attn.in_proj_qkv", ".linear_attn.out_proj")
+# Matrices that are rounded: all that a layer multiplies with.
+ROUNDED = (".mlp.", ".self_attn.", ".linear_attn.in_proj", ".linear_attn.out_proj")
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,10 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Honest:
         source={"directory": {"path": str(MODEL)}},
         validation={"gates": [LOADS, DIVERGENCE, ARITHMETIC]},
     )
+    # In this process, so that kernels which other tests have compiled are not compiled again.
+    for stage in (("plan", "--job", job), ("quantize",)):
+        done = halftone("stage", *stage, "--workdir", folder / "work")
+        assert done.code == 0, done.err
     return Honest(folder, command(cache, "run", job, "--workdir", folder / "work"), cache)
 
 
@@ -248,7 +251,6 @@ def test_the_gates_that_read_files_stop_it_before_a_model_is_loaded(
     shutil.rmtree(work / "checkpoint")
     shutil.copytree(rounded[1] / "checkpoint", work / "checkpoint")
     coarse = CheckpointDocument.load(rounded[1] / "checkpoint.json")
-    assert coarse.digest == checkpoint_digest(coarse.files)
     planned = Plan.load(work / "plan.json").digest
     coarse.model_copy(update={"planDigest": planned}).save(work / "checkpoint.json")
 

@@ -4,8 +4,19 @@ Called by the modules that mirror the blocks of a `QuantizationJob` (design §4)
 """
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _without_credentials(url: str) -> str:
+    """Documents are kept and published, so an address with a password in it is refused."""
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(
+            "must hold no user name and no password; credentials come from the environment"
+        )
+    return url
+
 
 ShortText = Annotated[str, Field(min_length=1, max_length=253)]
 # Linux allows any character in a path but NUL.
@@ -14,13 +25,16 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00
 DecimalText = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,12})?$")]
 Percent = Annotated[int, Field(ge=0, le=100)]
 S3Uri = Annotated[str, Field(pattern=r"^s3://[^/]+/?.*$", max_length=1024)]
-HttpUrl = Annotated[str, Field(pattern=r"^https?://", max_length=1024)]
+HttpUrl = Annotated[
+    str, Field(pattern=r"^https?://", max_length=1024), AfterValidator(_without_credentials)
+]
 
 
 class ApiModel(BaseModel):
     """Strict and frozen: an unknown field is an error that names it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # pydantic's own text would repeat a value, which may be a password in the wrong place.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class SecretKeyRef(ApiModel):

@@ -155,7 +155,9 @@ def _refusal(
         known = ", ".join(_model_at(model, first["loc"][:-1]).model_fields)
         what = f"there is no such field; there are {known}"
     value = first.get("input")
-    got = f" (found '{value}')" if isinstance(value, str | int) else ""
+    # An address with an `@` may hold a password.
+    shown = isinstance(value, int) or (isinstance(value, str) and not {"@", ":"} <= set(value))
+    got = f" (found '{value}')" if shown else ""
     return RefusedInput(Reason.InvalidJob, where, f"In '{origin}', `{where}`: {what}{got}.")
 
 
