@@ -18,7 +18,7 @@ from tests.uploads import draft_of
 _RATIO = 1.2
 _MEMORY = 300e6
 _ROUNDS = 4
-_PEER = Path(__file__).with_name("transfer_manager.py")
+_PEER = Path(__file__).with_name("boto3_transfer.py")
 _BYTES = 2_000_000_000
 # Concurrency and part size in MiB; 10 and 8 are boto3's defaults.
 _SETTINGS = ((4, 16), (4, 64), (8, 16), (10, 8), (10, 32), (16, 16))

@@ -12,14 +12,20 @@ import re
 import subprocess
 import sys
 import traceback
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from halftone.checkpoint.digests import file_sha256
 from halftone.spec.artifacts import Artifact, manifest_digest
 from halftone.spec.documents import WrittenFile
 from halftone.spec.reports import Verdict
 from halftone.spec.targets import Existing
+from halftone.stores import open_source
 from halftone.stores.s3_target import S3ArtifactTarget
+
+if TYPE_CHECKING:  # pytest, which comes with it, is no part of a publisher's process
+    from tests.servers.versitygw import VersityGateway
 
 MIB = 2**20
 # Shards of several parts and of one, a file in a folder, an empty one.
@@ -85,6 +91,34 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def keys(server: "VersityGateway", bucket: str) -> set[str]:
+    """Every object of a bucket."""
+    pages = server.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return {item["Key"] for page in pages for item in page.get("Contents", ())}
+
+
+def unfinished(server: "VersityGateway", bucket: str) -> list[str]:
+    """The keys of multipart uploads that nobody completed or aborted."""
+    found = server.client.list_multipart_uploads(Bucket=bucket)
+    return [item["Key"] for item in found.get("Uploads", ())]
+
+
+def read_through(uri: str) -> dict[str, bytes]:
+    """Every file that a reader of `uri` finds, without the document."""
+    with closing(open_source(uri)) as source:
+        read = {e.path: source.read_range(e.path, 0, e.size_bytes) for e in source.files()}
+    read.pop("artifact.json")
+    return read
+
+
+def publish(
+    uri: str, tree: Path, artifact: Artifact, existing: Existing = Existing.Refuse
+) -> Artifact:
+    """Publish in this process; the environment leads to the server."""
+    with closing(S3ArtifactTarget(uri)) as target:
+        return target.publish(tree, artifact, existing, lambda nbytes: None)
 
 
 def _peak() -> int:

@@ -2,9 +2,8 @@
 
 We test these aspects:
 - what lies where after publishing, and that a source of that name reads it
-- the same digest, another one, Replace, and what stays reachable
+- the same digest, and another one (Replace: see `test_publish_s3_leftovers`)
 - publishers that race
-- what `gc` lists and removes, and what it leaves alone
 - what is refused before an upload: other objects, missing buckets, servers that cannot do it
 """
 
@@ -21,7 +20,6 @@ import pytest
 from halftone.spec.artifacts import Artifact
 from halftone.spec.errors import CheckFailed, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
-from halftone.spec.publishing import LeftoverKind
 from halftone.spec.targets import DirectoryTarget, Existing, Publish, S3Target
 from halftone.stores import open_source
 from halftone.stores.opening import open_target, open_target_uri
@@ -29,34 +27,9 @@ from halftone.stores.s3_target import S3ArtifactTarget
 from tests.commands import files_of
 from tests.doubles.faulty_proxy import FaultyProxy
 from tests.servers.versitygw import VersityGateway
-from tests.uploads import SIZES, write_tree
+from tests.uploads import SIZES, keys, publish, read_through, unfinished, write_tree
 
 SMALL = {"config.json": 300, "model.safetensors": 5000}
-
-
-def keys(server: VersityGateway, bucket: str) -> set[str]:
-    pages = server.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-    return {item["Key"] for page in pages for item in page.get("Contents", ())}
-
-
-def uploads(server: VersityGateway, bucket: str) -> list[str]:
-    found = server.client.list_multipart_uploads(Bucket=bucket)
-    return [item["Key"] for item in found.get("Uploads", ())]
-
-
-def read_through(uri: str) -> dict[str, bytes]:
-    """Every file that a reader of `uri` finds, without the document."""
-    with closing(open_source(uri)) as source:
-        read = {e.path: source.read_range(e.path, 0, e.size_bytes) for e in source.files()}
-    read.pop("artifact.json")
-    return read
-
-
-def publish(
-    uri: str, tree: Path, artifact: Artifact, existing: Existing = Existing.Refuse
-) -> Artifact:
-    with closing(S3ArtifactTarget(uri)) as target:
-        return target.publish(tree, artifact, existing, lambda nbytes: None)
 
 
 def refused(
@@ -103,7 +76,7 @@ def test_files_go_into_a_folder_of_their_own_and_the_name_says_which(
         f"{folder}/artifact.json",
         *(f"{folder}/{path}" for path in SIZES),
     }
-    assert uploads(s3_server, bucket) == []
+    assert unfinished(s3_server, bucket) == []
     assert sum(told) == draft.sizeBytes
     for uri in (f"s3://{bucket}/team/model", artifact.uri):
         assert read_through(uri) == files_of(tree)
@@ -190,77 +163,6 @@ def test_another_digest_is_refused_and_nothing_is_written(
     assert keys(s3_server, bucket) == before
 
 
-def test_replacing_keeps_the_former_reachable_until_gc(
-    s3_server: VersityGateway, bucket: str, tree: Path, first: Artifact, second: Artifact
-) -> None:
-    uri = f"s3://{bucket}/model"
-    former = publish(uri, tree, first)
-    current = publish(uri, tree.parent / "other", second, Existing.Replace)
-
-    assert read_through(uri) == files_of(tree.parent / "other")
-    assert read_through(former.uri) == files_of(tree)
-    with closing(open_target_uri(uri)) as target:
-        [leftover] = target.leftovers()
-        assert leftover.kind is LeftoverKind.Superseded
-        assert (leftover.uri, leftover.checkpoint_digest) == (former.uri, former.checkpointDigest)
-        assert leftover.size_bytes == former.sizeBytes + len(former.to_bytes())
-        target.remove(leftover)
-        assert target.leftovers() == []
-        assert target.current() == current
-    names = {key.split("/")[1] for key in keys(s3_server, bucket)}
-    assert names == {"artifact.json", current.uri.rpartition("/")[2]}
-
-
-def test_what_was_replaced_may_come_back_and_is_then_no_leftover(
-    bucket: str, tree: Path, first: Artifact, second: Artifact
-) -> None:
-    uri = f"s3://{bucket}/model"
-    former = publish(uri, tree, first)
-    publish(uri, tree.parent / "other", second, Existing.Replace)
-    with closing(S3ArtifactTarget(uri)) as target:
-        [stale] = target.leftovers()
-
-        assert publish(uri, tree, first, Existing.Replace) == former
-
-        target.remove(stale)  # listed before it came back
-        assert [leftover.checkpoint_digest for leftover in target.leftovers()] == [
-            second.checkpointDigest
-        ]
-    assert read_through(uri) == files_of(tree)
-
-
-def test_gc_leaves_a_publisher_its_time_and_strangers_their_objects(
-    s3_server: VersityGateway, bucket: str, tree: Path, first: Artifact
-) -> None:
-    uri = f"s3://{bucket}/model"
-    published = publish(uri, tree, first)
-    client = s3_server.client
-    for folder in ("0123456789ab-01234567", "mine"):
-        key = f"model/{folder}/model.safetensors"
-        client.put_object(Bucket=bucket, Key=f"model/{folder}/config.json", Body=b"{}")
-        begun = client.create_multipart_upload(Bucket=bucket, Key=key)
-        client.upload_part(
-            Bucket=bucket, Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"12345"
-        )
-    inside = f"{published.uri.removeprefix(f's3://{bucket}/')}/config.json"
-    client.create_multipart_upload(Bucket=bucket, Key=inside)
-
-    with closing(S3ArtifactTarget(uri)) as target:
-        [of_the_artifact] = target.leftovers()  # nobody needs it: the object is there
-        assert of_the_artifact.uri.startswith(f"s3://{bucket}/{inside}?uploadId=")
-        target.remove(of_the_artifact)
-        assert target.leftovers() == []
-    with closing(S3ArtifactTarget(uri, dead_after=timedelta(0))) as target:
-        [dead] = target.leftovers()
-        assert dead.kind is LeftoverKind.DeadUpload
-        assert (dead.uri, dead.size_bytes) == (f"{uri}/0123456789ab-01234567", 7)
-        target.remove(dead)
-        assert target.leftovers() == []
-    assert uploads(s3_server, bucket) == ["model/mine/model.safetensors"]
-    assert "model/mine/config.json" in keys(s3_server, bucket)
-    assert read_through(uri) == files_of(tree)
-
-
 def test_of_eight_racing_publishers_one_wins_and_nothing_is_mixed(
     s3_server: VersityGateway, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +211,7 @@ def test_racing_publishers_of_one_checkpoint_all_end_well(
     assert len({artifact.digest for artifact in ended}) == 1
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
     assert read_through(uri) == files_of(tree)
-    assert uploads(s3_server, bucket) == []
+    assert unfinished(s3_server, bucket) == []
 
 
 @pytest.mark.parametrize("change", ["byte", "longer", "missing"])
@@ -331,7 +233,7 @@ def test_a_file_that_is_another_than_was_recorded_is_not_published(
     assert error.reason is Reason.DigestDiffers
     assert error.subject == shard.name
     assert "model/artifact.json" not in keys(s3_server, bucket)
-    assert uploads(s3_server, bucket) == []
+    assert unfinished(s3_server, bucket) == []
     shard.write_bytes(data)
     publish(f"s3://{bucket}/model", tree, draft)
     assert read_through(f"s3://{bucket}/model") == files_of(tree)

@@ -15,7 +15,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,12 +22,11 @@ from halftone.spec.artifacts import Artifact
 from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.targets import Existing
-from halftone.stores import open_source
 from halftone.stores.s3_target import S3ArtifactTarget
 from tests.commands import files_of
 from tests.doubles.faulty_proxy import Fault, FaultyProxy
 from tests.servers.versitygw import VersityGateway
-from tests.uploads import MIB, draft_of, start, write_tree
+from tests.uploads import MIB, draft_of, read_through, start, unfinished, write_tree
 
 PART = "PUT .*partNumber="
 NAME = "PUT /[^/]+/model/artifact.json"
@@ -75,17 +73,6 @@ def ignore(nbytes: int) -> None:
     """Progress that nobody looks at."""
 
 
-def read_through(uri: str) -> dict[str, bytes]:
-    with closing(open_source(uri)) as source:
-        read = {e.path: source.read_range(e.path, 0, e.size_bytes) for e in source.files()}
-    read.pop("artifact.json")
-    return read
-
-
-def uploads(server: VersityGateway, bucket: str) -> list[Any]:
-    return server.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-
-
 def environment(server: VersityGateway, endpoint: str) -> dict[str, str]:
     return {**server.environment, "AWS_ENDPOINT_URL": endpoint, "PYTHONPATH": "src"}
 
@@ -116,7 +103,7 @@ def kill_and_go_on(
     assert done["peak"] < 300e6
     assert proxy.uploaded - sent < draft.sizeBytes * (1 - at) + 10 * 16 * MIB
     assert read_through(uri) == files_of(tree)
-    assert uploads(server, bucket) == []
+    assert unfinished(server, bucket) == []
     with closing(S3ArtifactTarget(uri)) as target:
         assert target.leftovers() == []
 
@@ -211,7 +198,7 @@ def test_a_server_that_loses_power_in_the_middle_is_waited_for(
 
     assert told == draft.sizeBytes
     assert read_through(uri) == files_of(tree)
-    assert uploads(s3_server, bucket) == []
+    assert unfinished(s3_server, bucket) == []
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class DirectoryArtifactTarget:
                 return []
             for path in sorted(self._parent.iterdir()):
                 artifact = _artifact_in(path) if self._is_former(path) else None
-                if artifact is not None:
+                if artifact is not None and self._kept(artifact) == path:
                     found.append(_superseded(path, artifact))
             if not is_locked(self._lock):
                 found += [self._abandoned(path) for path in self._dead()]
@@ -199,6 +199,8 @@ class DirectoryArtifactTarget:
         """Make `.NAME.publishing` the whole artifact, on disk."""
         try:
             with storage_errors(self._uri):
+                # What is changed file by file must not be taken for a whole artifact.
+                (self._staged / ARTIFACT_FILE).unlink(missing_ok=True)
                 stage_files(tree, self._staged, artifact.files, progress)
                 artifact.save(self._staged / ARTIFACT_FILE)
         except HalftoneError as error:

@@ -5,6 +5,7 @@ Hub's store, where they wait for the commit that names them; what a killed publi
 already and is not sent again. A file that was sent in part begins anew.
 """
 
+import base64
 import hashlib
 import io
 import logging
@@ -89,6 +90,7 @@ class Upload:
     def _operation(self, file: _Proven) -> CommitOperationAdd:
         operation = _CountedAddition(file.written.path, str(file.path))
         operation.meter = self._meter
+        operation.written = file.written
         # Known since the file was proven; the library would read all of it again.
         operation.upload_info.sha256 = bytes.fromhex(file.written.sha256)
         return operation
@@ -130,6 +132,14 @@ class _CountedAddition(CommitOperationAdd):
     """An addition that says how far its file has been read; the library reads as it sends."""
 
     meter: "_Meter"
+    written: WrittenFile
+
+    def b64content(self) -> bytes:
+        """What the commit itself carries of a small file; no server compares that with a digest."""
+        content = super().b64content()
+        if hashlib.sha256(base64.b64decode(content)).hexdigest() != self.written.sha256:
+            raise _differs(self.written, "changed while it was being published")
+        return content
 
     @contextmanager
     def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:

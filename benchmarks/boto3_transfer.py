@@ -1,6 +1,6 @@
 """The peer of `publish_s3`: boto3's transfer manager, in a process of its own.
 
-    python benchmarks/transfer_manager.py BUCKET TREE CONCURRENCY PART_MIB
+    python benchmarks/boto3_transfer.py BUCKET TREE CONCURRENCY PART_MIB
 
 sends the shards of TREE to the server that the environment names, and prints how many there were.
 """
