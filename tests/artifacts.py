@@ -86,10 +86,16 @@ def write_report(
     failed = verdict is Verdict.Failed
     gate = GateResult(
         name="structure",
-        metric=Metric.WeightError,
+        metric=Metric.Structure,
         outcome=reports.Outcome.Failed if failed else reports.Outcome.Passed,
         message="every planned tensor is there",
         evidence="evidence/structure.json",
+    )
+    weights = GateResult(
+        name="weight-error",
+        metric=Metric.WeightError,
+        outcome=reports.Outcome.Passed,
+        message="no role is over its limit",
     )
     report = Report(
         verdict=verdict,
@@ -100,7 +106,7 @@ def write_report(
         halftoneVersion=checkpoint.halftoneVersion,
         source=ReportSource(uri="hf://org/model@main", revision=None),
         platform=platform,
-        gates=(gate,),
+        gates=(gate, weights),
         evidence=(written("evidence/structure.json", evidence),),
         recoveryPercent="",
         startTime="2026-01-02T03:04:05Z",

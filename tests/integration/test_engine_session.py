@@ -285,6 +285,26 @@ def test_no_credential_reaches_the_process(tmp_path: Path, monkeypatch: pytest.M
     assert "planted" not in shown.read_text()
 
 
+def test_nobody_can_silence_what_the_gates_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM warns of a wrong scale in its log, and nowhere else."""
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
+    monkeypatch.setenv("VLLM_LOGGING_CONFIG_PATH", "planted.json")
+    monkeypatch.setenv("VLLM_LOGGING_STREAM", "ext://planted")
+    shown = tmp_path / "shown"
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nenv > {shown}\nexit 7\n")
+    program.chmod(0o755)
+    opened = EngineSession(MODEL, log=tmp_path / "log", python=program)
+    with pytest.raises(EnvironmentFault), opened:
+        pass
+    assert "VLLM_LOGGING_LEVEL=INFO\n" in shown.read_text()
+    assert "VLLM_CONFIGURE_LOGGING=1\n" in shown.read_text()
+    assert "planted" not in shown.read_text()
+
+
 def children_of(parent: int, command: str) -> list[int]:
     """Children of a process whose command line holds `command`."""
     found = []

@@ -183,7 +183,9 @@ def test_exchanged_experts_and_a_turned_router_are_named(
     assert in_router.culprit == router
 
 
-@pytest.mark.parametrize(("maximum", "outcome"), [("0.2", "Passed"), ("0.05", "Failed")])
+@pytest.mark.parametrize(
+    ("maximum", "outcome"), [("0.2", "Passed"), ("0.05", "Failed"), ("0", "Failed")]
+)
 def test_a_listed_gate_replaces_the_limits_of_formats(
     dense: tuple[Path, Made], maximum: str, outcome: str
 ) -> None:
@@ -203,9 +205,11 @@ def test_a_dequantized_source_keeps_its_values(tmp_path: Path) -> None:
     source = write_fp8(tmp_path / "fp8", "qwen3_5", scheme="Block").directory
     made = quantize_directory(source, tmp_path / "made", "nvfp4a16")
 
-    shape, _ = structure(source, made, made.directory)
+    shape, found = structure(source, made, made.directory)
     error, _ = weight_error(source, made, made.directory)
 
+    same = sum(1 for t in made.planned.tensors if t.format is None and t.scale is None)
+    assert found["checked"]["keptTensors"] == same
     assert (shape.outcome, error.outcome) == (Outcome.Passed, Outcome.Passed), shape.message
     with closing(open_source(made.directory)) as files:
         assert read_checkpoint(files).tensors

@@ -1,4 +1,4 @@
-"""From a ruined checkpoint to a target that stays empty: gates name the culprit, publishing is shut.
+"""From a ruined checkpoint to a target that stays empty: the gates name what is wrong.
 
 The documents are made true of the ruined files, so that nothing but the gates can notice. Each
 target has been probed when the job was planned, and is looked at more closely than a reader could.
@@ -210,7 +210,7 @@ def test_a_report_that_was_edited_to_say_passed_opens_nothing(
     own = publish(work, digest_of(report))
 
     assert_shut(edited, work, destination, "it was edited or replaced")
-    assert_shut(unasked, work, destination, "not  as handed over")
+    assert_shut(unasked, work, destination, "No report digest was handed over")
     assert_shut(own, work, destination, "the gate 'structure' is Failed, the verdict Passed")
 
 

@@ -6,42 +6,37 @@ all that led to them. We test these aspects:
 - the search finds what lies somewhere, in any of the forms that it knows
 - a whole signed job to a real S3 server, and to the Hub's double
 - a wrong key, a denied session, a read-only token, a signing key that is none
-- a refused connection whose address holds a password
+- a refused connection whose address holds a password, and a job with such an address
 """
 
-import base64
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from halftone.cli.stages import STAGES
+from halftone.cli.workdir import write_job as put_job
 from halftone.publish.keys import generate_key
-from halftone.spec.errors import HalftoneError
+from halftone.spec.errors import EnvironmentFault, HalftoneError
 from halftone.spec.names import CACHE_DIRECTORY, SIGNING_KEY_FILE
+from halftone.spec.recipes import parse_job, read_yaml
+from halftone.stores import open_source
 from tests.builders import write_checkpoint
 from tests.commands import halftone
 from tests.conftest import is_foreign
 from tests.destinations import Destination, in_bucket, on_hub
+from tests.doubles.hub_server import Fault, Place
 from tests.doubles.hub_writing import HubWritingDouble
 from tests.jobs import write_job
+from tests.planted import FORMS, NO_KEY, PASSWORD, SESSION, TOKEN, WRONG_KEY, Secrets
 from tests.servers.versitygw import VersityGateway
-
-TOKEN = "hf_" + "PlantedToken" * 3
-SESSION = "PlantedSession" * 3
-WRONG_KEY = "PlantedWrongKey+/" * 3
-PASSWORD = "PlantedPassword"
-NO_KEY = "-----BEGIN PRIVATE KEY-----\nUGxhbnRlZEtleVRoYXRJc05vS2V5\n-----END PRIVATE KEY-----\n"
 
 Environment = dict[str, str]
 
@@ -62,53 +57,6 @@ class Said:
     code: int
     out: str
     err: str
-
-
-class Secrets:
-    """What was planted, and the search for it."""
-
-    def __init__(self, s3_secret: str, key: Path) -> None:
-        self.key = key
-        self._forms: dict[str, list[bytes]] = {}
-        texts = {
-            "AWS_SECRET_ACCESS_KEY": s3_secret,
-            "AWS_SESSION_TOKEN": SESSION,
-            "HF_TOKEN": TOKEN,
-            "the wrong key": WRONG_KEY,
-            "the password": PASSWORD,
-            "the key that is none": NO_KEY.splitlines()[1],
-        }
-        for name, text in texts.items():
-            plain = text.encode()
-            self._forms[name] = [
-                plain,
-                quote(text, safe="").encode(),
-                base64.b64encode(plain),
-                plain.hex().encode(),
-            ]
-        private = load_pem_private_key(key.read_bytes(), None)
-        assert isinstance(private, ec.EllipticCurvePrivateKey)
-        scalar = private.private_numbers().private_value.to_bytes(32, "big")
-        lines = key.read_bytes().splitlines()[1:-1]
-        self._forms["the private key"] = [*lines, scalar, scalar.hex().encode()]
-
-    def found_in(self, data: bytes) -> set[str]:
-        """The names of the secrets that `data` holds in any form."""
-        return {
-            name for name, forms in self._forms.items() if any(form in data for form in forms)
-        }
-
-    def found_below(self, *folders: Path) -> dict[str, set[str]]:
-        """By path: what lies in files, their names included; the private key's own is left out."""
-        found = {}
-        for folder in folders:
-            for path in folder.rglob("*"):
-                data = str(path).encode()
-                if path.is_file() and path != self.key:
-                    data += path.read_bytes()
-                if names := self.found_in(data):
-                    found[str(path)] = names
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +93,11 @@ def hub() -> Iterator[HubWritingDouble]:
 
 @pytest.fixture
 def planted(
-    secrets: Secrets, s3_server: VersityGateway, hub: HubWritingDouble, kernels: Path, tmp_path: Path
+    secrets: Secrets,
+    s3_server: VersityGateway,
+    hub: HubWritingDouble,
+    kernels: Path,
+    tmp_path: Path,
 ) -> Environment:
     """An environment with every secret, in which all servers are reached and all files are ours."""
     for name in ("home", "tmp"):
@@ -168,17 +120,25 @@ def destinations(
     return {"s3": in_bucket(s3_server, bucket), "hub": on_hub(hub)}
 
 
-def command(environment: Environment, *arguments: str | Path) -> Said:
+def begin(environment: Environment, *arguments: str | Path) -> subprocess.Popen[str]:
+    """Start a command with nothing in its environment but what was planted."""
     kept = {name: value for name, value in os.environ.items() if not is_foreign(name)}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "halftone", *map(str, arguments)],
         env=kept | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=120,
     )
-    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def end(process: subprocess.Popen[str]) -> Said:
+    out, err = process.communicate(timeout=120)
+    return Said(process.returncode, out, err)
+
+
+def command(environment: Environment, *arguments: str | Path) -> Said:
+    return end(begin(environment, *arguments))
 
 
 def job_for(finished: Finished, destination: Destination, folder: Path) -> Path:
@@ -212,9 +172,10 @@ def commits_of(hub: HubWritingDouble) -> bytes:
     ) + b"".join(data for one in hub.repositories.values() for data in one.large.values())
 
 
-@pytest.mark.parametrize("form", [str, lambda s: quote(s, safe=""), lambda s: s.encode().hex()])
-def test_the_search_finds_what_lies_somewhere(form: object, secrets: Secrets, tmp_path: Path) -> None:
-    assert callable(form)
+@pytest.mark.parametrize("form", FORMS, ids=["plain", "in an address", "base64", "hexadecimal"])
+def test_the_search_finds_what_lies_somewhere(
+    form: Callable[[str], str], secrets: Secrets, tmp_path: Path
+) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "log").write_text(f"key={form(WRONG_KEY)};")
     (tmp_path / "deep" / PASSWORD).touch()
@@ -258,20 +219,53 @@ def test_a_whole_signed_job_writes_no_secret(
     assert secrets.found_below(tmp_path, kernels, s3_server.data) == {}
 
 
-def failures(secrets: Secrets) -> dict[str, tuple[str, Environment, int, str]]:
-    """By name: the kind of target, what is other than it should be, exit code, and words said."""
+@dataclass(frozen=True)
+class Failure:
+    """A target of `kind` that cannot be reached: with which exit code, and which way out."""
+
+    kind: str
+    changes: Environment
+    code: int
+    words: str
+
+
+def failure(name: str, secrets: Secrets, hub: HubWritingDouble) -> Failure:
+    """What is other than it should be, by its name in the test's parameters."""
     nobody = f"http://someone:{PASSWORD}@127.0.0.1:{closed_port()}"
-    secrets.key.with_name("no-key").write_text(NO_KEY)
-    secrets.key.with_name("no-key").chmod(0o600)
-    return {
-        "wrong secret key": ("s3", {"AWS_SECRET_ACCESS_KEY": WRONG_KEY}, 2, "give credentials"),
-        "denied session": ("s3", {"AWS_SESSION_TOKEN": SESSION}, 2, "give credentials"),
-        "no S3 there": ("s3", {"AWS_ENDPOINT_URL": nobody}, 3, "AWS_ENDPOINT_URL"),
-        "wrong token": ("hub", {"HF_TOKEN": WRONG_KEY.replace("+/", "")}, 2, "set HF_TOKEN"),
-        "read-only token": ("hub", {}, 2, "set HF_TOKEN"),
-        "no Hub there": ("hub", {"HF_ENDPOINT": nobody}, 3, "HF_ENDPOINT"),
-        "no key": ("hub", {SIGNING_KEY_FILE: f"{secrets.key.with_name('no-key')}"}, 2, "key"),
-    }
+    match name:
+        case "wrong secret key":
+            return Failure("s3", {"AWS_SECRET_ACCESS_KEY": WRONG_KEY}, 2, "give credentials")
+        case "denied session":
+            return Failure("s3", {"AWS_SESSION_TOKEN": SESSION}, 2, "give credentials")
+        case "no S3 server":
+            return Failure("s3", {"AWS_ENDPOINT_URL": nobody}, 3, "AWS_ENDPOINT_URL")
+        case "no address":
+            no_address = f"someone:{PASSWORD}@nowhere"
+            return Failure("s3", {"AWS_ENDPOINT_URL": no_address}, 2, "AWS_ENDPOINT_URL")
+        case "wrong token":
+            return Failure("hub", {"HF_TOKEN": WRONG_KEY}, 2, "set HF_TOKEN")
+        case "read-only token":
+            hub.role = "read"
+            hub.fail(Place.Create, Fault.Forbidden, 10)
+            return Failure("hub", {}, 2, "set HF_TOKEN")
+        case "no Hub":
+            return Failure("hub", {"HF_ENDPOINT": nobody}, 3, "HF_ENDPOINT")
+        case _:
+            no_key = secrets.key.with_name("no-key")
+            no_key.write_text(NO_KEY)
+            no_key.chmod(0o600)
+            return Failure("hub", {SIGNING_KEY_FILE: str(no_key)}, 2, "no-key")
+
+
+def traced(
+    workdir: Path, digest: str, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, str]:
+    """Exit code and traceback of the stage `publish`, with all that led to the error."""
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(HalftoneError) as caught:
+        STAGES["publish"](workdir, digest)
+    return caught.value.exit_code, "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -279,10 +273,11 @@ def failures(secrets: Secrets) -> dict[str, tuple[str, Environment, int, str]]:
     [
         "wrong secret key",
         "denied session",
-        "no S3 there",
+        "no S3 server",
+        "no address",
         "wrong token",
         "read-only token",
-        "no Hub there",
+        "no Hub",
         "no key",
     ],
 )
@@ -298,32 +293,69 @@ def test_a_failure_tells_no_secret(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The job ends when it is planned; the stage `publish` ends although all before it is done."""
-    kind, changes, code, words = failures(secrets)[name]
-    if name == "read-only token":
-        hub.role = "read"
-    planted |= changes
-    job = job_for(finished, destinations[kind], tmp_path)
-    shutil.copytree(finished.workdir, tmp_path / "work")
-    shutil.copy(job, tmp_path / "again.yaml")
-    digest = ("--report-digest", finished.digest)
+    """A job ends when it is planned; so does the stage `publish`, with all before it done."""
+    found = failure(name, secrets, hub)
+    planted |= found.changes
+    job = job_for(finished, destinations[found.kind], tmp_path)
+    work, own = tmp_path / "work", tmp_path / "own"
+    for workdir in (work, own):  # one for each publisher
+        shutil.copytree(finished.workdir, workdir)
+        put_job(job, workdir)
 
-    ran = command(planted, "run", job, "--workdir", tmp_path / "new")
-    published = command(planted, "publish", tmp_path / "work", *digest, "--job", job)
-    for variable, value in planted.items():
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(HalftoneError) as caught:
-        STAGES["publish"](tmp_path / "work", finished.digest)
-    traced = "".join(traceback.format_exception(caught.value))
+    run = begin(planted, "run", job, "--workdir", tmp_path / "new")
+    publish = begin(planted, "publish", work, "--report-digest", finished.digest)
+    code, told = traced(own, finished.digest, planted, monkeypatch)
+    ran, published = end(run), end(publish)
 
-    assert (ran.code, published.code, caught.value.exit_code) == (code, code, code), published.err
-    assert words in ran.err
-    assert words in published.err
-    assert destinations[kind].contents() == []
+    assert (ran.code, published.code, code) == (found.code,) * 3, ran.err + published.err
+    assert found.words in ran.err
+    assert found.words in published.err
+    assert destinations[found.kind].contents() == []
     said = "".join((ran.out, ran.err, published.out, published.err))
     assert "Traceback" not in said
     assert secrets.found_in(said.encode()) == set()
-    assert secrets.found_in(traced.encode()) == set(), traced
-    own = {secrets.key.with_name("no-key")}
     written = secrets.found_below(tmp_path, kernels, s3_server.data)
-    assert {path for path in written if Path(path) not in own} == set()
+    assert set(written) <= {str(secrets.key.with_name("no-key"))}
+    assert secrets.found_in(told.encode()) == set(), told
+
+
+@pytest.mark.parametrize(
+    ("uri", "variable"),
+    [("s3://models/small", "AWS_ENDPOINT_URL"), ("hf://org/small", "HF_ENDPOINT")],
+)
+def test_a_source_that_nobody_serves_tells_no_secret(
+    uri: str,
+    variable: str,
+    planted: Environment,
+    secrets: Secrets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nobody = f"http://someone:{PASSWORD}@127.0.0.1:{closed_port()}"
+    for name, value in (planted | {variable: nobody}).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(EnvironmentFault) as caught:
+        open_source(uri)
+
+    assert variable in caught.value.message
+    told = "".join(traceback.format_exception(caught.value))
+    assert secrets.found_in(told.encode()) == set(), told
+
+
+@pytest.mark.parametrize("scheme", ["https", "htps"])
+def test_an_address_with_a_password_is_refused_and_not_repeated(
+    scheme: str, finished: Finished, secrets: Secrets, tmp_path: Path
+) -> None:
+    address = f"{scheme}://someone:{PASSWORD}@127.0.0.1:9000"
+    target = {"s3": {"uri": "s3://models/small", "endpointUrl": address}}
+    job = write_job(tmp_path, publish=target)
+
+    ended = halftone("run", job, "--workdir", tmp_path / "work")
+    with pytest.raises(HalftoneError) as caught:
+        parse_job(read_yaml(job), str(job))
+
+    assert ended.code == 2
+    assert "`spec.publish.s3.endpointUrl`" in ended.err
+    told = "".join(traceback.format_exception(caught.value))
+    assert secrets.found_in((ended.out + ended.err + told).encode()) == set()
+    assert set(secrets.found_below(tmp_path)) == {str(job)}

@@ -260,6 +260,30 @@ def test_messages_of_gates_are_no_markup(documents: Documents) -> None:
     assert r"a \| b \# title \<script\>" in text
 
 
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("https://a.b/![x](https://evil/y.png)", "<https://a.b/![x](https://evil/y.png)>"),
+        ("https://example.com/a_b", "<https://example.com/a_b>"),
+    ],
+)
+def test_the_licences_address_is_a_link_to_itself_and_no_other_markup(
+    link: str, shown: str, documents: Documents
+) -> None:
+    source_card = f"---\nlicense: other\nlicense_name: own\nlicense_link: '{link}'\n---\n"
+    text = written(documents.licensed("other", carried=False), source_card=source_card).text
+    assert f"Its text: {shown}." in text
+
+
+def test_a_field_that_ends_in_a_new_line_is_not_of_the_form_that_is_asked_for(
+    documents: Documents,
+) -> None:
+    card = '---\nbase_model: "org/one\\n"\npipeline_tag: |\n  text\n---\n'
+    fields = written(documents, source_card=card).fields
+    assert "base_model" not in fields
+    assert fields["pipeline_tag"] == "image-text-to-text"  # from the plan
+
+
 def test_equal_documents_give_equal_bytes(documents: Documents) -> None:
     assert written(documents).data == written(documents).data
 

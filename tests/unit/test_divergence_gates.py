@@ -50,6 +50,12 @@ def test_the_mean_divergence_may_reach_its_limit_and_not_more(maximum: str, outc
     assert "the source against itself has 0.000002" in result.message
 
 
+def test_a_limit_finer_than_six_decimals_is_not_rounded_away() -> None:
+    result = judge(kl("0.0000001"), measured(prompt("calm", [4e-7], [True])))
+    assert result.outcome is Outcome.Failed
+    assert (result.score, result.limit) == ("0.0000004", "≤ 0.0000001 nats")
+
+
 def test_the_error_of_the_divergence_is_by_prompts() -> None:
     result = judge(kl("1"), measured(GOOD, BAD))
     assert result.standardError == "0.025000"
@@ -91,6 +97,13 @@ def test_a_perplexity_that_is_no_number_fails() -> None:
     assert result.culprit == "broken"
     nothing = judge(gate, measured(prompt("nan", [1.0], [False], worse=float("nan"))))
     assert nothing.outcome is Outcome.Failed
+
+
+def test_a_source_without_a_perplexity_makes_nobody_better() -> None:
+    gate = Perplexity(name="ppl", metric=Metric.Perplexity, maxIncreasePercent=5)
+    broken = prompt("broken", [1.0], [False])
+    broken.source_loss[:] = float("inf")
+    assert judge(gate, measured(broken)).outcome is Outcome.Failed
 
 
 def test_evidence_is_json_that_any_reader_takes() -> None:

@@ -54,9 +54,20 @@ def test_a_job_without_gates_needs_no_engine() -> None:
     ("gates", "told"),
     [
         ([{"name": "a", "metric": "KlDivergence"}], "maximum"),
-        ([{"name": "a", "metric": "KlDivergence", "maximum": 0.05}], "maximum"),
+        (
+            [{"name": "a", "metric": "KlDivergence", "maximum": 0.05}],
+            r"gates\.0\.maximum`: is a number; write it as a string, '0\.05'",
+        ),
+        (
+            [{"name": "a", "metric": "EngineLoads", "maximum": "1"}],
+            r"gates\.0\.maximum`: there is no such field; there are name, metric",
+        ),
+        ([{"name": "a"}], r"gates\.0\.metric`: must be given; one of AcceptanceLength, "),
         ([{"name": "a", "metric": "KlDivergence", "maximum": "-1"}], "maximum"),
-        ([{"name": "a", "metric": "Perplexitty"}], "gates"),
+        (
+            [{"name": "a", "metric": "Perplexitty"}],
+            r"gates\.0\.metric`: 'Perplexitty' is not one of AcceptanceLength, EngineLoads, ",
+        ),
         ([{"name": "A b", "metric": "EngineLoads"}], "name"),
         ([{"name": "a", "metric": "EngineLoads"}] * 2, "more than once"),
         ([{"name": "structure", "metric": "EngineLoads"}], "always runs"),
@@ -86,7 +97,10 @@ def test_a_target_on_the_hub_is_private_and_uploads_by_lfs_unless_told() -> None
     [
         ({}, "exactly one"),
         ({"s3": {"uri": "s3://b/p"}, "directory": {"path": "x"}}, "exactly one"),
-        ({"huggingFace": {"repository": "small"}}, "repository"),
+        *[
+            ({"huggingFace": {"repository": name}}, "repository")
+            for name in ("small", "../..", "org/na..me", "org/na--me", "org/x.git", "-org/x", "ö/x")
+        ],
         ({"s3": {"uri": "b/p"}}, "uri"),
         ({"directory": {"path": "x"}, "existing": "Overwrite"}, "existing"),
         ({"directory": {"path": "x"}, "signingKeyRef": {}}, "exactly one"),

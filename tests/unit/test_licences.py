@@ -61,7 +61,8 @@ def test_somebody_who_read_it_may_publish(licence: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "licence", ["apache-2.0", "Apache-2.0", "mit", "cc-by-4.0", "bsd-3-clause"]
+    "licence",
+    ["apache-2.0", "Apache-2.0", "mit", "cc-by-4.0", "bsd-3-clause", "mit, apache-2.0"],
 )
 def test_a_permissive_licence_needs_nobodys_word(licence: str) -> None:
     refuse_unacknowledged(licence, on_the_hub(Visibility.Public))
@@ -85,6 +86,7 @@ def test_the_refusal_says_what_the_licence_asks() -> None:
     for licence, told in (
         ("agpl-3.0", "'agpl-3.0' asks whoever offers the model over a network"),
         ("cc-by-nc-4.0", "'cc-by-nc-4.0' forbids commercial use"),
+        ("mit, agpl-3.0", "'mit, agpl-3.0' asks whoever offers the model over a network"),
     ):
         with pytest.raises(RefusedInput) as caught:
             refuse_unacknowledged(licence, on_the_hub(Visibility.Public))

@@ -8,9 +8,10 @@ import pytest
 from halftone.publish.permission import first_disagreement, require_publishable
 from halftone.spec.documents import CheckpointDocument, Plan
 from halftone.spec.errors import CheckFailed, RefusedInput
+from halftone.spec.gates import Metric
 from halftone.spec.names import Reason
-from halftone.spec.reports import Outcome, Report, Verdict, report_digest
-from tests.artifacts import Work, work_directory, write_report
+from halftone.spec.reports import Outcome, Platform, Report, Verdict, report_digest
+from tests.artifacts import EMULATED, Work, work_directory, write_report
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +61,38 @@ def test_the_other_two_do_not(verdict: Verdict, work: Work) -> None:
     )
 
 
-@pytest.mark.parametrize("outcome", [Outcome.Failed, Outcome.Inconclusive])
+@pytest.mark.parametrize("outcome", [Outcome.Failed, Outcome.Inconclusive, Outcome.NotRun])
 def test_a_verdict_that_its_own_gates_contradict_opens_nothing(
     outcome: Outcome, work: Work
 ) -> None:
     gate = work.report.gates[0].model_copy(update={"outcome": outcome})
 
-    told = shut(work, work.report.model_copy(update={"gates": (gate,)}))
+    told = shut(work, work.report.model_copy(update={"gates": (gate, *work.report.gates[1:])}))
 
     assert f"the gate 'structure' is {outcome}, the verdict Emulated" in told
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_report_without_a_gate_that_runs_unasked_opens_nothing(missing: int, work: Work) -> None:
+    gone = work.report.gates[missing]
+    left = tuple(gate for gate in work.report.gates if gate is not gone)
+
+    told = shut(work, work.report.model_copy(update={"gates": left}))
+
+    assert f"it holds no result of {gone.metric}, which runs unasked" in told
+
+
+@pytest.mark.parametrize("platform", [None, EMULATED])
+def test_engine_gates_without_the_device_did_not_pass(
+    platform: Platform | None, work: Work
+) -> None:
+    gate = work.report.gates[0].model_copy(update={"metric": Metric.EngineLoads, "name": "loads"})
+    gates = (*work.report.gates, gate)
+    report = work.report.model_copy(update={"gates": gates, "platform": platform})
+
+    told = shut(work, report.model_copy(update={"verdict": Verdict.Passed}))
+
+    assert "engine gates ran without the target GPU, and the verdict is Passed" in told
 
 
 def test_the_digest_of_another_report_opens_nothing(work: Work) -> None:

@@ -160,6 +160,15 @@ def test_python_functions_are_named_and_never_run(tmp_path: Path) -> None:
     assert read_local_task(path).items == 5
 
 
+def test_python_that_decides_a_score_is_one_of_the_tasks_files(tmp_path: Path) -> None:
+    """Else a score that was kept would be compared with one that other code computed."""
+    path = written(tmp_path, TASK)
+    (tmp_path / "scoring.py").write_text("")
+    assert tmp_path / "scoring.py" not in read_local_task(path).files
+    path.write_text(path.read_text() + "process_results: !function scoring.judge\n")
+    assert tmp_path / "scoring.py" in read_local_task(path).files
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -9,7 +9,13 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from in_toto_attestation.predicates.provenance.v1 import (  # type: ignore[import-untyped]
     provenance_pb2,
 )
-from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
+from in_toto_attestation.v1 import (  # type: ignore[import-untyped]
+    resource_descriptor_pb2,
+    statement_pb2,
+)
+from in_toto_attestation.v1.resource_descriptor import (  # type: ignore[import-untyped]
+    ResourceDescriptor,
+)
 from in_toto_attestation.v1.statement import Statement  # type: ignore[import-untyped]
 
 from halftone.publish.provenance import provenance, stated_digests
@@ -95,6 +101,16 @@ def test_each_shard_of_the_source_is_a_dependency(work: Work) -> None:
     assert [(row["name"], row["annotations"]["headerSha256"]) for row in rows] == [
         (file.path, file.headerSha256) for file in source.files
     ]
+
+
+def test_each_dependency_has_the_address_or_digest_that_in_toto_asks_for(work: Work) -> None:
+    rows = stated(work, uri="hf://org/model@main", revision=COMMIT)
+    dependencies = rows["predicate"]["buildDefinition"]["resolvedDependencies"]
+
+    for row in dependencies:
+        descriptor = json_format.ParseDict(row, resource_descriptor_pb2.ResourceDescriptor())
+        ResourceDescriptor.copy_from_pb(descriptor).validate()
+    assert dependencies[1]["uri"] == f"hf://org/model@main/{dependencies[1]['name']}"
 
 
 def test_statistics_are_a_dependency_where_there_are_any(work: Work) -> None:

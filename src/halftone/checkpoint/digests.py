@@ -9,7 +9,12 @@ from halftone.spec.documents import WrittenFile, canonical_json, sha256_hex
 
 _CHUNK: Final = 8 * 2**20
 # What the checkpoint digest covers beside weights and configuration: tokenizer and licence.
-_DIGESTED_PREFIXES: Final = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
+_DIGESTED_PREFIXES: Final = (
+    *("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "chat_template"),
+    "tekken",  # Mistral's
+)
+# SentencePiece under any name (`spiece.model`), tiktoken, and templates.
+_DIGESTED_SUFFIXES: Final = (".model", ".tiktoken", ".jinja")
 _DIGESTED_LICENCES: Final = ("license", "licence", "copying", "notice")
 
 
@@ -33,7 +38,7 @@ def checkpoint_digest(files: Iterable[WrittenFile]) -> str:
 def _is_digested(path: str) -> bool:
     name = path.lower()
     return (
-        name.endswith((".safetensors", ".safetensors.index.json", ".jinja"))
+        name.endswith((".safetensors", ".safetensors.index.json", *_DIGESTED_SUFFIXES))
         or name in {"config.json", "generation_config.json"}
         or name.startswith((*_DIGESTED_PREFIXES, *_DIGESTED_LICENCES))
     )

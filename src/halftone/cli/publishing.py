@@ -8,7 +8,9 @@ import json
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from halftone.cli.progress import progress
 from halftone.publish.licences import refuse_unacknowledged
@@ -24,12 +26,16 @@ from halftone.spec.names import (
     MODEL_CARD,
     PLAN_FILE,
     REPORT_FILE,
+    REPORT_PAGE,
     SIGNING_KEY_FILE,
     Reason,
 )
 from halftone.spec.reports import Report
 from halftone.spec.targets import Existing, Publish
 from halftone.stores.opening import open_target
+
+if TYPE_CHECKING:
+    from halftone.publish.preparing import Prepared
 
 
 def refuse_unpublishable(publish: Publish, plan: Plan, workdir: Path) -> None:
@@ -88,15 +94,23 @@ def publish_workdir(workdir: Path, job: QuantizationJob, report_digest: str) -> 
     """
     from halftone.publish.permission import require_publishable
     from halftone.publish.preparing import prepare
+    from halftone.stores.directory_target import refuse_nested
+    from halftone.validate.page import write_page
 
     publish = job.spec.publish
     plan = Plan.load(workdir / PLAN_FILE)
     checkpoint = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
     report = require_publishable(workdir / REPORT_FILE, report_digest, plan, checkpoint)
     if publish is None:
+        (workdir / ARTIFACT_FILE).unlink(missing_ok=True)  # of an earlier job, which had a target
         return
+    if publish.directory is not None:
+        refuse_nested(Path(publish.directory.path), workdir)
     refuse_unacknowledged(None if plan.source is None else plan.source.licence, publish)
-    card = _card(workdir, plan, checkpoint, report, publish)
+    evidence = _evidence(workdir, report)
+    # For people, and no document lists it: only a page made now is surely that of this report.
+    write_page(report, plan, checkpoint, evidence, workdir / REPORT_PAGE)
+    card = _card(workdir, plan, checkpoint, report, evidence, publish)
     prepared = prepare(workdir, plan, checkpoint, report, card, signing_key(publish))
     with (
         closing(open_target(publish)) as target,
@@ -105,26 +119,51 @@ def publish_workdir(workdir: Path, job: QuantizationJob, report_digest: str) -> 
         artifact: Artifact = target.publish(
             prepared.tree, prepared.artifact, publish.existing, shown.advance
         )
-        target.add_cards(prepared.tree, prepared.cards)
+        if not _would_unseal(artifact, prepared):
+            target.add_cards(prepared.tree, prepared.cards)
     artifact.save(workdir / ARTIFACT_FILE)
 
 
-def _card(
-    workdir: Path, plan: Plan, checkpoint: CheckpointDocument, report: Report, publish: Publish
-) -> bytes:
-    from halftone.publish.card import model_card
-
-    folder = workdir / CHECKPOINT_DIRECTORY
-    card = folder / MODEL_CARD
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
-    config = json.loads((folder / CONFIG_FILE).read_bytes())
-    return model_card(plan, checkpoint, report, _evidence(workdir, report), text, publish, config)
+def _would_unseal(published: Artifact, prepared: "Prepared") -> bool:
+    """Whether cards that nobody signed would lie beside a signed artifact, which then fails."""
+    unsigned = published.signature is not None and prepared.artifact.signature is None
+    if unsigned and prepared.cards:
+        click.echo(
+            f"halftone: {published.uri} is signed and these capacity cards are not, so they were "
+            f"not added; set `publish.signingKeyRef` or {SIGNING_KEY_FILE} and publish again.",
+            err=True,
+        )
+    return unsigned
 
 
 def _evidence(workdir: Path, report: Report) -> dict[str, dict[str, Any]]:
-    """By the gate's name; `prepare` holds the files against the report's digests."""
-    found = {}
-    for gate in report.gates:
-        if gate.evidence is not None:
-            found[gate.name] = json.loads((workdir / gate.evidence).read_bytes())
-    return found
+    """By the gate's name, from the files that the report lists."""
+    from halftone.publish.preparing import listed_bytes
+
+    listed = {file.path: file for file in report.evidence}
+    return {
+        gate.name: json.loads(listed_bytes(workdir, listed[gate.evidence]))
+        for gate in report.gates
+        if gate.evidence in listed
+    }
+
+
+def _card(
+    workdir: Path,
+    plan: Plan,
+    checkpoint: CheckpointDocument,
+    report: Report,
+    evidence: dict[str, dict[str, Any]],
+    publish: Publish,
+) -> bytes:
+    """The model card, from files of the checkpoint that are those that its document lists."""
+    from halftone.publish.card import model_card
+    from halftone.publish.preparing import listed_bytes
+
+    folder = workdir / CHECKPOINT_DIRECTORY
+    listed = {file.path: file for file in checkpoint.files}
+    config = json.loads(listed_bytes(folder, listed[CONFIG_FILE]))
+    text = None
+    if MODEL_CARD in listed:
+        text = listed_bytes(folder, listed[MODEL_CARD]).decode(errors="replace")
+    return model_card(plan, checkpoint, report, evidence, text, publish, config)

@@ -23,6 +23,7 @@ from halftone.plan.changes import changed_file
 from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.spec.documents import CheckpointDocument, Plan
 from halftone.spec.errors import RefusedInput
+from halftone.spec.gates import Validation
 from halftone.spec.job import QuantizationJob
 from halftone.spec.names import (
     CHECKPOINT_DIRECTORY,
@@ -43,14 +44,13 @@ def plan(workdir: Path, _handed: str = "") -> str:
     a licence that nobody acknowledged, a target that cannot be published to.
     """
     from halftone.cli.publishing import refuse_unpublishable
-    from halftone.validate.gates.power import refuse_underpowered
 
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
     refusal = planned.plan.refusal
     if refusal is None:
-        refuse_underpowered(job.spec.validation.gates)
+        _refuse_undecidable(job.spec.validation)
         if job.spec.publish is not None:
             refuse_unpublishable(job.spec.publish, planned.plan, workdir)
     planned.full_document().save(workdir / PLAN_FILE)
@@ -85,6 +85,7 @@ def validate(workdir: Path, _handed: str = "") -> str:
     the report is there either way; `require_passed` raises.
     """
     job = read_job(workdir)
+    _refuse_undecidable(job.spec.validation)
     if job.spec.validation.needs_engine and not has_engine():
         return run_stage("validate", workdir, serve_python(), "--report-only")
 
@@ -106,6 +107,16 @@ def publish(workdir: Path, handed: str = "") -> str:
 
     publish_workdir(workdir, read_job(workdir), handed)
     return ""
+
+
+def _refuse_undecidable(validation: Validation) -> None:
+    """Gates that would be refused, or decide nothing, only after everything else was measured."""
+    from halftone.validate.gates.power import refuse_underpowered
+    from halftone.validate.serving.prompts import read_prompts
+
+    refuse_underpowered(validation.gates)
+    if validation.promptFile is not None:
+        read_prompts(Path(validation.promptFile), own=True)
 
 
 def _planned_again(job: QuantizationJob, checkpoint: "Checkpoint", workdir: Path) -> Planned:

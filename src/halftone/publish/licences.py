@@ -101,14 +101,22 @@ def refuse_unacknowledged(licence: str | None, publish: Publish) -> None:
 
 
 def is_permissive(licence: str | None) -> bool:
-    """Whether `licence` asks for nothing beyond naming its source."""
-    return licence is not None and licence.lower() in PERMISSIVE
+    """Whether `licence` asks for nothing beyond naming its source; of several, each of them."""
+    return licence is not None and PERMISSIVE.issuperset(_each(licence))
 
 
 def asks(licence: str) -> str | None:
-    """What a licence asks, as the rest of a sentence; None for one that is not known here."""
-    found = licence.lower()
-    return next((told for start, told in _ASKS if found.startswith(start)), None)
+    """What a licence asks, as the rest of a sentence; None for one that is not known here.
+
+    Of several, the first that asks for something speaks.
+    """
+    found = (told for one in _each(licence) for start, told in _ASKS if one.startswith(start))
+    return next(found, None)
+
+
+def _each(licence: str) -> list[str]:
+    """The identifiers of a source that states several, `mit, agpl-3.0`, or the one."""
+    return [name.strip() for name in licence.lower().split(",")]
 
 
 def _told(licence: str | None) -> str:

@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from halftone.checkpoint.digests import checkpoint_digest
 from halftone.spec.documents import CheckpointDocument, Plan, sha256_hex
 from halftone.spec.errors import CheckFailed, RefusedInput
+from halftone.spec.gates import ENGINE_METRICS, Metric
 from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, REPORT_FILE, Reason
-from halftone.spec.reports import PUBLISHABLE, Outcome, Report
+from halftone.spec.reports import PUBLISHABLE, Outcome, Report, Verdict
 
-# Gates that ended so leave no verdict that opens publishing.
-_SHUTTING: Final = frozenset({Outcome.Failed, Outcome.Inconclusive})
+# Gates that run unasked, whatever a job lists.
+_UNASKED: Final = (Metric.Structure, Metric.WeightError)
 
 
 class Disagreement(NamedTuple):
@@ -55,10 +56,20 @@ def require_publishable(
 
 
 def contradicted_verdict(report: Report) -> str | None:
-    """Why the verdict cannot be that of the report's own gates; None when it can."""
+    """Why a verdict that opens publishing cannot be that of the report's own gates; else None."""
+    if report.verdict not in PUBLISHABLE:
+        return None
     for gate in report.gates:
-        if report.verdict in PUBLISHABLE and gate.outcome in _SHUTTING:
+        if gate.outcome is not Outcome.Passed:
             return f"the gate '{gate.name}' is {gate.outcome}, the verdict {report.verdict}"
+    metrics = {gate.metric for gate in report.gates}
+    for metric in _UNASKED:
+        if metric not in metrics:
+            return f"it holds no result of {metric}, which runs unasked"
+    served = not metrics.isdisjoint(ENGINE_METRICS)
+    emulated = report.platform is None or report.platform.emulated
+    if report.verdict is Verdict.Passed and served and emulated:
+        return "engine gates ran without the target GPU, and the verdict is Passed"
     return None
 
 
@@ -102,6 +113,13 @@ def _read(path: Path) -> bytes:
 
 
 def _require_handed_over(found: str, handed_over: str) -> None:
+    if not handed_over.strip():
+        raise CheckFailed(
+            Reason.ReportChanged,
+            "--report-digest",
+            "No report digest was handed over, so nothing is published; give `--report-digest` "
+            "what `halftone validate` printed.",
+        )
     if found != handed_over.strip().lower():
         raise CheckFailed(
             Reason.ReportChanged,

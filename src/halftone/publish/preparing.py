@@ -21,7 +21,7 @@ from halftone.publish.capacity_cards import require_card, signature_path
 from halftone.publish.keys import read_signing_key
 from halftone.publish.permission import require_agreement
 from halftone.publish.provenance import provenance
-from halftone.publish.tree import Content, build, is_reusable
+from halftone.publish.tree import Content, build, is_reusable, refuse_changed
 from halftone.spec.artifacts import Artifact, manifest_digest
 from halftone.spec.documents import (
     CheckpointDocument,
@@ -115,6 +115,18 @@ def prepare(
     )
     beside = [path for card in cards for path in (card, signature_path(card))]
     return Prepared(tree, draft, tuple(p for p in beside if (tree / p).is_file()))
+
+
+def listed_bytes(folder: Path, file: WrittenFile) -> bytes:
+    """The content of the small `file` below `folder`, which must be the one that is listed.
+
+    Raises CheckFailed(DigestDiffers), and what `prepare` raises for a file that cannot be read.
+    """
+    with _storage_errors(folder):
+        data = (folder / file.path).read_bytes()
+    if sha256_hex(data) != file.sha256:
+        refuse_changed(file.path, "its SHA-256")
+    return data
 
 
 def _contents(

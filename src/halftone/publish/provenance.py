@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from halftone.spec.documents import (
     CheckpointDocument,
@@ -112,9 +113,12 @@ def _dependencies(source: PlanSource) -> list[dict[str, Any]]:
             whole["digest"] = {"gitCommit": source.revision}
         else:
             known["revision"] = source.revision
+    # in-toto asks for an address or a digest of each; of a shard's bytes no digest is known.
+    folder = _as_uri(source.uri).rstrip("/")
     shards = [
         {
             "name": file.path,
+            "uri": f"{folder}/{quote(file.path)}",
             "annotations": {"headerSha256": file.headerSha256, "sizeBytes": file.sizeBytes},
         }
         for file in source.files

@@ -5,9 +5,11 @@ Whoever wrote the artifact is not trusted: a document is read only up to a size 
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
@@ -18,6 +20,7 @@ from halftone.spec.documents import Document, WrittenFile, sha256_hex
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.names import ARTIFACT_FILE, SIGNATURE_FILE, Reason
+from halftone.stores.pinned import is_skipped
 
 Kind = TypeVar("Kind", bound=Document)
 Progress = Callable[[int], None]
@@ -56,6 +59,8 @@ class ArtifactReader:
         for path in sorted(self.sizes.keys() - self._listed.keys()):
             if path not in {ARTIFACT_FILE, _OF_THE_HUB} and not is_capacity(path):
                 raise _differs(path, f"is not a file of this artifact ({ARTIFACT_FILE} omits it)")
+        for path in self._linked_directories():
+            raise _differs(path, "is a link to a directory, and what it leads to is not signed")
 
     def require_digests(self, progress: Progress) -> None:
         """Raise CheckFailed unless every file has its SHA-256; none is read a second time."""
@@ -98,6 +103,16 @@ class ArtifactReader:
             raise _differs(path, f"has {self.sizes[path]} bytes, more than any such file")
         with _found_wanting():
             return self._source.read_range(path, 0, self.sizes[path])
+
+    def _linked_directories(self) -> Iterator[str]:
+        """Links to directories, which no store lists, but a server follows."""
+        if self._source.local_path(ARTIFACT_FILE) is None:
+            return
+        root = Path(self._source.uri)
+        for folder, subfolders, _ in os.walk(root):
+            links = (Path(folder, name) for name in subfolders)
+            paths = (link.relative_to(root).as_posix() for link in links if link.is_symlink())
+            yield from (path for path in paths if not is_skipped(path))
 
     def _artifact(self) -> Artifact:
         data = self.unproven(ARTIFACT_FILE, _MAX_ARTIFACT_BYTES)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from halftone.checkpoint.digests import file_sha256
 from halftone.publish.capacity_cards import is_capacity, signature_path
@@ -122,16 +122,17 @@ def _require_digests(tree: Path, contents: Mapping[str, Content]) -> None:
     wanted = [content.written for content in contents.values()]
     for file in wanted:
         if (tree / file.path).stat().st_size != file.sizeBytes:
-            _differs(file.path, "its size")
+            refuse_changed(file.path, "its size")
     largest_first = sorted(wanted, key=lambda file: -file.sizeBytes)
     with ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="hash") as pool:
         found = list(pool.map(file_sha256, [tree / file.path for file in largest_first]))
     for file, sha256 in zip(largest_first, found, strict=True):
         if sha256 != file.sha256:
-            _differs(file.path, "its SHA-256")
+            refuse_changed(file.path, "its SHA-256")
 
 
-def _differs(path: str, what: str) -> None:
+def refuse_changed(path: str, what: str) -> NoReturn:
+    """Raise CheckFailed(DigestDiffers) for a file that a document lists and that is another."""
     raise CheckFailed(
         Reason.DigestDiffers,
         path,

@@ -183,5 +183,7 @@ class DefectKind(StrEnum):
     KeptTensorChanged = "KeptTensorChanged"
     # The tokenizer gives ids that the embedding does not have, or cannot be read.
     TokenizerDiffers = "TokenizerDiffers"
+    # A file that the checkpoint document does not state, or states with another SHA-256.
+    DigestDiffers = "DigestDiffers"
     # As a server will see it, the weight error is beyond the limit of its format.
     WeightErrorTooLarge = "WeightErrorTooLarge"

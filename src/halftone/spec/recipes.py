@@ -14,11 +14,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from halftone.spec.errors import RefusedInput
+from halftone.spec.gates import Metric
 from halftone.spec.job import Quantization, QuantizationJob, Recipe
 from halftone.spec.names import Reason
 
 # Fields of a recipe for which "none at all" is a choice.
 _CLEARABLE: Final = frozenset({"kvCache"})
+# The metrics that a gate may have; each is the name of its model too.
+_METRICS: Final = frozenset(Metric) - {Metric.Structure}
 
 
 @dataclass(frozen=True)
@@ -148,13 +151,21 @@ def _refusal(
 ) -> RefusedInput:
     """The first error of pydantic as one sentence with the field's path."""
     first = error.errors()[0]
-    parts = [parent, *(str(part) for part in first["loc"])]
-    where = ".".join(part for part in parts if part) or "the document"
+    # Where gates differ by metric, pydantic puts the metric into the path; the user did not.
+    parts = [parent, *(str(part) for part in first["loc"] if part not in _METRICS)]
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = ", ".join(_model_at(model, first["loc"][:-1]).model_fields)
         what = f"there is no such field; there are {known}"
+    elif first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
+        parts.append("metric")
+        named = first["ctx"].get("tag")
+        is_not = "must be given; one" if named is None else f"'{named}' is not one"
+        what = f"{is_not} of {', '.join(sorted(_METRICS))}"
+    where = ".".join(part for part in parts if part) or "the document"
     value = first.get("input")
+    if first["type"] == "string_type" and isinstance(value, float):
+        what = f"is a number; write it as a string, '{value}'"
     # An address with an `@` may hold a password.
     shown = isinstance(value, int) or (isinstance(value, str) and not {"@", ":"} <= set(value))
     got = f" (found '{value}')" if shown else ""
@@ -162,11 +173,14 @@ def _refusal(
 
 
 def _model_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
-    """The model whose fields stand at `path`; numbers are places in a list."""
+    """The model whose fields stand at `path`; numbers are places in a list, a metric chooses."""
+    found = [model]
     for part in path:
-        if isinstance(part, str):
-            model = next(_models(model.model_fields[part].annotation))
-    return model
+        if part in _METRICS:
+            found = [gate for gate in found if gate.__name__ == part]
+        elif isinstance(part, str):
+            found = list(_models(found[0].model_fields[part].annotation))
+    return found[0]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -3,9 +3,23 @@
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef
+
+
+def _allowed_by_the_hub(repository: str) -> str:
+    if "--" in repository or ".." in repository or repository.endswith(".git"):
+        raise ValueError("must not hold '--' or '..', nor end with '.git'")
+    return repository
+
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+HubRepository = Annotated[
+    str,
+    Field(pattern=rf"^{_NAME}/{_NAME}$", max_length=253),
+    AfterValidator(_allowed_by_the_hub),
+]
 
 
 class Visibility(StrEnum):
@@ -39,7 +53,7 @@ class LicenceConsent(StrEnum):
 class HuggingFaceTarget(ApiModel):
     """A repository on the Hub; private unless asked otherwise."""
 
-    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=253)]
+    repository: HubRepository
     visibility: Visibility = Visibility.Private
     transfer: Transfer = Transfer.Lfs
     tokenSecretRef: SecretKeyRef | None = None

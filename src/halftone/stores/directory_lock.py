@@ -25,7 +25,9 @@ def locked(path: Path, subject: str) -> Iterator[None]:
     Raises EnvironmentFault(OutputBusy) while another process holds it; does not wait.
     """
     with storage_errors(subject):
-        lock = path.open("wb")
+        # Beside the target others may write too: what a link leads to is not touched.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(path, flags, 0o666), "wb")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -100,7 +100,16 @@ class DirectoryArtifactTarget:
 
     def add_cards(self, tree: Path, paths: Sequence[str]) -> None:
         """See `ArtifactTarget.add_cards`."""
+        if not paths:
+            return
         with locked(self._lock, self._uri), storage_errors(self._uri):
+            if self.current() is None:
+                raise RefusedInput(
+                    Reason.SourceNotFound,
+                    _FIELD,
+                    f"`{_FIELD}` '{self._uri}' holds no artifact to put capacity cards beside; "
+                    "publish it first.",
+                )
             for path in paths:
                 data, there = (tree / path).read_bytes(), self._path / path
                 if not there.is_file() or there.read_bytes() != data:
@@ -146,6 +155,13 @@ class DirectoryArtifactTarget:
             self._refuse(
                 "is a mount point, which an artifact cannot replace; give a directory inside it, "
                 f"such as '{Path(self._uri) / 'model'}'"
+            )
+        if self._staged.is_symlink():
+            raise RefusedInput(
+                Reason.TargetUnsafe,
+                _FIELD,
+                f"'{self._staged}' is a link, and `{_FIELD}` '{self._uri}' would be made where it "
+                "leads; remove it.",
             )
         self.current()
         above = next(path for path in self._path.parents if path.exists())

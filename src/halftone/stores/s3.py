@@ -176,7 +176,7 @@ def _translated(uri: str, subject: str) -> Iterator[None]:
             subject,
             f"{named(uri, subject)} could not be read ({type(error).__name__}); check the network "
             "and AWS_ENDPOINT_URL, then run the command again.",
-        ) from error
+        ) from None  # botocore's words repeat the endpoint, and with it any password
 
 
 def _refusal(error: ClientError, uri: str, subject: str) -> RefusedInput | EnvironmentFault:

@@ -78,7 +78,8 @@ def make_client(endpoint_url: str | None, field: str) -> "S3Client":
     except BotoCoreError:
         raise
     except ValueError as error:  # botocore's only way to say that an endpoint is no address
-        raise _unusable_setting(error, field if endpoint_url else None) from error
+        # Without its cause, which repeats the address and with it any password.
+        raise _unusable_setting(error, field if endpoint_url else None) from None
 
 
 def _unusable_setting(error: ValueError, field: str | None) -> RefusedInput:

@@ -97,7 +97,7 @@ def translated(uri: str, subject: str | None = None) -> Iterator[None]:
             FIELD,
             f"{what} could not be written ({type(error).__name__}); check the network and "
             "AWS_ENDPOINT_URL, then run the same command again: it goes on where it stopped.",
-        ) from error
+        ) from None  # botocore's words repeat the endpoint, and with it any password
 
 
 def _refusal(error: ClientError, uri: str, what: str) -> RefusedInput | EnvironmentFault:

@@ -10,15 +10,17 @@ from threading import Lock
 from typing import Any, Final, NamedTuple
 
 from halftone.checkpoint.architectures import text_config
+from halftone.checkpoint.digests import file_sha256
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.index import Checkpoint
 from halftone.checkpoint.json_objects import parse_object
 from halftone.checkpoint.scratch import Scratch
 from halftone.plan.planning import Planned
 from halftone.plan.tensors import LogicalTensor
+from halftone.spec.documents import CheckpointDocument, WrittenFile
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
-from halftone.spec.names import CONFIG_FILE, DefectKind
+from halftone.spec.names import CHECKPOINT_FILE, CONFIG_FILE, DefectKind
 from halftone.spec.roles import Role
 from halftone.validate.findings import Defect
 from halftone.validate.streaming import TILE_BYTES, for_all
@@ -60,6 +62,44 @@ def plan_defects(planned: Planned, checkpoint: Checkpoint) -> Iterator[Defect]:
             yield _defect(
                 DefectKind.MissingTensor, path, f"'{path}' of the source is not in the checkpoint."
             )
+
+
+def changed_files(document: CheckpointDocument, checkpoint: FileSource) -> list[Defect]:
+    """A defect for every file that `document` does not state, or states with other bytes.
+
+    A report carries the checkpoint's digest, so what was measured has to be what has that digest;
+    and a server loads a shard that lies beside the others, whoever put it there.
+    """
+    differ: set[str] = set()
+
+    def compare(file: WrittenFile) -> None:
+        path = checkpoint.local_path(file.path)
+        if path is None or not path.is_file() or file_sha256(path) != file.sha256:
+            differ.add(file.path)
+
+    for_all(document.files, compare)
+    stated = {file.path for file in document.files}
+    return [
+        *(
+            _defect(
+                DefectKind.DigestDiffers,
+                entry.path,
+                f"'{entry.path}' lies in the checkpoint, but `{CHECKPOINT_FILE}` does not state "
+                "it; take it away.",
+            )
+            for entry in checkpoint.files()
+            if entry.path not in stated
+        ),
+        *(
+            _defect(
+                DefectKind.DigestDiffers,
+                path,
+                f"'{path}' is not the file whose SHA-256 `{CHECKPOINT_FILE}` states; it was changed "
+                "after it was written. Remove the checkpoint and quantize again.",
+            )
+            for path in sorted(differ)
+        ),
+    ]
 
 
 # Kept bytes ---------------------------------------------------------------------------------------

@@ -146,18 +146,22 @@ class SourceAnswers:
 
     def _key(self, asked: Answer) -> Answer:
         """What decides an answer beside the source itself."""
-        try:
-            engine = version("vllm")
-        except PackageNotFoundError:  # starting the engine says so, in a sentence
-            engine = ""
         gpu = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
-        return {**asked, "engine": engine, "gpu": gpu, "maxModelLen": self._options.maxModelLen}
+        installed = {name: _version(name) for name in ("halftone", "lm_eval", "vllm")}
+        return {**asked, **installed, "gpu": gpu, "maxModelLen": self._options.maxModelLen}
 
     def _ask(self, question: str, parameters: Answer) -> Answer:
         if self._open is None:
             session = EngineSession(self._source, log=self._log, options=self._options)
             self._open = session.__enter__()
         return self._open.ask(question, **parameters)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # asking the engine says so, in a sentence
+        return ""
 
 
 def _task_parameters(gate: Task) -> Answer:

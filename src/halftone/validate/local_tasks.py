@@ -24,8 +24,9 @@ _FILE_LOADERS: Final = frozenset({"json", "csv", "parquet", "text", "arrow", "pa
 
 @dataclass(frozen=True)
 class LocalTask:
-    """`config`: the YAML and what it includes; `data`: the files of all splits, empty where the
-    data lie elsewhere; `items`: of the evaluated split, None where only running it would show.
+    """`config`: the YAML, what it includes, and the Python beside it where it names functions;
+    `data`: the files of all splits, empty where the data lie elsewhere; `items`: of the evaluated
+    split, None where only running it would show.
     """
 
     config: tuple[Path, ...]
@@ -82,7 +83,8 @@ def _read(path: Path, read: list[Path]) -> dict[str, Any]:
         raise RefusedInput(Reason.InvalidJob, str(path), told)
     read.append(path)
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  # a SafeLoader
+        text = path.read_text(encoding="utf-8")
+        config = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
     except OSError as error:
         told = f"The task '{path}' cannot be read ({error.strerror}); give the path of its YAML."
         raise RefusedInput(Reason.SourceNotFound, str(path), told) from error
@@ -92,6 +94,8 @@ def _read(path: Path, read: list[Path]) -> dict[str, Any]:
     if not isinstance(config, dict):
         told = f"'{path}' is not a task of lm-evaluation-harness: it holds no fields."
         raise RefusedInput(Reason.InvalidJob, str(path), told)
+    if "!function" in text:  # which may call what stands in any of them
+        read.extend(file for file in sorted(path.parent.glob("*.py")) if file not in read)
     merged: dict[str, Any] = {}
     for included in _listed(config.pop("include", ())):
         merged |= _read(path.parent / included, read)

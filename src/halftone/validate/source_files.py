@@ -16,6 +16,7 @@ from halftone.spec.documents import canonical_json, sha256_hex, write_atomically
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.files import FileSource
 from halftone.spec.names import CACHE_DIRECTORY, CONFIG_FILE, Reason
+from halftone.validate.alone import alone
 
 _CHUNK: Final = 8 * 2**20
 
@@ -23,7 +24,8 @@ _CHUNK: Final = 8 * 2**20
 def directory_of(source: FileSource) -> Path:
     """Where all files of `source` lie: where they are, or where they have been fetched to.
 
-    Raises EnvironmentFault(StorageFailed) when there is no place for them.
+    Raises EnvironmentFault: StorageFailed when there is no place for them, OutputBusy while another
+    process fetches them.
     """
     config = source.local_path(CONFIG_FILE)
     if config is not None:
@@ -32,7 +34,18 @@ def directory_of(source: FileSource) -> Path:
     target = folder / "files"
     if target.is_dir():
         return target
-    partial = folder / "files.partial"
+    told_busy = (
+        f"Another process is fetching '{source.uri}' into the cache; run the same command again "
+        "when it has ended."
+    )
+    with alone(folder / "lock", told_busy):
+        if not target.is_dir():  # nobody has fetched it in between
+            _fetch_all(source, target)
+    return target
+
+
+def _fetch_all(source: FileSource, target: Path) -> None:
+    partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for entry in source.files():
@@ -46,7 +59,6 @@ def directory_of(source: FileSource) -> Path:
             f"The source could not be fetched to '{target}' ({error.strerror}); make room there, "
             f"or name another place in {CACHE_DIRECTORY}.",
         ) from error
-    return target
 
 
 def _fetch(source: FileSource, path: str, size: int, target: Path) -> None:

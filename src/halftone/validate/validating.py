@@ -4,7 +4,8 @@
 
 Cheap gates come first, and a failure stops the rest: what follows is `NotRun` and says why. Each
 gate leaves its evidence as JSON; report and page are written last, so a run that was killed leaves
-no report. A report of the same checkpoint, plan and gates is taken as it is.
+no report. An earlier report is taken as it is where nothing has changed (`earlier`), and a second
+process is sent away (`alone`).
 """
 
 import json
@@ -13,18 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from halftone import __version__
 from halftone.plan.planning import Planned
 from halftone.spec.documents import (
     CheckpointDocument,
     WrittenFile,
-    canonical_json,
     sha256_hex,
     write_atomically,
 )
-from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.gates import (
     ENGINE_METRICS,
@@ -41,11 +40,15 @@ from halftone.spec.names import (
     REPORT_PAGE,
 )
 from halftone.spec.reports import GateResult, Outcome, Platform, Report, ReportSource
+from halftone.validate.alone import alone
+from halftone.validate.earlier import earlier_report, gates_digest
 from halftone.validate.gates.structure import measure_structure
 from halftone.validate.gates.weight_error import measure_weight_error
-from halftone.validate.local_tasks import is_local, read_local_task
 from halftone.validate.page import write_page
 from halftone.validate.verdicts import judge, lowest_recovery, not_run
+
+# Held while gates run; it stays, empty.
+_LOCK: Final = ".validate.lock"
 
 Measured = tuple[GateResult, dict[str, Any]]
 
@@ -98,11 +101,19 @@ def validate(subject: Subject, told: Callable[[str], None]) -> Report:
     """Run all gates of `subject`, write report and page; return the report.
 
     `told` gets a line for every gate that ended. Raises RefusedInput for a gate that cannot be
-    carried out as written, EnvironmentFault when vLLM is not there or not supported.
+    carried out as written, EnvironmentFault when vLLM is not there or not supported, or when
+    another process validates the same work directory.
     """
-    earlier = _earlier(subject)
-    if earlier is not None:
-        return earlier
+    told_busy = (
+        f"Another process is validating '{subject.workdir}'; wait for it, or stop it, and run the "
+        "same command again."
+    )
+    with alone(subject.workdir / _LOCK, told_busy):
+        return earlier_report(subject) or _validated(subject, told)
+
+
+def _validated(subject: Subject, told: Callable[[str], None]) -> Report:
+    """A new report, whatever lies there."""
     start = _now()
     _clear(subject.workdir)
     ledger = Ledger(subject.workdir, told)
@@ -138,48 +149,12 @@ def _clear(workdir: Path) -> None:
         shutil.rmtree(workdir / folder, ignore_errors=True)
 
 
-def gates_digest(validation: Validation) -> str:
-    """Digest of the `validation` block and of the files that it names."""
-    tasks = [g.task for g in validation.gates if g.metric is Metric.Task and is_local(g.task)]
-    paths = {path for task in tasks for path in read_local_task(Path(task)).files}
-    if validation.promptFile is not None:
-        paths.add(Path(validation.promptFile))
-    files = {str(path): sha256_hex(path.read_bytes()) for path in paths if path.is_file()}
-    block = validation.model_dump(mode="json", exclude_none=True)
-    return sha256_hex(canonical_json({"validation": block, "files": files}))
-
-
-def _earlier(subject: Subject) -> Report | None:
-    """The report that lies there, if it is of this checkpoint, plan, gates and version."""
-    path = subject.workdir / REPORT_FILE
-    if not path.is_file() or not (subject.workdir / REPORT_PAGE).is_file():
-        return None
-    try:
-        report = Report.load(path)
-    except RefusedInput:  # of another version, or damaged: made anew
-        return None
-    found = (report.planDigest, report.checkpointDigest, report.gatesDigest)
-    wanted = (
-        subject.planned.plan.digest,
-        subject.document.digest,
-        gates_digest(subject.validation),
-    )
-    same = found == wanted and report.halftoneVersion == __version__
-    return report if same and _evidence_is_whole(subject.workdir, report) else None
-
-
-def _evidence_is_whole(workdir: Path, report: Report) -> bool:
-    for file in report.evidence:
-        path = workdir / file.path
-        if not path.is_file() or sha256_hex(path.read_bytes()) != file.sha256:
-            return False
-    return True
-
-
 def _file_gates(subject: Subject, ledger: Ledger) -> None:
     """The gates that run unasked and read files alone."""
     listed = next((g for g in subject.validation.gates if g.metric is Metric.WeightError), None)
-    ledger.add(*measure_structure(subject.planned, subject.source, subject.checkpoint))
+    ledger.add(
+        *measure_structure(subject.planned, subject.source, subject.checkpoint, subject.document)
+    )
     failed = ledger.failed
     if failed is None:
         ledger.add(

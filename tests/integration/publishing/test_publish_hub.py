@@ -8,6 +8,7 @@ We test these aspects:
 
 import io
 import logging
+import os
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -290,6 +291,22 @@ def test_a_file_that_changes_while_others_go_up_leaves_nothing_visible(
 
     hub.arrived = change
     with pytest.raises(CheckFailed, match="changed while it was being published"):
+        publish(target, tree, first)
+    assert is_untouched(hub)
+
+
+def test_what_changes_without_leaving_a_trace_is_not_committed(
+    hub: HubWritingDouble, target: HubArtifactTarget, tree: Path, first: Artifact
+) -> None:
+    def change(request: Seen) -> None:
+        if request.place is Place.Batch:
+            config = tree / "config.json"
+            status = config.stat()
+            config.write_bytes(config.read_bytes().replace(b"0", b"7"))
+            os.utime(config, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    hub.arrived = change
+    with pytest.raises(CheckFailed, match=r"'config\.json' changed while it was being published"):
         publish(target, tree, first)
     assert is_untouched(hub)
 

@@ -125,7 +125,7 @@ def _template() -> "Template":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"prose": prose, "code": code, "line": _on_one_line}
+    environment.filters |= {"prose": prose, "code": code, "place": _place, "line": _on_one_line}
     return environment.get_template("README.md.j2")
 
 
@@ -140,6 +140,11 @@ def code(text: str) -> str:
     fence = "`" * (max((len(run) for run in re.findall(r"`+", line)), default=0) + 1)
     pad = " " if "`" in line else ""
     return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def _place(link: str) -> str:
+    """An address as a link that shows itself, a file's name as code."""
+    return f"<{link}>" if re.fullmatch(r"https?://[^\s<>]+", link) else code(link)
 
 
 def _on_one_line(text: str) -> str:

@@ -55,7 +55,7 @@ def _all(fields: Mapping[Any, Any], name: str, form: re.Pattern[str]) -> tuple[s
     """A field that may be one value or a list of them."""
     value = fields.get(name)
     values = value if isinstance(value, list) else [value]
-    fitting = (v for v in values if isinstance(v, str) and form.match(v))
+    fitting = (v for v in values if isinstance(v, str) and form.fullmatch(v))
     return tuple(dict.fromkeys(fitting))
 
 

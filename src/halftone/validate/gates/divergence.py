@@ -29,6 +29,7 @@ __all__ = ["DivergenceGate", "compare", "evidence", "judge"]
 DivergenceGate = KlDivergence | TopOneAgreement | Perplexity
 
 _Z95: Final = 1.959964
+_DIGITS: Final = 6  # of a divergence, where its limit has no more
 _WORST: Final = 10
 # Four bins a decade; what lies outside is counted in the first or the last.
 _EDGES: Final = tuple(float(f"{10 ** (step / 4):.4g}") for step in range(-32, 5))
@@ -45,17 +46,18 @@ def judge(gate: DivergenceGate, measured: Divergence) -> GateResult:
 
 def _judge_divergence(gate: KlDivergence, measured: Divergence) -> GateResult:
     mean, error = measured.clustered("kl")
-    passed = _as_written(mean) <= float(gate.maximum)
+    digits = max(_DIGITS, len(gate.maximum.partition(".")[2]))
+    passed = _as_written(mean, digits) <= float(gate.maximum)
     worst = max(measured.prompts, key=lambda p: float(p.kl.mean()) if p.kl.size else 0.0)
     noise = _mean(measured.floor)
     message = (
-        f"Mean KL divergence is {decimal_text(mean)} nats a token, 99 % of tokens are below "
-        f"{decimal_text(_p99(measured.joined('kl')))}; the source against itself has "
+        f"Mean KL divergence is {decimal_text(mean, digits)} nats a token, 99 % of tokens are "
+        f"below {decimal_text(_p99(measured.joined('kl')))}; the source against itself has "
         f"{decimal_text(noise)}. " + _sentence(passed, worst, "diverges most")
     )
     return _result(gate, passed, message, worst.id).model_copy(
         update={
-            "score": decimal_text(mean),
+            "score": decimal_text(mean, digits),
             "limit": f"≤ {gate.maximum} nats",
             "unit": "nats",
             "standardError": None if error is None else decimal_text(error),
@@ -90,7 +92,8 @@ def _judge_agreement(gate: TopOneAgreement, measured: Divergence) -> GateResult:
 
 def _judge_perplexity(gate: Perplexity, measured: Divergence) -> GateResult:
     source, quantized = perplexities(measured)
-    increase = 100 * (quantized / source - 1)
+    # A source without a perplexity proves nothing, and dividing by it would look like a gain.
+    increase = 100 * (quantized / source - 1) if np.isfinite(source) else float("inf")
     passed = _as_written(increase, 4) <= gate.maxIncreasePercent
     losses = {p.id: float((p.quantized_loss - p.source_loss).mean()) for p in measured.prompts}
     worst = max(measured.prompts, key=lambda p: losses[p.id])
@@ -125,7 +128,7 @@ def _result(gate: DivergenceGate, passed: bool, message: str, worst: str) -> Gat
     )
 
 
-def _as_written(value: float, digits: int = 6) -> float:
+def _as_written(value: float, digits: int) -> float:
     """The value that the report shows, so that nobody reads 0.020000 and a failure at 0.02."""
     return round(value, digits)
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from halftone.checkpoint.index import read_checkpoint
 from halftone.plan.planning import Planned
+from halftone.spec.documents import CheckpointDocument
 from halftone.spec.files import FileSource
 from halftone.spec.gates import STRUCTURE_GATE, Metric
 from halftone.spec.reports import GateResult, Outcome
 from halftone.validate.agreement import (
     broken_towers,
+    changed_files,
     changed_kept_tensors,
     plan_defects,
     tokenizer_defects,
@@ -25,10 +27,15 @@ _MOST_DEFECTS = 1000
 
 
 def measure_structure(
-    planned: Planned, source: FileSource, checkpoint: FileSource
+    planned: Planned,
+    source: FileSource,
+    checkpoint: FileSource,
+    document: CheckpointDocument | None = None,
 ) -> tuple[GateResult, dict[str, Any]]:
     """The gate's result and its evidence, {"checked": {…}, "defects": […], "warnings": […]}.
 
+    With `document`, the files must also be those that it states; what is wrong in a changed file is
+    named first.
     Raises RefusedInput for a checkpoint whose headers cannot be read at all.
     """
     inspection = inspect_source(checkpoint)
@@ -40,8 +47,10 @@ def measure_structure(
         *broken_towers(roles, read.config),
         *tokenizer_defects(read),
         *changed_kept_tensors(planned, source, read),
+        *(changed_files(document, checkpoint) if document is not None else ()),
     ]
-    kept = sum(1 for tensor in planned.tensors if tensor.format is None)
+    # What was dequantized on the way in is kept too, but is not the source's byte for byte.
+    kept = sum(1 for tensor in planned.tensors if tensor.format is None and tensor.scale is None)
     evidence = {
         "checked": {
             "tensors": len(read.tensors),

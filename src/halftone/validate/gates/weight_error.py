@@ -138,10 +138,12 @@ def _result(gate: WeightError | None, errors: Errors, roles: list[dict[str, Any]
 
 def _ratio(row: Mapping[str, Any]) -> float:
     """How near a role is to its limit; above 1 it is beyond."""
-    serving = row["relativeErrorServing"]
-    return (
-        float("inf") if serving is None else float(serving / row["limit"]) if row["limit"] else 0.0
-    )
+    serving, limit = row["relativeErrorServing"], row["limit"]
+    if serving is None:
+        return float("inf")
+    if not limit:
+        return float("inf") if serving else 0.0
+    return float(serving / limit)
 
 
 def _told(worst: Mapping[str, Any] | None) -> str:

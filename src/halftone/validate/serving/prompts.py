@@ -106,7 +106,8 @@ def _lines(file: Path) -> list[bytes]:
         raise RefusedInput(
             Reason.SourceNotFound,
             "promptFile",
-            f"`promptFile` names `{file.name}`, which cannot be read ({error.strerror}).",
+            f"`promptFile` names `{file.name}`, which cannot be read ({error.strerror}); "
+            "a relative path starts at the folder of the job's file.",
         ) from error
     lines = data.split(b"\n")
     if len(data) > _MOST_BYTES or len(lines) > _MOST_LINES:

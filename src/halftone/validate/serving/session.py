@@ -35,6 +35,9 @@ _ERRORS: Final[dict[str, type[HalftoneError]]] = {
 # What only publishing needs; a process that reads somebody's checkpoint has no use for it.
 _SECRETS: Final = ("AWS_", SIGNING_KEY_FILE)
 _HUB_SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+# Gates read what vLLM warns of, so nobody may have told it to be silent or to log elsewhere.
+_LOGGING: Final = {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+_ELSEWHERE: Final = ("VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_STREAM")
 _SHUTDOWN_S: Final = 20.0
 _POLL_S: Final = 0.5
 # Exit by these signals has a cause that a reader can do something about.
@@ -177,7 +180,8 @@ class EngineSession:
     def _start(self) -> None:
         offline = self.options.offline
         secrets = _SECRETS + (_HUB_SECRETS if offline else ())
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(secrets)}
+        dropped = (*secrets, *_ELSEWHERE)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(dropped)} | _LOGGING
         if offline:
             environment["HF_HUB_OFFLINE"] = "1"
         with self.log.open("wb") as log:
