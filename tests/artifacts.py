@@ -102,6 +102,7 @@ def write_report(
         message=f"the gates say {verdict}",
         planDigest=plan_digest,
         checkpointDigest=checkpoint.digest,
+        checkpointDocumentSha256=sha256_hex(checkpoint.to_bytes()),
         gatesDigest="0" * 64,
         halftoneVersion=checkpoint.halftoneVersion,
         source=ReportSource(uri="hf://org/model@main", revision=None),

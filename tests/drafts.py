@@ -103,9 +103,14 @@ def is_untouched(hub: HubWritingDouble) -> bool:
     return all(len(repository.commits) == 1 for repository in hub.repositories.values())
 
 
-def refused(target: ArtifactTarget, tree: Path, artifact: Artifact) -> HalftoneError:
+def refused(
+    target: ArtifactTarget,
+    tree: Path,
+    artifact: Artifact,
+    existing: Existing = Existing.Refuse,
+) -> HalftoneError:
     with pytest.raises(HalftoneError) as caught:
-        publish(target, tree, artifact)
+        publish(target, tree, artifact, existing)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
     return caught.value
 

@@ -69,6 +69,7 @@ def _report(
         message=f"{len(gates)} of {len(gates)} gates passed.",
         planDigest=plan.digest,
         checkpointDigest=checkpoint.digest,
+        checkpointDocumentSha256=sha256_hex(checkpoint.to_bytes()),
         gatesDigest=sha256_hex(b"gates"),
         halftoneVersion=checkpoint.halftoneVersion,
         source=ReportSource(uri=plan.source.uri, revision=plan.source.revision),

@@ -9,7 +9,6 @@ from halftone.spec.capacity import CapacityCard
 from halftone.validate.capacity import (
     Step,
     build_card,
-    card_path,
     fit,
     non_negative_least_squares,
 )
@@ -108,7 +107,7 @@ def test_one_number_of_kv_tokens_is_true_for_plain_models_only() -> None:
 def test_a_card_is_filed_by_what_it_was_measured_on() -> None:
     made = card(facts())
     name = f"capacity/nvidia-b200-180-gb-vllm-0.32.0-tp2-{made.digest[:12]}.json"
-    assert card_path(made) == name
+    assert made.path == name
     for other in (
         facts(driver="600.1"),
         facts(device="NVIDIA H100"),

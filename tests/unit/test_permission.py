@@ -172,3 +172,15 @@ def test_each_document_must_belong_to_the_one_before_it(made: Work) -> None:
         "report.json",
         "report.json",
     ]
+
+
+def test_a_checkpoint_document_that_was_edited_after_the_gates_is_noticed(made: Work) -> None:
+    """What the checkpoint digest leaves out: errors that the card quotes, and carried files."""
+    plan, checkpoint = made.made.planned.plan, made.made.document
+    better = checkpoint.roles[0].model_copy(update={"relativeError": "0.000001"})
+    edited = checkpoint.model_copy(update={"roles": (better, *checkpoint.roles[1:])})
+
+    found = first_disagreement(plan, edited, made.report)
+
+    assert found is not None
+    assert found.how == "it was edited after the gates had read it"

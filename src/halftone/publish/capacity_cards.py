@@ -11,7 +11,6 @@ from typing import Final, NoReturn
 from pydantic import ValidationError
 
 from halftone.publish.signing import WHOLE_FILE, require_covered, require_signature
-from halftone.spec.artifacts import SHORT_DIGEST
 from halftone.spec.capacity import CapacityCard
 from halftone.spec.documents import sha256_hex
 from halftone.spec.errors import CheckFailed
@@ -81,8 +80,10 @@ def require_card(path: str, data: bytes, checkpoint_digest: str) -> None:
         _refuse(path, "was edited after it was written (it is not canonical JSON)")
     if card.checkpointDigest != checkpoint_digest:
         _refuse(path, "is the capacity card of another checkpoint")
-    if not PurePosixPath(path).stem.endswith(card.digest[:SHORT_DIGEST]):
-        _refuse(path, "holds the card that belongs under another name")
+    if card.compute_digest() != card.digest:
+        _refuse(path, "does not have the digest that it states")
+    if path != card.path:
+        _refuse(path, f"holds the card that belongs under '{card.path}'")
 
 
 def _is_card(path: str) -> bool:

@@ -87,6 +87,8 @@ def first_disagreement(
         return Disagreement(REPORT_FILE, f"it is about another {PLAN_FILE}")
     if report.checkpointDigest != checkpoint.digest:
         return Disagreement(REPORT_FILE, f"it is about another {CHECKPOINT_FILE}")
+    if report.checkpointDocumentSha256 != sha256_hex(checkpoint.to_bytes()):
+        return Disagreement(CHECKPOINT_FILE, "it was edited after the gates had read it")
     return None
 
 

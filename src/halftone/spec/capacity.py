@@ -6,12 +6,16 @@ formula: a step takes `stepBase + a * KV tokens + b * sequences` seconds, a prom
 `prefillTokensPerSecond`.
 """
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from halftone.spec.documents import Document
-from halftone.spec.names import API_VERSION
+from halftone.spec.artifacts import SHORT_DIGEST
+from halftone.spec.documents import Document, canonical_json, sha256_hex
+from halftone.spec.names import API_VERSION, CAPACITY_DIRECTORY
+
+_LONGEST_WORD: Final = 60  # characters of device and engine in the file name
 
 
 class Fitted(BaseModel):
@@ -63,3 +67,21 @@ class CapacityCard(Document):
     maxSequences: int
     warmUpSeconds: str
     samples: int
+
+    def compute_digest(self) -> str:
+        """Of all that changes what a card says beside the checkpoint; equal to `digest`."""
+        keyed = self.model_dump(
+            mode="json", include={"device", "driver", "engine", "engineArguments"}
+        )
+        return sha256_hex(canonical_json(keyed))
+
+    @property
+    def path(self) -> str:
+        """Where it lies in an artifact: `capacity/<device>-<engine>-tp<N>-<digest12>.json`."""
+        device, engine = _word(self.device), _word(self.engine)
+        name = f"{device}-{engine}-tp{self.tensorParallel}-{self.digest[:SHORT_DIGEST]}.json"
+        return f"{CAPACITY_DIRECTORY}/{name}"
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower())[:_LONGEST_WORD].strip("-.")

@@ -96,6 +96,8 @@ class ReportSource(BaseModel):
 class Report(Document):
     """Everything that the gates found. `gatesDigest` covers the job's `validation` block.
 
+    `checkpointDocumentSha256` binds all of `checkpoint.json`: files that the checkpoint digest
+    leaves out, and the weight errors that a model card quotes.
     `evidence` are the JSON files that gates left, `startTime` and `completionTime` are RFC 3339 in
     UTC, `recoveryPercent` is the lowest of the tasks, "" where none ran.
     """
@@ -106,6 +108,7 @@ class Report(Document):
     message: str
     planDigest: str
     checkpointDigest: str
+    checkpointDocumentSha256: str
     gatesDigest: str
     halftoneVersion: str
     source: ReportSource

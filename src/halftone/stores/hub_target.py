@@ -204,6 +204,12 @@ class HubArtifactTarget:
                 "holds another artifact; choose another repository, or write `existing: "
                 "Replace`, which keeps that one under its digest"
             )
+        strangers = _strangers(head, draft)
+        if strangers and not _is_same(head, draft):
+            self._refuse_occupied(
+                f"holds '{strangers[0]}', which is no file of its artifact, and beside which the "
+                "new one would not verify; remove it from the repository"
+            )
         return head
 
     def _replaced(self, draft: Artifact, existing: Existing, upload: Upload) -> _Head:
@@ -339,9 +345,18 @@ def _at(artifact: Artifact, commit: str) -> Artifact:
 
 def _dropped(head: _Head, draft: Artifact) -> list[str]:
     """Files of the former artifact, its capacity cards included, that the new one has not."""
-    if head.artifact is None:
-        return []
     wanted = {file.path for file in draft.files}
-    former = {file.path for file in head.artifact.files}
+    return sorted((_of_the_former(head) & head.files) - wanted)
+
+
+def _strangers(head: _Head, draft: Artifact) -> list[str]:
+    """Files that somebody put beside the former artifact, and that nothing would replace."""
+    wanted = {file.path for file in draft.files} | {ARTIFACT_FILE} | _MADE_BY_THE_HUB
+    return [] if head.artifact is None else sorted(head.files - _of_the_former(head) - wanted)
+
+
+def _of_the_former(head: _Head) -> set[str]:
+    if head.artifact is None:
+        return set()
     cards = {path for path in head.files if path.startswith(f"{CAPACITY_DIRECTORY}/")}
-    return sorted(((former | cards) & head.files) - wanted)
+    return cards | {file.path for file in head.artifact.files}

@@ -79,27 +79,17 @@ def changed_files(document: CheckpointDocument, checkpoint: FileSource) -> list[
 
     for_all(document.files, compare)
     stated = {file.path for file in document.files}
-    return [
-        *(
-            _defect(
-                DefectKind.DigestDiffers,
-                entry.path,
-                f"'{entry.path}' lies in the checkpoint, but `{CHECKPOINT_FILE}` does not state "
-                "it; take it away.",
-            )
-            for entry in checkpoint.files()
-            if entry.path not in stated
-        ),
-        *(
-            _defect(
-                DefectKind.DigestDiffers,
-                path,
-                f"'{path}' is not the file whose SHA-256 `{CHECKPOINT_FILE}` states; it was changed "
-                "after it was written. Remove the checkpoint and quantize again.",
-            )
-            for path in sorted(differ)
-        ),
-    ]
+    strange = [e.path for e in checkpoint.files() if e.path not in stated]
+    told = {
+        path: f"'{path}' lies in the checkpoint, but `{CHECKPOINT_FILE}` does not state it; "
+        "take it away."
+        for path in strange
+    } | {
+        path: f"'{path}' is not the file whose SHA-256 `{CHECKPOINT_FILE}` states, but was changed "
+        "since; remove the checkpoint and quantize again."
+        for path in sorted(differ)
+    }
+    return [_defect(DefectKind.DigestDiffers, path, message) for path, message in told.items()]
 
 
 # Kept bytes ---------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ KV tokens and sequences are those that decode in the step. All four are costs, s
 negative: least squares without that bound would sell noise as a step that gets cheaper with load.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import combinations
@@ -17,13 +16,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from halftone.spec.artifacts import SHORT_DIGEST
 from halftone.spec.capacity import CacheGroup, CapacityCard, Fitted
-from halftone.spec.documents import canonical_json, sha256_hex
-from halftone.spec.names import CAPACITY_DIRECTORY
 from halftone.validate.serving.session import EngineFacts
 
-_LONGEST_WORD: Final = 60  # characters of device and engine in the file name
 _DIGITS: Final = 5  # significant ones of a fitted value; its error is far above
 
 Floats = npt.NDArray[np.float64]
@@ -112,8 +107,8 @@ def build_card(
     costs = fit(steps)
     groups = [CacheGroup(**group) for group in facts.cacheGroups]
     plain = groups[0] if len(groups) == 1 and not groups[0].blocksPerRequest else None
-    return CapacityCard(
-        digest=_digest(facts),
+    card = CapacityCard(
+        digest="",
         checkpointDigest=checkpoint_digest,
         device=facts.device,
         driver=facts.driver,
@@ -133,28 +128,7 @@ def build_card(
         warmUpSeconds=_decimal(facts.loadSeconds + float(measured["warmUpSeconds"])),
         samples=len(steps),
     )
-
-
-def card_path(card: CapacityCard) -> str:
-    """Where the card lies in an artifact: `capacity/<device>-<engine>-tp<N>-<digest12>.json`."""
-    device, engine = _word(card.device), _word(card.engine)
-    name = f"{device}-{engine}-tp{card.tensorParallel}-{card.digest[:SHORT_DIGEST]}.json"
-    return f"{CAPACITY_DIRECTORY}/{name}"
-
-
-def _digest(facts: EngineFacts) -> str:
-    """Of all that changes what a card says beside the checkpoint."""
-    keyed = {
-        "device": facts.device,
-        "driver": facts.driver,
-        "engine": facts.engine,
-        "engineArguments": facts.engineArguments,
-    }
-    return sha256_hex(canonical_json(keyed))
-
-
-def _word(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower())[:_LONGEST_WORD].strip("-.")
+    return card.model_copy(update={"digest": card.compute_digest()})
 
 
 def _rate(seconds: float, error: float) -> Fitted:

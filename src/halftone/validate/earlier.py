@@ -47,13 +47,13 @@ def earlier_report(subject: "Subject") -> Report | None:
         return None
     found = (
         report.planDigest,
-        report.checkpointDigest,
+        report.checkpointDocumentSha256,
         report.gatesDigest,
         report.halftoneVersion,
     )
     wanted = (
         subject.planned.plan.digest,
-        subject.document.digest,
+        sha256_hex(subject.document.to_bytes()),
         gates_digest(subject.validation),
         __version__,
     )

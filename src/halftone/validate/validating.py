@@ -125,6 +125,7 @@ def _validated(subject: Subject, told: Callable[[str], None]) -> Report:
         message=message,
         planDigest=subject.planned.plan.digest,
         checkpointDigest=subject.document.digest,
+        checkpointDocumentSha256=sha256_hex(subject.document.to_bytes()),
         gatesDigest=gates_digest(subject.validation),
         halftoneVersion=__version__,
         source=ReportSource(uri=subject.source.uri, revision=subject.source.revision),

@@ -135,6 +135,18 @@ def _kernels_are_expected(gathered: Gathered) -> Complaint | None:
     return Complaint(wrong.message, wrong.kernel) if wrong else None
 
 
+def _emulation_is_ours(gathered: Gathered) -> Complaint | None:
+    """Whether a CPU computed as the GPU would: our kernels did, not vLLM's own for CPUs."""
+    facts = gathered.facts
+    if not (facts.emulated and gathered.formats) or facts.kernels:
+        return None
+    return Complaint(
+        f"{facts.engine} served {', '.join(gathered.formats)} on a CPU without Halftone's kernels, "
+        "so nothing was measured as the target would compute it; install Halftone where vLLM is, "
+        "so that its plugin is found."
+    )
+
+
 def _answers_are_numbers(gathered: Gathered) -> Complaint | None:
     broken = [row for row in gathered.generated if not row["finite"]]
     if not broken:
@@ -161,6 +173,7 @@ CHECKS: Final[tuple[Callable[[Gathered], Complaint | None], ...]] = (
     _scales_agree,
     _cache_scales_arrived,
     _kernels_are_expected,
+    _emulation_is_ours,
     _answers_are_numbers,
     _answers_are_there,
 )

@@ -17,7 +17,7 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.gates import Metric, Speed
 from halftone.spec.names import Reason
 from halftone.spec.reports import GateResult, Interval, Outcome
-from halftone.validate.capacity import build_card, card_path
+from halftone.validate.capacity import build_card
 from halftone.validate.serving.session import EngineFacts
 from halftone.validate.statistics import FAMILY_ALPHA, student_quantile
 
@@ -132,7 +132,7 @@ def _card(
         card = build_card(facts, quantized, checkpoint_digest)
     except ValueError as error:
         return {"card": None, "noCardBecause": str(error)}
-    path = card_path(card)
+    path = card.path
     card.save(workdir / path)
     return {"card": card.model_dump(mode="json"), "cardFile": path}
 

@@ -35,9 +35,10 @@ _ERRORS: Final[dict[str, type[HalftoneError]]] = {
 # What only publishing needs; a process that reads somebody's checkpoint has no use for it.
 _SECRETS: Final = ("AWS_", SIGNING_KEY_FILE)
 _HUB_SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
-# Gates read what vLLM warns of, so nobody may have told it to be silent or to log elsewhere.
+# Gates read what vLLM warns of, so nobody may have told it to be silent or to log elsewhere; nor to
+# leave out the plugin that makes a CPU compute as the GPU would.
 _LOGGING: Final = {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
-_ELSEWHERE: Final = ("VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_STREAM")
+_ELSEWHERE: Final = ("VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_STREAM", "VLLM_PLUGINS")
 _SHUTDOWN_S: Final = 20.0
 _POLL_S: Final = 0.5
 # Exit by these signals has a cause that a reader can do something about.
