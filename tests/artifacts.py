@@ -159,10 +159,9 @@ def written(path: str, data: bytes) -> WrittenFile:
 
 def write_card(work: Work, device: str = "nvidia-b200") -> Path:
     """A capacity card of `work`'s checkpoint, in its work directory."""
-    digest = sha256_hex(device.encode())
     fitted = Fitted(value="1.0", standardError="0.1")
     card = CapacityCard(
-        digest=digest,
+        digest="",
         checkpointDigest=work.made.document.digest,
         device=device,
         driver=None,
@@ -184,7 +183,8 @@ def write_card(work: Work, device: str = "nvidia-b200") -> Path:
         warmUpSeconds="3.5",
         samples=12,
     )
-    path = work.directory / "capacity" / f"{device}-vllm-tp1-{digest[:12]}.json"
+    card = card.model_copy(update={"digest": card.compute_digest()})
+    path = work.directory / card.path
     card.save(path)
     return path
 

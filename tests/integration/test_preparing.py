@@ -9,6 +9,7 @@ import pytest
 
 from halftone.publish.keys import generate_key
 from halftone.publish.preparing import Prepared
+from halftone.spec.documents import sha256_hex
 from halftone.spec.errors import CheckFailed, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
 from tests.artifacts import CARD, Work, work_directory, write_card
@@ -240,7 +241,9 @@ def test_a_file_with_the_name_of_a_document_is_refused(work: Work) -> None:
     files = work.made.document.files
     row = files[0].model_copy(update={"path": "model.sig"})
     document = work.made.document.model_copy(update={"files": (*files, row)})
-    work = replace(work, made=replace(work.made, document=document))
+    read = {"checkpointDocumentSha256": sha256_hex(document.to_bytes())}
+    report = work.report.model_copy(update=read)
+    work = replace(work, made=replace(work.made, document=document), report=report)
 
     assert "The checkpoint holds 'model.sig'" in refused(work).message
 
