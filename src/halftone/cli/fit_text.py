@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from halftone.cli.plan_text import short_size, size_text
 from halftone.plan.fit import Fit, Verdict
+from halftone.spec.presentation import short_size, size_text
 
 
 def print_fit(console: Console, fit: Fit) -> None:

@@ -7,8 +7,9 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from halftone.cli.plan_text import plain_console, short_size
+from halftone.cli.plan_text import plain_console
 from halftone.spec.artifacts import SHORT_DIGEST
+from halftone.spec.presentation import short_size
 from halftone.spec.publishing import Leftover
 from halftone.stores.opening import open_target_uri
 

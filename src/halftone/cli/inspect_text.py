@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from halftone.cli.plan_text import plain_console, size_text
+from halftone.cli.plan_text import plain_console
+from halftone.spec.presentation import size_text
 from halftone.validate.findings import Coverage, Extent, Inspection
 
 _SHOWN_OF_A_KIND: Final = 6

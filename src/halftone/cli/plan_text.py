@@ -8,12 +8,11 @@ from rich.table import Table
 
 from halftone.plan.resources import WORKERS
 from halftone.spec.documents import Plan, PlanOutput, PlanSizes, PlanSource, Ratio, Resources
+from halftone.spec.presentation import short_size, size_text
 
 if TYPE_CHECKING:
     from halftone.plan.fit import Fit
 
-_GB: Final = 1e9
-_GIB: Final = 2**30
 _NO_WIDTH: Final = 100_000
 
 
@@ -44,21 +43,6 @@ def plain_console() -> Console:
     if not console.is_terminal:
         console.width = _NO_WIDTH
     return console
-
-
-def size_text(nbytes: int) -> str:
-    """Both units, because cards mix them up: `28.55 GB (26.59 GiB)`; small ones in MB."""
-    if nbytes < 0.1 * _GB:
-        return f"{nbytes / 1e6:.2f} MB ({nbytes / 2**20:.2f} MiB)"
-    return f"{nbytes / _GB:.2f} GB ({nbytes / _GIB:.2f} GiB)"
-
-
-def short_size(nbytes: int) -> str:
-    """One unit, for columns: `28.55 GB`, `349.7 kB`."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.2f} {unit}"
-    return f"{nbytes} B"
 
 
 def _print_head(console: Console, plan: Plan, source: PlanSource) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from halftone.cli.plan_text import print_plan, size_text
+from halftone.cli.plan_text import print_plan
 from halftone.cli.publish import print_published
 from halftone.cli.report_text import print_report
 from halftone.cli.stages import STAGES
@@ -12,6 +12,7 @@ from halftone.cli.validating import load_report, require_passed
 from halftone.cli.workdir import write_job
 from halftone.spec.documents import CheckpointDocument, Plan
 from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE
+from halftone.spec.presentation import size_text
 
 
 @click.command()

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from halftone.cli.opening import opened, opened_checkpoint
-from halftone.cli.plan_text import size_text
 from halftone.cli.progress import progress
 from halftone.cli.quantize import default_workers
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.names import Reason
+from halftone.spec.presentation import size_text
 from halftone.spec.reports import Verdict
 
 if TYPE_CHECKING:

@@ -33,8 +33,7 @@ SIGNATURE_FILE: Final = "model.sig"
 CACHE_DIRECTORY: Final = "HALFTONE_CACHE_DIR"
 # ... the private key that signs artifacts, ...
 SIGNING_KEY_FILE: Final = "HALFTONE_SIGNING_KEY_FILE"
-# ... and the interpreters of the two environments that have torch.
-QUANTIZE_PYTHON: Final = "HALFTONE_QUANTIZE_PYTHON"
+# ... and the interpreter of the environment that has vLLM.
 SERVE_PYTHON: Final = "HALFTONE_SERVE_PYTHON"
 
 

@@ -97,15 +97,11 @@ class GroupFinding(BaseModel):
 
 
 class Inspection(Document):
-    """Everything that `inspect` found in one checkpoint.
-
-    `checkpointDigest` says which one, where the checkpoint is that of a work directory.
-    """
+    """Everything that `inspect` found in one checkpoint."""
 
     apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
     kind: Literal["Inspection"] = "Inspection"
     checkpoint: str
-    checkpointDigest: str | None = None
     revision: str | None
     source: str | None
     architecture: str
