@@ -45,7 +45,7 @@ fmt: $(DEV) ## Format the code and mend what ruff can mend
 lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 	$(VENV)/ruff check $(CODE) && $(VENV)/ruff format --check $(CODE)
 	$(VENV)/mypy $(TYPED)
-	$(VENV)/lint-imports && $(VENV)/python -m pytest -q tests/unit/test_house_rules.py
+	$(VENV)/lint-imports && $(VENV)/python -m pytest -q --timeout 60 tests/unit/test_house_rules.py
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-gpu soak bench
