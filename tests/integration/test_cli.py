@@ -90,7 +90,7 @@ def test_a_command_works_with_standard_error_closed(tiny_source: Path, tmp_path:
         (["quantize", "x", "y", "--recipe", "nvfp4a16", "--workers", "0"], "range 1<=x<=256"),
         (["quantize", "x", "y", "--recipe", "r", "--scale-search", "Best"], "'MinMax'"),
         (["quantize", "x", "y", "--recipe", "r", "--max-shard-bytes", "0"], "range x>=1"),
-        (["stage", "validate", "--workdir", "w"], "'inspect'"),
+        (["stage", "inspect", "--workdir", "w"], "'validate'"),
         (["run", "absent.yaml", "--workdir", "w"], "'absent.yaml' does not exist"),
     ],
 )
