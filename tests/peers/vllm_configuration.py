@@ -25,6 +25,7 @@ from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ["VLLM_PLUGINS"] = ""  # vLLM by itself
 
 import torch
 from safetensors.torch import save_file

@@ -21,6 +21,8 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# vLLM by itself: our plugin keeps an FP8 cache in BF16 where a CPU has no better.
+os.environ["VLLM_PLUGINS"] = ""
 
 import torch
 from vllm.config import VllmConfig, get_layers_from_vllm_config, set_current_vllm_config
