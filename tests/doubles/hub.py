@@ -25,13 +25,14 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from tests.doubles.loopback import LoopbackHandler, LoopbackServer
 
 LARGE_FILE_BYTES = 1_000_000
 _RANGE = re.compile(r"^bytes=(\d+)-(\d+)$")
@@ -178,52 +179,20 @@ class HubDouble:
         return size > self.large_file_bytes
 
 
-class _Server(ThreadingHTTPServer):
-    """A server on a free port of loopback that closes its connections when it stops."""
-
-    daemon_threads = False
+class _Server(LoopbackServer):
+    """A server of one of the double's origins."""
 
     def __init__(self, double: HubDouble, handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+        super().__init__(handler)
         self.double = double
-        self.connections: set[socket.socket] = set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
-
-    @property
-    def origin(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        for connection in list(self.connections):
-            with suppress(OSError):  # the client was faster
-                connection.shutdown(socket.SHUT_RDWR)
-        self.server_close()
-        self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LoopbackHandler):
     """What both origins share: one log, and ranges of files with whatever may go wrong."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     server: _Server
 
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections.add(self.connection)
-
-    def finish(self) -> None:
-        self.server.connections.discard(self.connection)
-        super().finish()
-
-    def log_message(self, *args: object) -> None:
-        """Nothing on stderr: the double has its own log."""
-
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # http.server's name
         try:
             self.answer()
         except (BrokenPipeError, ConnectionResetError):

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.doubles.hub_repositories import RefusedError
+from tests.doubles.loopback import LoopbackHandler, LoopbackServer
 
 
 class Place(Enum):
@@ -112,50 +112,18 @@ class Journal:
         self.arrived(request)
 
 
-class Server(ThreadingHTTPServer):
-    """A server on a free port of loopback that closes its connections when it stops."""
-
-    daemon_threads = False
+class Server(LoopbackServer):
+    """A server of one of the double's origins."""
 
     def __init__(self, journal: Journal, handler: type["Handler"]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+        super().__init__(handler)
         self.journal = journal
-        self.connections: set[socket.socket] = set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
-
-    @property
-    def origin(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        for connection in list(self.connections):
-            with suppress(OSError):  # the client was faster
-                connection.shutdown(socket.SHUT_RDWR)
-        self.server_close()
-        self._thread.join()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LoopbackHandler):
     """One log, bodies, and whatever may go wrong with an answer."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     server: Server
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections.add(self.connection)
-
-    def finish(self) -> None:
-        self.server.connections.discard(self.connection)
-        super().finish()
-
-    def log_message(self, *args: object) -> None:
-        """Nothing on stderr: the double has its own log."""
 
     def answer(self, place: Place, body: bytes) -> tuple[Any, dict[str, str]]:
         """What to answer with 200: JSON or bytes, and headers."""
@@ -164,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
     def place(self) -> Place:
         raise NotImplementedError
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # http.server's name
         place = self.place()
         authorization = self.headers.get("Authorization")
         self.server.journal.note(Seen(place, self.command, self.path, authorization))
