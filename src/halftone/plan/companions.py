@@ -8,14 +8,9 @@ import yaml
 
 from halftone.spec.files import FileEntry, FileSource
 from halftone.spec.names import (
+    ARTIFACT_DOCUMENTS,
     ARTIFACT_FILE,
-    CHECKPOINT_FILE,
     CONFIG_FILE,
-    PLAN_FILE,
-    PROVENANCE_FILE,
-    REPORT_FILE,
-    REPORT_PAGE,
-    SIGNATURE_FILE,
 )
 
 _WEIGHTS: Final = (
@@ -33,14 +28,12 @@ _WEIGHTS: Final = (
     ".tflite",
 )
 # Written anew, or untrue of the result.
-_REPLACED: Final = frozenset(
-    {
-        CONFIG_FILE,
-        *(PLAN_FILE, CHECKPOINT_FILE, REPORT_FILE, REPORT_PAGE, ARTIFACT_FILE),
-        *(PROVENANCE_FILE, SIGNATURE_FILE),
-        *("hf_quant_config.json", "recipe.yaml"),
-    }
-)
+_REPLACED: Final = ARTIFACT_DOCUMENTS | {
+    ARTIFACT_FILE,
+    CONFIG_FILE,
+    "hf_quant_config.json",
+    "recipe.yaml",
+}
 _LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)
 # What an identifier may consist of; anything else in its place is no licence.
 _IDENTIFIER = re.compile(r"^\w[\w.+-]*$")

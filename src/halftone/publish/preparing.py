@@ -31,6 +31,7 @@ from halftone.spec.documents import (
 )
 from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.names import (
+    ARTIFACT_DOCUMENTS,
     ARTIFACT_FILE,
     CAPACITY_DIRECTORY,
     CHECKPOINT_DIRECTORY,
@@ -46,17 +47,7 @@ from halftone.spec.names import (
 from halftone.spec.reports import Report
 
 TREE: Final = "artifact"
-_RESERVED: Final = frozenset(
-    {
-        ARTIFACT_FILE,
-        CHECKPOINT_FILE,
-        PLAN_FILE,
-        PROVENANCE_FILE,
-        REPORT_FILE,
-        REPORT_PAGE,
-        SIGNATURE_FILE,
-    }
-)
+_RESERVED: Final = ARTIFACT_DOCUMENTS | {ARTIFACT_FILE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,30 +14,19 @@ from halftone.spec.artifacts import Artifact
 from halftone.spec.documents import CheckpointDocument, Plan, WrittenFile
 from halftone.spec.errors import CheckFailed
 from halftone.spec.names import (
+    ARTIFACT_DOCUMENTS,
     ARTIFACT_FILE,
     CHECKPOINT_FILE,
     MODEL_CARD,
     PLAN_FILE,
     PROVENANCE_FILE,
     REPORT_FILE,
-    REPORT_PAGE,
-    SIGNATURE_FILE,
     Reason,
 )
 from halftone.spec.reports import Report
 
 # Files that no document lists, because they are documents or made after all of them.
-_BESIDE: Final = frozenset(
-    {
-        CHECKPOINT_FILE,
-        MODEL_CARD,
-        PLAN_FILE,
-        PROVENANCE_FILE,
-        REPORT_FILE,
-        REPORT_PAGE,
-        SIGNATURE_FILE,
-    }
-)
+_BESIDE: Final = ARTIFACT_DOCUMENTS | {MODEL_CARD}
 
 
 class PublishedDocuments(NamedTuple):

@@ -28,6 +28,10 @@ SINGLE_SHARD_FILE: Final = "model.safetensors"
 MODEL_CARD: Final = "README.md"
 PROVENANCE_FILE: Final = "provenance.json"
 SIGNATURE_FILE: Final = "model.sig"
+# What Halftone itself puts beside a checkpoint's files; no file of a source may have such a name.
+ARTIFACT_DOCUMENTS: Final = frozenset(
+    {PLAN_FILE, CHECKPOINT_FILE, REPORT_FILE, REPORT_PAGE, PROVENANCE_FILE, SIGNATURE_FILE}
+)
 
 # Environment variables: where compiled kernels and results of sources are kept, ...
 CACHE_DIRECTORY: Final = "HALFTONE_CACHE_DIR"
