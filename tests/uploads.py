@@ -13,6 +13,7 @@ import subprocess
 import sys
 import traceback
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:  # pytest, which comes with it, is no part of a publisher's pr
     from tests.servers.versitygw import VersityGateway
 
 MIB = 2**20
+# `dead_after` for a test that cannot wait. Below zero: a store's `Date` header may be a little
+# older than the times that it gives its objects.
+AT_ONCE = timedelta(minutes=-1)
 # Shards of several parts and of one, a file in a folder, an empty one.
 SIZES = {
     "config.json": 700,

@@ -12,7 +12,6 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -189,7 +188,7 @@ def test_of_eight_racing_publishers_one_wins_and_nothing_is_mixed(
     with closing(S3ArtifactTarget(uri)) as target:
         assert target.current() == winner
         assert target.leftovers() == []  # the losers may still be at work, for all that we know
-    with closing(S3ArtifactTarget(uri, dead_after=timedelta(0))) as target:
+    with closing(S3ArtifactTarget(uri, dead_after=AT_ONCE)) as target:
         for leftover in target.leftovers():
             target.remove(leftover)
     assert {key.split("/")[1] for key in keys(s3_server, bucket)} == {

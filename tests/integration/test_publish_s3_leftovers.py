@@ -6,7 +6,6 @@ We test these aspects:
 """
 
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from halftone.stores.opening import open_target_uri
 from halftone.stores.s3_target import S3ArtifactTarget
 from tests.commands import files_of
 from tests.servers.versitygw import VersityGateway
-from tests.uploads import keys, publish, read_through, unfinished, write_tree
+from tests.uploads import AT_ONCE, keys, publish, read_through, unfinished, write_tree
 
 SMALL = {"config.json": 300, "model.safetensors": 5000}
 
@@ -99,7 +98,7 @@ def test_gc_leaves_a_publisher_its_time_and_strangers_their_objects(
         assert of_the_artifact.uri.startswith(f"s3://{bucket}/{inside}?uploadId=")
         target.remove(of_the_artifact)
         assert target.leftovers() == []
-    with closing(S3ArtifactTarget(uri, dead_after=timedelta(0))) as target:
+    with closing(S3ArtifactTarget(uri, dead_after=AT_ONCE)) as target:
         [dead] = target.leftovers()
         assert dead.kind is LeftoverKind.DeadUpload
         assert (dead.uri, dead.size_bytes) == (f"{uri}/0123456789ab-01234567", 7)
