@@ -23,6 +23,7 @@ from halftone.spec.names import (
     CHECKPOINT_FILE,
     PLAN_FILE,
     REPORT_FILE,
+    STATISTICS_FILE,
     Reason,
     WarningReason,
 )
@@ -31,6 +32,7 @@ from halftone.spec.roles import Role
 # By the `kind` of a document: how its file is called, and the stage that writes it.
 _MADE_BY: Final = {
     "Plan": (PLAN_FILE, "plan"),
+    "Statistics": (STATISTICS_FILE, "calibrate"),
     "Checkpoint": (CHECKPOINT_FILE, "quantize"),
     "Report": (REPORT_FILE, "validate"),
     "Artifact": (ARTIFACT_FILE, "publish"),
@@ -342,13 +344,15 @@ class CheckpointDocument(Document):
     """`checkpoint.json`: what lies in the checkpoint directory, and how good it is.
 
     `digest` is over the sorted (path, size, SHA-256) of weights, configuration, tokenizer and
-    licence, so equal work has an equal digest whoever ran it.
+    licence, so equal work has an equal digest whoever ran it. `statisticsDigest` is that of the
+    statistics which gave the scales of activations and cache, None where nothing was measured.
     """
 
     apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
     kind: Literal["Checkpoint"] = "Checkpoint"
     digest: str
     planDigest: str
+    statisticsDigest: str | None = None
     halftoneVersion: str
     files: tuple[WrittenFile, ...]
     roles: tuple[RoleError, ...]

@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef, ShortText
-from halftone.spec.formats import Format
+from halftone.spec.calibration import Calibration
+from halftone.spec.formats import CheckpointFormat, Format
 from halftone.spec.gates import Validation
 from halftone.spec.names import API_VERSION, JOB_KIND
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
@@ -37,13 +38,6 @@ class MultiTokenPrediction(StrEnum):
 
     Keep = "Keep"
     Drop = "Drop"
-
-
-class CheckpointFormat(StrEnum):
-    """Which library's layout the checkpoint has on disk."""
-
-    CompressedTensors = "CompressedTensors"
-    ModelOpt = "ModelOpt"
 
 
 class GenericArchitecture(StrEnum):
@@ -100,6 +94,7 @@ class Quantization(ApiModel):
     scaleSearch: ScaleSearch | None = None
     blockScale: BlockScale | None = None
     kvCache: KvCache | None = None
+    calibration: Calibration | None = None
     multiTokenPrediction: MultiTokenPrediction | None = None
     checkpointFormat: CheckpointFormat | None = None
     genericArchitecture: GenericArchitecture | None = None
@@ -123,6 +118,7 @@ class Recipe(ApiModel):
     scaleSearch: ScaleSearch = ScaleSearch.MinMax
     blockScale: BlockScale = BlockScale.PowerOfTwo
     kvCache: KvCache | None = None
+    calibration: Calibration | None = None
     multiTokenPrediction: MultiTokenPrediction = MultiTokenPrediction.Keep
     checkpointFormat: CheckpointFormat = CheckpointFormat.CompressedTensors
     genericArchitecture: GenericArchitecture = GenericArchitecture.Refuse

@@ -12,6 +12,8 @@ JOB_KIND: Final = "QuantizationJob"
 
 # Files of a work directory and of a checkpoint.
 PLAN_FILE: Final = "plan.json"
+STATISTICS_FILE: Final = "statistics.json"
+STATISTICS_TENSORS: Final = "statistics.safetensors"
 CHECKPOINT_FILE: Final = "checkpoint.json"
 REPORT_FILE: Final = "report.json"
 REPORT_PAGE: Final = "report.html"
@@ -21,6 +23,8 @@ CHECKPOINT_DIRECTORY: Final = "checkpoint"
 ARTIFACT_FILE: Final = "artifact.json"
 JOB_FILE: Final = "job.json"
 CONFIG_FILE: Final = "config.json"
+# Where ModelOpt says what it quantized; its content is also in `config.json`.
+MODELOPT_CONFIG_FILE: Final = "hf_quant_config.json"
 INDEX_FILE: Final = "model.safetensors.index.json"
 SINGLE_SHARD_FILE: Final = "model.safetensors"
 
@@ -37,7 +41,9 @@ ARTIFACT_DOCUMENTS: Final = frozenset(
 CACHE_DIRECTORY: Final = "HALFTONE_CACHE_DIR"
 # ... the private key that signs artifacts, ...
 SIGNING_KEY_FILE: Final = "HALFTONE_SIGNING_KEY_FILE"
-# ... and the interpreter of the environment that has vLLM.
+# ... the interpreter of the environment that has llm-compressor, ...
+QUANTIZE_PYTHON: Final = "HALFTONE_QUANTIZE_PYTHON"
+# ... and that of the environment that has vLLM.
 SERVE_PYTHON: Final = "HALFTONE_SERVE_PYTHON"
 
 
@@ -70,6 +76,24 @@ class Reason(StrEnum):
     NonFiniteWeight = "NonFiniteWeight"
     # The recipe needs calibration statistics that do not exist.
     CalibrationRequired = "CalibrationRequired"
+    # Calibration data are missing, unreadable, or hold no usable row.
+    DatasetUnusable = "DatasetUnusable"
+    # The data hold fewer usable rows than `samples`.
+    TooFewSamples = "TooFewSamples"
+    # A row, or `maxSequenceLength`, is longer than the model's context.
+    SequenceTooLong = "SequenceTooLong"
+    # Images for a model without vision, or without a processor for them.
+    ModalityNotSupported = "ModalityNotSupported"
+    # A module that is to be quantized saw no token of the data.
+    ModuleUnmeasured = "ModuleUnmeasured"
+    # An activation is NaN or infinite.
+    NonFiniteActivation = "NonFiniteActivation"
+    # One layer of the model does not fit into memory.
+    TooLittleMemory = "TooLittleMemory"
+    # Statistics of another source, recipe or version than the plan's.
+    StatisticsDiffer = "StatisticsDiffer"
+    # transformers cannot build or run the model that the configuration describes.
+    ModelNotRunnable = "ModelNotRunnable"
     # A wish that this version cannot fulfil.
     NotSupported = "NotSupported"
     # The output directory holds something that is not ours, or of another plan.
@@ -138,6 +162,10 @@ class WarningReason(StrEnum):
     UnlistedTensors = "UnlistedTensors"
     # The format can store it, but today's vLLM cannot load it.
     ServerCannotLoad = "ServerCannotLoad"
+    # The recipe needs calibration, and names no data.
+    CalibrationDataMissing = "CalibrationDataMissing"
+    # The recipe names calibration data and measures nothing.
+    CalibrationUnused = "CalibrationUnused"
     # Files of the source that are not carried over.
     FilesLeftBehind = "FilesLeftBehind"
     # The configuration promises a multi-token-prediction head that the source does not have.

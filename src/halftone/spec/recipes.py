@@ -19,7 +19,7 @@ from halftone.spec.job import Quantization, QuantizationJob, Recipe
 from halftone.spec.names import Reason
 
 # Fields of a recipe for which "none at all" is a choice.
-_CLEARABLE: Final = frozenset({"kvCache"})
+_CLEARABLE: Final = frozenset({"kvCache", "calibration"})
 # The metrics that a gate may have; each is the name of its model too.
 _METRICS: Final = frozenset(Metric) - {Metric.Structure}
 

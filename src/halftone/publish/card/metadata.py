@@ -14,9 +14,8 @@ import yaml
 from halftone.publish.card.source_card import SourceCard
 from halftone.publish.licences import HUB_IDENTIFIERS
 from halftone.spec.documents import Plan
-from halftone.spec.formats import Format
+from halftone.spec.formats import CheckpointFormat, Format
 from halftone.spec.gates import Metric
-from halftone.spec.job import CheckpointFormat
 from halftone.spec.reports import Outcome, Report
 from halftone.spec.roles import Role
 

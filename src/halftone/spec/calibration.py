@@ -1,0 +1,92 @@
+"""The `quantization.calibration` block of a job: which data activations are measured on.
+
+A recipe that quantizes activations, or the KV cache with measured scales, needs one; others have
+no use for it. The mirror of the API (design §4), read by `halftone.quantize.calibration`.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef, ShortText
+
+
+class Modality(StrEnum):
+    """What a row of data holds."""
+
+    Text = "Text"  # text alone
+    Image = "Image"  # text and at least one image
+
+
+class UnroutedExperts(StrEnum):
+    """How experts are measured that the router sends few tokens or none."""
+
+    SeeAllTokens = "SeeAllTokens"  # every expert is measured on every token; outputs stay routed
+    Report = "Report"  # each on its own tokens; those that saw none are named
+
+
+class FewerSamples(StrEnum):
+    """What happens when the data hold fewer usable rows than asked for."""
+
+    Refuse = "Refuse"
+    Allow = "Allow"
+
+
+class HuggingFaceDataset(ApiModel):
+    """A dataset repository on the Hub; `path` is a file or folder in it, by default all of it."""
+
+    repository: ShortText
+    revision: ShortText = "main"
+    path: FilePath | None = None
+    tokenSecretRef: SecretKeyRef | None = None
+
+
+class S3Dataset(ApiModel):
+    """A file or a prefix in a bucket."""
+
+    uri: S3Uri
+    endpointUrl: HttpUrl | None = None
+    credentialsSecretRef: SecretKeyRef | None = None
+
+
+class Dataset(ApiModel):
+    """JSON Lines or Parquet; exactly one of the three. A relative `path` starts at the job file.
+
+    A row has `text`, used as it is, or `messages`, which go through the chat template; and with
+    images `images`, in the order of their places in the text.
+    """
+
+    path: FilePath | None = None
+    huggingFace: HuggingFaceDataset | None = None
+    s3: S3Dataset | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if [self.path, self.huggingFace, self.s3].count(None) != 2:
+            raise ValueError("exactly one of `path`, `huggingFace` and `s3` must be set")
+        return self
+
+
+class Calibration(ApiModel):
+    """What is measured on: `samples` rows of each modality, at most `maxSequenceLength` tokens each.
+
+    Rows are drawn with `seed` from all that are usable, each into a batch of its own, so that no
+    padding is ever measured.
+    """
+
+    dataset: Dataset
+    samples: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    maxSequenceLength: Annotated[int, Field(ge=1, le=1_048_576)] = 2048
+    modalities: Annotated[tuple[Modality, ...], Field(min_length=1, max_length=2)] = (
+        Modality.Text,
+    )
+    unroutedExperts: UnroutedExperts = UnroutedExperts.SeeAllTokens
+    fewerSamples: FewerSamples = FewerSamples.Refuse
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+    @model_validator(mode="after")
+    def _each_modality_once(self) -> Self:
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError("`modalities` names one of them twice")
+        return self
