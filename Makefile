@@ -13,6 +13,9 @@ DEV := .venv/ready
 QUANTIZE := .venvs/quantize/ready
 SERVE := .venvs/serve/ready
 CODE := src tests tools $(wildcard benchmarks examples)
+# Two processes: most tests wait for another process that starts on one core. A module's tests stay
+# together, for they share what its fixtures made.
+PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
 # mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
 TYPED := src tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 
@@ -51,7 +54,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 .PHONY: test test-unit test-contract test-integration test-gpu soak bench
 test: tools-begin lint $(QUANTIZE) $(SERVE) ## Lint, then every tier that CI runs
 	@$(MAKE) tools
-	$(VENV)/python -m pytest tests/unit tests/contract tests/integration
+	$(PYTEST) tests/unit tests/contract tests/integration
 
 test-unit: $(DEV) ## Pure functions, two seconds a test at most
 	$(VENV)/python -m pytest tests/unit
@@ -60,7 +63,7 @@ test-contract: $(DEV) ## Layers, wheel, requirement files, exact sizes
 	$(VENV)/python -m pytest tests/contract
 
 test-integration: $(DEV) $(QUANTIZE) $(SERVE) tools ## Real peers: S3, a Hub, llm-compressor, vLLM's parser
-	$(VENV)/python -m pytest tests/integration
+	$(PYTEST) tests/integration
 
 test-gpu: $(DEV) ## What needs a GPU; says so where there is none
 	@if command -v nvidia-smi >/dev/null; then $(VENV)/python -m pytest -m gpu tests; \
@@ -94,7 +97,7 @@ $(UV_READY): requirements/bootstrap.txt
 $(DEV): requirements/dev.txt pyproject.toml $(UV_READY)
 	@$(PYTHON) -m tools.environments dev
 
-$(QUANTIZE): requirements/quantize.txt pyproject.toml | $(DEV)
+$(QUANTIZE): requirements/quantize-dev.txt pyproject.toml | $(DEV)
 	@$(PYTHON) -m tools.environments quantize
 
 $(SERVE): requirements/serve.txt pyproject.toml stubs/vllm-dist/pyproject.toml | $(DEV)

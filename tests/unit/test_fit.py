@@ -9,7 +9,7 @@ from halftone.plan.cache import kv_cache
 from halftone.plan.devices import Device, find_device
 from halftone.plan.fit import Fit, Matrix, Verdict, fit
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import Format, stored_bytes
+from halftone.spec.formats import CheckpointFormat, Format, stored_bytes
 from halftone.spec.names import Reason
 from tests.builders import full_size_config
 
@@ -81,7 +81,8 @@ def test_sizes_go_up_to_the_machines_gpus() -> None:
 
 def test_more_ranks_hold_less_of_the_split_matrices_and_all_of_the_rest() -> None:
     matrices = _mlp(Format.NVFP4A16)
-    split = sum(stored_bytes(Format.NVFP4A16, m.rows, m.columns) for m in matrices)
+    layout = CheckpointFormat.CompressedTensors
+    split = sum(stored_bytes(Format.NVFP4A16, layout, m.rows, m.columns) for m in matrices)
     rows = {row.size: row for row in _fit(matrices).tensorParallelSizes}
     for size in (1, 2, 4, 8):
         # The per-tensor scales, four bytes each, are on every rank.

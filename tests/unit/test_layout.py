@@ -22,7 +22,13 @@ from halftone.plan.layout import (
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FORMATS, Format, stored_bytes
+from halftone.spec.formats import (
+    FORMATS,
+    CheckpointFormat,
+    Format,
+    stored_bytes,
+    stored_tensors,
+)
 from halftone.spec.roles import Role
 
 KEPT_DTYPES = (Dtype.BF16, Dtype.F32, Dtype.F16, Dtype.I64, Dtype.U8, Dtype.BOOL, Dtype.F64)
@@ -107,11 +113,12 @@ def test_every_tensor_is_aligned_to_its_dtype(
 
 
 @settings(max_examples=40)
-@given(models(), SHARD_BYTES)
+@given(models(), SHARD_BYTES, st.sampled_from(CheckpointFormat))
 def test_each_tensor_is_stored_once_as_its_format_says(
-    tensors: list[LogicalTensor], shard_bytes: int
+    tensors: list[LogicalTensor], shard_bytes: int, layout: CheckpointFormat
 ) -> None:
-    shards = lay_out(tensors, max_shard_bytes=shard_bytes)
+    tensors = [t for t in tensors if t.format is None or layout in FORMATS[t.format].layouts]
+    shards = lay_out(tensors, max_shard_bytes=shard_bytes, layout=layout)
     stored = {row.name: row for shard in shards for row in shard.rows}
     assert len(stored) == sum(len(shard.rows) for shard in shards)
     for one in tensors:
@@ -122,9 +129,11 @@ def test_each_tensor_is_stored_once_as_its_format_says(
         rows, columns = one.shape
         parts = [
             stored.pop(one.name.removesuffix("weight") + part.suffix)
-            for part in FORMATS[one.format].stored
+            for part in stored_tensors(one.format, layout)
         ]
-        assert sum(r.end - r.begin for r in parts) == stored_bytes(one.format, rows, columns)
+        assert sum(r.end - r.begin for r in parts) == stored_bytes(
+            one.format, layout, rows, columns
+        )
     assert stored == {}
 
 

@@ -12,59 +12,92 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
 
 from halftone.spec.errors import EnvironmentFault
-from halftone.spec.names import SERVE_PYTHON, Reason
+from halftone.spec.names import QUANTIZE_PYTHON, SERVE_PYTHON, Reason
 
-# Asked of an interpreter before a stage is left to it; a stage without vLLM would ask another.
-_PROBE: Final = (
-    "import importlib.util as u; raise SystemExit(not all(map(u.find_spec, ('halftone', 'vllm'))))"
-)
 _PR_SET_PDEATHSIG: Final = 1
 # From the package up to the checkout that it is installed from (editable), if it is.
 _CHECKOUT: Final = Path(__file__).resolve().parents[3]
 
 
-def has_engine() -> bool:
-    """Whether vLLM can be imported here."""
-    return importlib.util.find_spec("vllm") is not None
+@dataclass(frozen=True)
+class Environment:
+    """An environment with one heavy package: how it is named, found and made."""
 
+    folder: str  # below `.venvs` of a checkout
+    variable: str  # names another interpreter
+    package: str  # what must be importable there beside Halftone
+    library: str  # what people call that package
+    purpose: str  # "... need the environment with vLLM"
+    extras: str
 
-def serve_python() -> Path:
-    """The interpreter of the environment that has vLLM.
+    @property
+    def is_here(self) -> bool:
+        """Whether this process already runs where the package is."""
+        return importlib.util.find_spec(self.package) is not None
 
-    Raises EnvironmentFault(MissingDependency) with the command that makes it.
-    """
-    named = os.environ.get(SERVE_PYTHON)
-    python = Path(named) if named else _CHECKOUT / ".venvs" / "serve" / "bin" / "python"
-    found = f"`{SERVE_PYTHON}` names '{named}', which" if named else "it"
-    if not python.is_file():
-        lacks = "is not there"
-    elif not _has_both(python):
-        lacks = "has no vLLM beside Halftone, or cannot be run"
-    else:
-        return python
-    raise EnvironmentFault(
-        Reason.MissingDependency,
-        SERVE_PYTHON,
-        f"Engine gates need the environment with vLLM, and {found} {lacks}; make it with "
-        f"`make setup`, or set {SERVE_PYTHON} to the Python of an environment with "
-        "'halftone[serve,evaluate,report]' and vLLM.",
-    )
+    def python(self) -> Path:
+        """The interpreter of the environment.
 
-
-def _has_both(python: Path) -> bool:
-    try:
-        asked = subprocess.run(  # noqa: S603  # the interpreter that was named
-            [str(python), "-c", _PROBE], capture_output=True, stdin=subprocess.DEVNULL, check=False
+        Raises EnvironmentFault(MissingDependency) with the command that makes it.
+        """
+        named = os.environ.get(self.variable)
+        python = Path(named) if named else _CHECKOUT / ".venvs" / self.folder / "bin" / "python"
+        found = f"`{self.variable}` names '{named}', which" if named else "it"
+        if not python.is_file():
+            lacks = "is not there"
+        elif not self._has_both(python):
+            lacks = f"has no {self.library} beside Halftone, or cannot be run"
+        else:
+            return python
+        raise EnvironmentFault(
+            Reason.MissingDependency,
+            self.variable,
+            f"{self.purpose} the environment with {self.library}, and {found} {lacks}; make it "
+            f"with `make setup`, or set {self.variable} to the Python of an environment with "
+            f"{self.extras}.",
         )
-    except OSError:  # no program, or not ours to run
-        return False
-    return asked.returncode == 0
+
+    def _has_both(self, python: Path) -> bool:
+        """Asked before a stage is left to it: without the package it would ask another."""
+        probe = (
+            "import importlib.util as u; raise SystemExit(not all(map(u.find_spec, "
+            f"('halftone', '{self.package}'))))"
+        )
+        try:
+            asked = subprocess.run(  # noqa: S603  # the interpreter that was named
+                [str(python), "-c", probe],
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except OSError:  # no program, or not ours to run
+            return False
+        return asked.returncode == 0
+
+
+SERVE: Final = Environment(
+    "serve",
+    SERVE_PYTHON,
+    "vllm",
+    "vLLM",
+    "Engine gates need",
+    "'halftone[serve,evaluate,report]' and vLLM",
+)
+QUANTIZE: Final = Environment(
+    "quantize",
+    QUANTIZE_PYTHON,
+    "llmcompressor",
+    "llm-compressor",
+    "Calibration needs",
+    "'halftone[quantize,data-free]'",
+)
 
 
 def _end_with_us() -> Callable[[], None]:
@@ -82,7 +115,13 @@ def run_stage(name: str, workdir: Path, python: Path, *options: str) -> str:
 
     Raises click's Exit with the stage's status when it fails: it has said why.
     """
-    command = [str(python), "-m", "halftone", "stage", name, "--workdir", str(workdir), *options]
+    return run_verb(python, "stage", name, "--workdir", str(workdir), *options)
+
+
+def run_verb(python: Path, *arguments: str) -> str:
+    """The same for any verb of `halftone`."""
+    command = [str(python), "-m", "halftone", *arguments]
+    name = " ".join(arguments[:2] if arguments[0] == "stage" else arguments[:1])
     sys.stdout.flush()
     # Without us nobody would take the report's digest over, and the next run would find it at work.
     done = subprocess.run(  # noqa: S603  # the interpreter that was named
@@ -92,7 +131,7 @@ def run_stage(name: str, workdir: Path, python: Path, *options: str) -> str:
         raise EnvironmentFault(
             Reason.EngineFailed,
             name,
-            f"`halftone stage {name}` was ended by signal {-done.returncode}; see what the system "
+            f"`halftone {name}` was ended by signal {-done.returncode}; see what the system "
             "says about memory, and run the same command again.",
         )
     if done.returncode:

@@ -16,6 +16,7 @@ from halftone.spec.errors import EnvironmentFault, HalftoneError
 # verb -> one line of help; the module is `halftone.cli.<verb>`, the command has the verb's name.
 _VERBS: Final = {
     "plan": "Say on paper what quantizing a checkpoint gives, from headers alone.",
+    "calibrate": "Measure the activations of a model on data, for a calibrated recipe.",
     "quantize": "Stream a checkpoint once into a smaller one.",
     "inspect": "Look for defects in anyone's quantized checkpoint.",
     "validate": "Run the gates of a work directory and write its report.",

@@ -18,13 +18,20 @@ _LINE_SECONDS: Final = 5.0
 
 
 class Shown(Protocol):
-    """What a stage tells: bytes done now, and bytes that an earlier run had done."""
+    """What a stage tells: units done now, and units that an earlier run had done."""
 
-    def advance(self, nbytes: int) -> None:
-        """Count bytes; safe from any thread."""
+    def advance(self, units: int) -> None:
+        """Count bytes or steps; safe from any thread."""
 
-    def skip(self, nbytes: int) -> None:
-        """Count bytes that took this run no time."""
+    def skip(self, units: int) -> None:
+        """Count those that took this run no time."""
+
+
+class ShownSteps(Shown, Protocol):
+    """The same for a stage that learns only on its way how much there is to do."""
+
+    def begin(self, total: int) -> None:
+        """Say how many steps there are in all."""
 
 
 @contextmanager
@@ -34,9 +41,42 @@ def progress(label: str, total_bytes: int) -> Iterator[Shown]:
     if sys.stderr is not None and sys.stderr.isatty():
         yield from _bar(label, total_bytes)
     else:
-        lines = _JsonLines(label, total_bytes)
+        lines = _JsonLines(label, "bytes", total_bytes)
         yield lines
         lines.tell()
+
+
+@contextmanager
+def steps(label: str) -> Iterator[ShownSteps]:
+    """Yield what a stage tells its steps to; shows how many of how many, and time left."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        yield from _bar_of_steps(label)
+    else:
+        lines = _JsonLines(label, "steps", 0)
+        yield lines
+        lines.tell()
+
+
+def _bar_of_steps(label: str) -> Iterator[ShownSteps]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield BarShown(bar, bar.add_task(label, total=None))
 
 
 def _bar(label: str, total_bytes: int) -> Iterator[Shown]:
@@ -68,35 +108,45 @@ class BarShown:
         self._bar = bar
         self._task = task
 
-    def advance(self, nbytes: int) -> None:
-        self._bar.advance(self._task, nbytes)
+    def begin(self, total: int) -> None:
+        self._bar.update(self._task, total=total)
 
-    def skip(self, nbytes: int) -> None:
-        self._bar.advance(self._task, nbytes)
+    def advance(self, units: int) -> None:
+        self._bar.advance(self._task, units)
+
+    def skip(self, units: int) -> None:
+        self._bar.advance(self._task, units)
 
 
 class _JsonLines:
     """A line when enough time has passed; logs of pods are read by people and by programs."""
 
-    def __init__(self, label: str, total_bytes: int) -> None:
+    def __init__(self, label: str, unit: str, total: int) -> None:
         self._label = label
-        self._total = total_bytes
+        self._unit = unit
+        self._total = total
         self._done = self._skipped = 0
         self._begin = self._last = time.monotonic()
         self._guard = threading.Lock()
 
-    def advance(self, nbytes: int) -> None:
-        """Count `nbytes` and print a line if it is time."""
+    def begin(self, total: int) -> None:
+        """Say how many there are in all; what came before is not part of the rate."""
         with self._guard:
-            self._done += nbytes
+            self._total = total
+            self._begin = time.monotonic()
+
+    def advance(self, units: int) -> None:
+        """Count `units` and print a line if it is time."""
+        with self._guard:
+            self._done += units
             if time.monotonic() - self._last >= _LINE_SECONDS:
                 self.tell()
 
-    def skip(self, nbytes: int) -> None:
-        """Count `nbytes` as done, but not into the rate."""
+    def skip(self, units: int) -> None:
+        """Count `units` as done, but not into the rate."""
         with self._guard:
-            self._done += nbytes
-            self._skipped += nbytes
+            self._done += units
+            self._skipped += units
 
     def tell(self) -> None:
         """Print a line now; the last one is due when all is done."""
@@ -104,9 +154,9 @@ class _JsonLines:
         rate = (self._done - self._skipped) / max(self._last - self._begin, 1e-6)
         line = {
             "stage": self._label,
-            "bytesDone": self._done,
-            "bytesTotal": self._total,
-            "bytesPerSecond": round(rate),
+            f"{self._unit}Done": self._done,
+            f"{self._unit}Total": self._total,
+            f"{self._unit}PerSecond": round(rate) if self._unit == "bytes" else round(rate, 3),
             "secondsLeft": round((self._total - self._done) / rate) if rate else None,
         }
         click.echo(json.dumps(line), err=True)

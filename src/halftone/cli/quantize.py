@@ -20,6 +20,11 @@ from halftone.spec.recipes import load_recipe
 @click.argument("source")
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path), metavar="OUTPUT_DIR")
 @click.option("--recipe", required=True, help="A preset's name (see `halftone recipes`) or a file.")
+@click.option(
+    "--statistics",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="What `halftone calibrate` wrote, for a recipe that needs it.",
+)
 @click.option("--workers", type=click.IntRange(min=1, max=256), help="Threads; default: all cores.")
 @click.option("--scale-search", type=click.Choice([s.value for s in ScaleSearch]))
 @click.option(
@@ -34,6 +39,7 @@ def quantize(
     source: str,
     output: Path,
     recipe: str,
+    statistics: Path | None,
     workers: int | None,
     scale_search: str | None,
     max_shard_bytes: int,
@@ -42,13 +48,15 @@ def quantize(
     """Quantize SOURCE into OUTPUT_DIR. Killed at any moment, the same command goes on."""
     from halftone.quantize.engine import quantize as carry_out
     from halftone.quantize.engine import require_carried_out
+    from halftone.quantize.statistics import read_statistics
 
     chosen = load_recipe(recipe)
     if scale_search is not None:
         chosen = chosen.model_copy(update={"scaleSearch": ScaleSearch(scale_search)})
     with opened_checkpoint(source) as checkpoint:
         planned = plan_checkpoint(checkpoint, chosen, max_shard_bytes)
-        require_carried_out(planned)
+        measured = None if statistics is None else read_statistics(statistics, planned)
+        require_carried_out(planned, measured)
         for notice in planned.plan.warnings:
             click.echo(f"halftone: warning: {notice.message}", err=True)
         total = bytes_to_read(planned)
@@ -58,6 +66,7 @@ def quantize(
                 planned,
                 checkpoint,
                 output.absolute(),
+                statistics=measured,
                 workers=workers or default_workers(),
                 progress=shown,
             )

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import click
 
+from halftone.cli.calibrate import print_statistics
 from halftone.cli.plan_text import print_plan
 from halftone.cli.publish import print_published
 from halftone.cli.report_text import print_report
 from halftone.cli.stages import STAGES
 from halftone.cli.validating import load_report, require_passed
 from halftone.cli.workdir import write_job
-from halftone.spec.documents import CheckpointDocument, Plan
-from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE
+from halftone.spec.documents import CheckpointDocument, Method, Plan
+from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, STATISTICS_FILE
 from halftone.spec.presentation import size_text
+from halftone.spec.statistics import StatisticsDocument
 
 
 @click.command()
@@ -27,6 +29,9 @@ def run(job: Path, workdir: Path) -> None:
     write_job(job, workdir)
     _stage("plan", workdir)
     print_plan(Plan.load(workdir / PLAN_FILE))
+    if Plan.load(workdir / PLAN_FILE).method is Method.Calibrated:
+        _stage("calibrate", workdir)
+        print_statistics(StatisticsDocument.load(workdir / STATISTICS_FILE))
     _stage("quantize", workdir)
     document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
     for line in document.roles:

@@ -2,8 +2,9 @@
 
 `halftone run` calls them one after the other, `halftone stage NAME` calls one; a Kubernetes Job or
 a pipeline step does the same. Every retry is safe: `plan` always looks at the source again;
-`quantize` proves by SHA-256 the checkpoint that it finds; `validate` and `publish` do nothing more
-where their document states the digests of what lies there.
+`calibrate` goes on after its last whole layer; `quantize` proves by SHA-256 the checkpoint that it
+finds; `validate` and `publish` do nothing more where their document states the digests of what lies
+there.
 
 A stage returns what it hands on beside its document: `validate` the report digest, the others
 nothing. `publish` wants that digest back from whoever ran the gates, so that a report which was
@@ -14,14 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from halftone.cli.elsewhere import has_engine, run_stage, serve_python
+from halftone.cli.elsewhere import QUANTIZE, SERVE, run_stage
 from halftone.cli.opening import opened, opened_checkpoint
-from halftone.cli.progress import progress
+from halftone.cli.progress import progress, steps
 from halftone.cli.quantize import bytes_to_read, default_workers
 from halftone.cli.workdir import read_job
 from halftone.plan.changes import changed_file
 from halftone.plan.planning import Planned, plan_checkpoint
-from halftone.spec.documents import CheckpointDocument, Plan
+from halftone.spec.documents import CheckpointDocument, Method, Plan
 from halftone.spec.errors import RefusedInput
 from halftone.spec.gates import Validation
 from halftone.spec.job import QuantizationJob
@@ -50,6 +51,7 @@ def plan(workdir: Path, _handed: str = "") -> str:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
     refusal = planned.plan.refusal
     if refusal is None:
+        _refuse_without_data(planned.plan)
         _refuse_undecidable(job.spec.validation)
         if job.spec.publish is not None:
             refuse_unpublishable(job.spec.publish, planned.plan, workdir)
@@ -59,18 +61,45 @@ def plan(workdir: Path, _handed: str = "") -> str:
     return ""
 
 
+def calibrate(workdir: Path, _handed: str = "") -> str:
+    """Write `statistics.json` and its tensors; nothing for a plan that needs none.
+
+    Runs in the environment with llm-compressor.
+    """
+    if Plan.load(workdir / PLAN_FILE).method is Method.DataFree:
+        return ""
+    if not QUANTIZE.is_here:
+        return run_stage("calibrate", workdir, QUANTIZE.python())
+
+    from halftone.quantize.calibration.calibrating import calibrate as measure
+
+    job = read_job(workdir)
+    with opened_checkpoint(job.spec.source) as checkpoint, steps("calibrate") as shown:
+        measure(
+            _planned_again(job, checkpoint, workdir),
+            checkpoint,
+            workdir.absolute(),
+            progress=shown,
+        )
+    return ""
+
+
 def quantize(workdir: Path, _handed: str = "") -> str:
-    """Write `checkpoint/` and `checkpoint.json` as `plan.json` says."""
+    """Write `checkpoint/` and `checkpoint.json` as `plan.json` and the statistics say."""
     from halftone.quantize.engine import quantize as carry_out
+    from halftone.quantize.statistics import read_statistics
 
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = _planned_again(job, checkpoint, workdir)
+        calibrated = planned.plan.method is Method.Calibrated
+        statistics = read_statistics(workdir, planned) if calibrated else None
         with progress("quantize", bytes_to_read(planned)) as shown:
             carry_out(
                 planned,
                 checkpoint,
                 workdir.absolute() / CHECKPOINT_DIRECTORY,
+                statistics=statistics,
                 workers=default_workers(),
                 document_path=workdir.absolute() / CHECKPOINT_FILE,
                 progress=shown,
@@ -86,8 +115,8 @@ def validate(workdir: Path, _handed: str = "") -> str:
     """
     job = read_job(workdir)
     _refuse_undecidable(job.spec.validation)
-    if job.spec.validation.needs_engine and not has_engine():
-        return run_stage("validate", workdir, serve_python(), "--report-only")
+    if job.spec.validation.needs_engine and not SERVE.is_here:
+        return run_stage("validate", workdir, SERVE.python(), "--report-only")
 
     from halftone.cli.validating import validate_workdir
 
@@ -107,6 +136,17 @@ def publish(workdir: Path, handed: str = "") -> str:
 
     publish_workdir(workdir, read_job(workdir), handed)
     return ""
+
+
+def _refuse_without_data(plan: Plan) -> None:
+    if plan.method is Method.Calibrated and plan.recipe and plan.recipe.calibration is None:
+        raise RefusedInput(
+            Reason.CalibrationRequired,
+            "quantization.calibration",
+            f"The recipe '{plan.recipe.name}' quantizes activations, or the KV cache with measured "
+            "scales, and needs data to measure them on; set `quantization.calibration.dataset`, or "
+            "choose a data-free recipe such as 'nvfp4a16' or 'fp8-dynamic'.",
+        )
 
 
 def _refuse_undecidable(validation: Validation) -> None:
@@ -158,6 +198,7 @@ def _require_same(agreed: Plan, planned: Planned) -> None:
 # Each takes the work directory and what an earlier stage handed on, and hands on something itself.
 STAGES: Final[dict[str, Callable[[Path, str], str]]] = {
     "plan": plan,
+    "calibrate": calibrate,
     "quantize": quantize,
     "validate": validate,
     "publish": publish,

@@ -1,7 +1,7 @@
 """The job of a work directory: put there once, with its paths made absolute, and read by stages.
 
-WORKDIR/job.json  plan.json  checkpoint/  checkpoint.json  report.json  report.html  evidence/
-        artifact/  artifact.json
+WORKDIR/job.json  plan.json  statistics.json  statistics.safetensors  checkpoint/  checkpoint.json
+        report.json  report.html  evidence/  artifact/  artifact.json
 """
 
 import json
@@ -18,7 +18,7 @@ from halftone.spec.names import (
     JOB_FILE,
     Reason,
 )
-from halftone.spec.recipes import cleared_fields, parse_job, read_yaml
+from halftone.spec.recipes import anchored_data, cleared_fields, parse_job, read_yaml
 from halftone.spec.targets import Publish
 from halftone.validate.local_tasks import is_local
 
@@ -86,6 +86,7 @@ def anchored(job: QuantizationJob, folder: Path) -> QuantizationJob:
         "promptFile": None if prompts is None else str((folder / prompts).resolve()),
     }
     spec = spec.model_copy(update={"validation": validation.model_copy(update=update)})
+    spec = spec.model_copy(update={"quantization": anchored_data(spec.quantization, folder)})
     if spec.publish is not None:
         spec = spec.model_copy(update={"publish": _anchored_target(spec.publish, folder)})
     return job.model_copy(update={"spec": spec})

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from halftone.plan.cache import KvFormat, attention_shapes, integer, kv_cache, text_config
 from halftone.plan.devices import Device, Kernel
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FP8_BLOCK_SIDE, Format, stored_bytes
+from halftone.spec.formats import FP8_BLOCK_SIDE, CheckpointFormat, Format, stored_bytes
 from halftone.spec.names import Reason
 
 GIB: Final = 2**30
@@ -109,6 +109,7 @@ def fit(
     config: dict[str, Any],
     matrices: Sequence[Matrix],
     kv_format: KvFormat,
+    layout: CheckpointFormat = CheckpointFormat.CompressedTensors,
 ) -> Fit:
     """What `device` holds of a model of `weight_bytes`, for requests of `context` tokens in all.
 
@@ -121,7 +122,7 @@ def fit(
         raise RefusedInput(
             Reason.InvalidJob, "--context", f"`--context` {context} must be at least 1 token."
         )
-    case = _Case(device, context, weight_bytes, config, tuple(matrices), kv_format)
+    case = _Case(device, context, weight_bytes, config, tuple(matrices), kv_format, layout)
     # Servers split heads, and heads come in powers of two; a machine's GPUs are the limit.
     sizes = [2**power for power in range(device.gpusPerNode.bit_length())]
     rows = tuple(_judge(case, size) for size in sizes)
@@ -155,6 +156,7 @@ class _Case:
     config: dict[str, Any]
     matrices: tuple[Matrix, ...]
     kv_format: KvFormat
+    layout: CheckpointFormat
 
     @cached_property
     def text(self) -> dict[str, Any]:
@@ -292,13 +294,15 @@ def _head_rows(case: _Case, matrix: Matrix) -> int | None:
 
 def _weight_bytes_on_rank(case: _Case, size: int) -> int:
     """Bytes of weights on one of `size` ranks; what `matrices` leave out is on each."""
-    whole = sum(_stored(m.format, m.rows, m.columns) for m in case.matrices)
-    share = sum(_stored(m.format, *_share(case, size, m)) for m in case.matrices)
+    whole = sum(_stored(case, m.format, m.rows, m.columns) for m in case.matrices)
+    share = sum(_stored(case, m.format, *_share(case, size, m)) for m in case.matrices)
     return max(0, case.weight_bytes - whole) + share
 
 
-def _stored(fmt: Format | None, rows: int, columns: int) -> int:
-    return rows * columns * _BF16_BYTES if fmt is None else stored_bytes(fmt, rows, columns)
+def _stored(case: _Case, fmt: Format | None, rows: int, columns: int) -> int:
+    if fmt is None:
+        return rows * columns * _BF16_BYTES
+    return stored_bytes(fmt, case.layout, rows, columns)
 
 
 def _notes(case: _Case, best: TensorParallelSize) -> Iterator[str]:

@@ -26,7 +26,8 @@ def fit_of(planned: Planned, config: dict[str, Any], device: Device, context: in
         raise AssertionError("a refused plan fits nowhere. This is a bug. Please report.")
     matrices = [matrix for t in planned.tensors if (matrix := _matrix(t)) is not None]
     kv_format: KvFormat = "auto" if plan.recipe.kvCache is None else "fp8"
-    return fit(device, context, plan.output.bytes, config, matrices, kv_format)
+    layout = plan.recipe.checkpointFormat
+    return fit(device, context, plan.output.bytes, config, matrices, kv_format, layout)
 
 
 def _matrix(tensor: LogicalTensor) -> Matrix | None:

@@ -18,7 +18,7 @@ from halftone.plan.tensors import LogicalTensor
 from halftone.spec.documents import OutputRow, sha256_hex
 from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FORMATS, Format
+from halftone.spec.formats import CheckpointFormat, Format, stored_tensors
 from halftone.spec.names import SINGLE_SHARD_FILE, Reason
 
 # 4 GB is a compromise: what a kill costs at most, against the number of files on the Hub.
@@ -77,9 +77,11 @@ def lay_out(
     tensors: Sequence[LogicalTensor],
     kv_scales: Sequence[StoredPart] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    layout: CheckpointFormat = CheckpointFormat.CompressedTensors,
 ) -> tuple[OutputShard, ...]:
     """Shards for `tensors` and `kv_scales`; the same input gives the same bytes anywhere."""
-    units = [*_units(tensors), *(Unit(s.name, None, (), ((s,),), s.nbytes) for s in kv_scales)]
+    units = list(_units(tensors, layout))
+    units += (Unit(s.name, None, (), ((s,),), s.nbytes) for s in kv_scales)
     units.sort(key=lambda unit: natural_key(unit.name))
     filled: list[list[Unit]] = [[]]
     used = 0
@@ -106,7 +108,7 @@ def natural_key(name: str) -> list[str | int]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _units(tensors: Sequence[LogicalTensor]) -> Iterable[Unit]:
+def _units(tensors: Sequence[LogicalTensor], layout: CheckpointFormat) -> Iterable[Unit]:
     grouped: dict[str, list[LogicalTensor]] = {}
     for tensor in tensors:
         fused = tensor.format is not None and tensor.group is not None
@@ -122,26 +124,28 @@ def _units(tensors: Sequence[LogicalTensor]) -> Iterable[Unit]:
         others.append(tensor)
     for name, members in grouped.items():
         members.sort(key=lambda m: m.name)
-        parts = tuple(map(_stored_parts, members))
+        parts = tuple(_stored_parts(member, layout) for member in members)
         nbytes = sum(part.nbytes for stored in parts for part in stored)
         yield Unit(name, members[0].format, tuple(members), parts, nbytes)
 
 
-def _stored_parts(tensor: LogicalTensor) -> tuple[StoredPart, ...]:
+def _stored_parts(tensor: LogicalTensor, layout: CheckpointFormat) -> tuple[StoredPart, ...]:
     """What `tensor` is stored as: itself, or its format's tensors."""
     if tensor.format is None:
         return (StoredPart(tensor.name, tensor.dtype, tensor.shape, tensor.kept_bytes),)
     module = tensor.name.removesuffix("weight")
     return tuple(
         StoredPart(module + suffix, dtype, shape, nbytes)
-        for suffix, dtype, shape, nbytes in _stored(tensor.format, tensor.shape)
+        for suffix, dtype, shape, nbytes in _stored(tensor.format, layout, tensor.shape)
     )
 
 
 @lru_cache(maxsize=1024)  # 30,000 experts have two shapes between them
-def _stored(fmt: Format, shape: tuple[int, ...]) -> tuple[StoredPart, ...]:
+def _stored(
+    fmt: Format, layout: CheckpointFormat, shape: tuple[int, ...]
+) -> tuple[StoredPart, ...]:
     rows, columns = shape
-    shapes = [(stored, stored.shape(rows, columns)) for stored in FORMATS[fmt].stored]
+    shapes = [(stored, stored.shape(rows, columns)) for stored in stored_tensors(fmt, layout)]
     return tuple(
         StoredPart(s.suffix, s.dtype, s_shape, s.dtype.nbytes(s_shape)) for s, s_shape in shapes
     )

@@ -7,7 +7,8 @@ from halftone.checkpoint.architectures import GENERIC, Architecture, text_config
 from halftone.checkpoint.index import Checkpoint
 from halftone.plan.companions import left_behind
 from halftone.plan.tensors import LogicalTensors, SourceScale
-from halftone.spec.documents import Notice, PlanSource, RoleSummary
+from halftone.spec.documents import Method, Notice, PlanSource, RoleSummary
+from halftone.spec.formats import FORMATS
 from halftone.spec.job import MultiTokenPrediction, Recipe
 from halftone.spec.names import WarningReason
 from halftone.spec.roles import Role
@@ -21,6 +22,7 @@ def notices(
     scales: dict[str, SourceScale],
     roles: tuple[RoleSummary, ...],
     source: PlanSource,
+    method: Method,
 ) -> tuple[Notice, ...]:
     """Every notice that applies, in a fixed order."""
     present = {line.role for line in roles}
@@ -72,6 +74,21 @@ def notices(
             "mtp_num_hidden_layers",
             "`config.json` promises a multi-token-prediction head whose weights the source does "
             "not have; set `multiTokenPrediction: Drop` to take the promise back.",
+        ),
+        (
+            method is Method.Calibrated and recipe.calibration is None,
+            WarningReason.CalibrationDataMissing,
+            "quantization.calibration",
+            "The recipe quantizes activations or measures the KV cache and names no data to measure "
+            "on; set `quantization.calibration` before `halftone calibrate`.",
+        ),
+        (
+            method is Method.DataFree and recipe.calibration is not None,
+            WarningReason.CalibrationUnused,
+            "quantization.calibration",
+            "`quantization.calibration` names data, but nothing in the recipe is measured; remove "
+            "it, or give a role one of "
+            f"{', '.join(sorted(f for f, traits in FORMATS.items() if traits.needs_calibration))}.",
         ),
         (
             bool(behind),

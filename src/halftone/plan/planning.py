@@ -17,10 +17,12 @@ from halftone.checkpoint.architectures import (
 )
 from halftone.checkpoint.index import Checkpoint
 from halftone.plan.companions import carried_files, licence
+from halftone.plan.kv_scales import kv_scales
 from halftone.plan.layout import MAX_SHARD_BYTES, OutputShard, StoredPart, lay_out
 from halftone.plan.loading import loading_notices
+from halftone.plan.measurements import cached_attention
 from halftone.plan.notices import notices
-from halftone.plan.precision import fused_groups
+from halftone.plan.precision import fused_groups, refuse_inexpressible
 from halftone.plan.resources import estimate
 from halftone.plan.sources import refuse_packed, source_scales, stale_tensors
 from halftone.plan.summary import role_summaries, sizes
@@ -39,17 +41,14 @@ from halftone.spec.documents import (
     canonical_json,
     sha256_hex,
 )
-from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS
 from halftone.spec.job import (
-    CheckpointFormat,
     GenericArchitecture,
     KvCacheScales,
     Recipe,
 )
 from halftone.spec.names import Reason
-from halftone.spec.roles import Role
 
 
 @dataclass(frozen=True)
@@ -109,36 +108,32 @@ def _accepted(
 ) -> Planned:
     architecture = _architecture(checkpoint.config, recipe)
     refuse_packed(checkpoint)
-    if recipe.checkpointFormat is not CheckpointFormat.CompressedTensors:
-        raise RefusedInput(
-            Reason.NotSupported,
-            "quantization.checkpointFormat",
-            f"`quantization.checkpointFormat: {recipe.checkpointFormat}` is not written yet; "
-            f"use {CheckpointFormat.CompressedTensors}, which vLLM loads as well.",
-        )
+    refuse_inexpressible(recipe)
     scales = source_scales(checkpoint)
     logical = logical_tensors(checkpoint, architecture, recipe, scales)
     stale = stale_tensors(checkpoint) if scales else frozenset()
     tensors = tuple(t for t in logical.tensors if t.name not in stale)
-    roles = role_summaries(tensors)
+    roles = role_summaries(tensors, recipe.checkpointFormat)
     _refuse_nothing_to_quantize(recipe, roles)
     groups = fused_groups(tensors)
-    kv_scales = _kv_scales(tensors, recipe)
-    shards = lay_out(tensors, kv_scales, max_shard_bytes)
+    scales_of_caches = kv_scales(cached_attention(tensors, recipe), recipe.checkpointFormat)
+    cache_parts = tuple(part for both in scales_of_caches for part in both[1:])
+    shards = lay_out(tensors, cache_parts, max_shard_bytes, recipe.checkpointFormat)
     _refuse_name_twice(shards)
+    method = _method(roles, recipe)
     plan = Plan(
         digest="",
         architecture=architecture.name,
-        method=_method(roles, recipe),
+        method=method,
         source=source,
         recipe=recipe,
-        output=_output(checkpoint, tensors, roles, kv_scales, shards),
+        output=_output(checkpoint, tensors, roles, cache_parts, shards),
         roles=roles,
         groups=groups,
         sizes=sizes(roles),
         resources=_resources(checkpoint, source, shards, recipe),
         warnings=(
-            *notices(checkpoint, architecture, recipe, logical, scales, roles, source),
+            *notices(checkpoint, architecture, recipe, logical, scales, roles, source, method),
             *loading_notices(tensors, architecture),
         ),
         refusal=None,
@@ -184,12 +179,12 @@ def _output(
     checkpoint: Checkpoint,
     tensors: tuple[LogicalTensor, ...],
     roles: tuple[RoleSummary, ...],
-    kv_scales: tuple[StoredPart, ...],
+    cache_parts: tuple[StoredPart, ...],
     shards: tuple[OutputShard, ...],
 ) -> PlanOutput:
     return PlanOutput(
         bytes=sum(line.bytesAfter for line in roles),
-        kvScaleBytes=sum(part.nbytes for part in kv_scales),
+        kvScaleBytes=sum(part.nbytes for part in cache_parts),
         fileBytes=sum(shard.size_bytes for shard in shards),
         parameters=sum(prod(t.shape) for t in tensors),
         files=tuple(
@@ -224,22 +219,6 @@ def _method(roles: tuple[RoleSummary, ...], recipe: Recipe) -> Method:
     if measured_cache or any(FORMATS[fmt].needs_calibration for fmt in formats):
         return Method.Calibrated
     return Method.DataFree
-
-
-def _kv_scales(tensors: tuple[LogicalTensor, ...], recipe: Recipe) -> tuple[StoredPart, ...]:
-    """`k_scale` and `v_scale` for every layer that has a cache, where they will be measured."""
-    if recipe.kvCache is None or recipe.kvCache.scales is not KvCacheScales.Calibrated:
-        return ()
-    layers = [
-        t.name.removesuffix(".k_proj.weight")
-        for t in tensors
-        if t.role is Role.Attention and t.name.endswith(".k_proj.weight")
-    ]
-    return tuple(
-        StoredPart(f"{layer}.{name}", Dtype.BF16, (1,), Dtype.BF16.nbytes((1,)))
-        for layer in layers
-        for name in ("k_scale", "v_scale")
-    )
 
 
 def _refuse_name_twice(shards: tuple[OutputShard, ...]) -> None:

@@ -13,7 +13,7 @@ from halftone.checkpoint.headers import TensorEntry
 from halftone.spec.documents import Group
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FORMATS, Format
+from halftone.spec.formats import FORMATS, CheckpointFormat, Format
 from halftone.spec.job import Recipe
 from halftone.spec.names import Reason
 
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from halftone.plan.tensors import LogicalTensor
 
 _GATED: Final = "gate_up_proj"  # the fused name of gate and up in all tables
+
+
+def refuse_inexpressible(recipe: Recipe) -> None:
+    """Raise RefusedInput(NotSupported) for a format that the recipe's layout has no words for."""
+    layout = recipe.checkpointFormat
+    for line in recipe.precision:
+        if layout not in FORMATS[line.format].layouts:
+            raise RefusedInput(
+                Reason.NotSupported,
+                "quantization.checkpointFormat",
+                f"`quantization.checkpointFormat: {layout}` cannot express {line.format}, which "
+                f"the recipe gives to {line.role}; use "
+                f"{CheckpointFormat.CompressedTensors}, or give that role {Format.FP8_BLOCK}.",
+            )
 
 
 def assigned_format(entry: TensorEntry, place: Placement, recipe: Recipe) -> Format | None:

@@ -6,19 +6,21 @@ from math import prod
 
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.documents import PlanSizes, Ratio, RoleSummary
-from halftone.spec.formats import Format, stored_bytes
+from halftone.spec.formats import CheckpointFormat, Format, stored_bytes
 from halftone.spec.roles import Role
 
 
-def written_bytes(tensor: LogicalTensor) -> int:
-    """Bytes of tensor data that `tensor` becomes."""
+def written_bytes(tensor: LogicalTensor, layout: CheckpointFormat) -> int:
+    """Bytes of tensor data that `tensor` becomes in `layout`."""
     if tensor.format is None:
         return tensor.kept_bytes
     rows, columns = tensor.shape
-    return stored_bytes(tensor.format, rows, columns)
+    return stored_bytes(tensor.format, layout, rows, columns)
 
 
-def role_summaries(tensors: Sequence[LogicalTensor]) -> tuple[RoleSummary, ...]:
+def role_summaries(
+    tensors: Sequence[LogicalTensor], layout: CheckpointFormat
+) -> tuple[RoleSummary, ...]:
     """One line for each role and format, in the order of the roles."""
     lines: defaultdict[tuple[Role, Format | None], list[LogicalTensor]] = defaultdict(list)
     for tensor in tensors:
@@ -31,7 +33,7 @@ def role_summaries(tensors: Sequence[LogicalTensor]) -> tuple[RoleSummary, ...]:
             tensors=len(members),
             parameters=sum(prod(t.shape) for t in members),
             bytesBefore=sum(source_bytes(t) for t in members),
-            bytesAfter=sum(written_bytes(t) for t in members),
+            bytesAfter=sum(written_bytes(t, layout) for t in members),
         )
         for (role, fmt), members in sorted(
             lines.items(), key=lambda item: (order[item[0][0]], item[0][1] or "")

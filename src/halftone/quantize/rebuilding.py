@@ -161,7 +161,9 @@ def _made(
     remote: bool,
 ) -> OutputShard:
     """Write a shard that holds `unit` alone to `file`, by the engine's own hands."""
-    (alone,) = lay_out(unit.members, max_shard_bytes=max(unit.nbytes, 1))
+    (alone,) = lay_out(
+        unit.members, max_shard_bytes=max(unit.nbytes, 1), layout=recipe.checkpointFormat
+    )
     ShardWriter(
         alone, file.fileno(), reader, recipe, pool, flusher, lambda nbytes: None, remote
     ).write()

@@ -22,7 +22,7 @@ from halftone.quantize import kernels
 from halftone.quantize.tiles import Tile, TileReader, tiles_of
 from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FORMATS, Format
+from halftone.spec.formats import FORMATS, FP8_BLOCK_SIDE, Format
 from halftone.spec.job import BlockScale, Recipe, ScaleSearch
 from halftone.spec.names import Reason
 
@@ -186,7 +186,7 @@ class ShardWriter:
             sums = kernels.quantize_fp8_channel(weights, codes, scale.reshape(-1))
             scale_offset = tile.start * 2
         else:
-            blocks = FORMATS[Format.FP8_BLOCK].stored[1].shape(rows, columns)
+            blocks = (-(-rows // FP8_BLOCK_SIDE), -(-columns // FP8_BLOCK_SIDE))
             scale = np.empty(blocks, np.uint16)
             power_of_two = self._recipe.blockScale is BlockScale.PowerOfTwo
             sums = kernels.quantize_fp8_block(weights, codes, scale, power_of_two)

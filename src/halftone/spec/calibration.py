@@ -69,9 +69,9 @@ class Dataset(ApiModel):
 
 
 class Calibration(ApiModel):
-    """What is measured on: `samples` rows of each modality, at most `maxSequenceLength` tokens each.
+    """What is measured on: `samples` rows of each modality, each of `maxSequenceLength` at most.
 
-    Rows are drawn with `seed` from all that are usable, each into a batch of its own, so that no
+    The length is in tokens. Rows are drawn with `seed` from all that are usable, each into a batch of its own, so that no
     padding is ever measured.
     """
 

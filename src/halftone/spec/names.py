@@ -30,6 +30,8 @@ SINGLE_SHARD_FILE: Final = "model.safetensors"
 
 # Files of an artifact, beside those of a checkpoint and the documents.
 MODEL_CARD: Final = "README.md"
+# Statistics lie in a folder of their own: servers load every *.safetensors beside `config.json`.
+CALIBRATION_DIRECTORY: Final = "calibration"
 PROVENANCE_FILE: Final = "provenance.json"
 SIGNATURE_FILE: Final = "model.sig"
 # What Halftone itself puts beside a checkpoint's files; no file of a source may have such a name.
@@ -183,6 +185,8 @@ class RemarkReason(StrEnum):
     WeightErrorHigh = "WeightErrorHigh"
     # Matrices without a counterpart in the source.
     NotInSource = "NotInSource"
+    # Experts of one layer have input scales of their own; servers keep one for all of them.
+    UnequalInputScales = "UnequalInputScales"
     # Not everything was read; `read` says how much.
     Sampled = "Sampled"
 
@@ -192,6 +196,8 @@ class DefectKind(StrEnum):
 
     # Members of a fused group carry different global scales; a server keeps one of them.
     UnequalGlobalScales = "UnequalGlobalScales"
+    # Matrices that a server multiplies one quantized input by carry different scales for it.
+    UnequalInputScales = "UnequalInputScales"
     # Members of a fused group have different formats; a server refuses to load them.
     MixedFormatsInGroup = "MixedFormatsInGroup"
     # The index, or a weight's companion scale, names a tensor that is not there.

@@ -60,8 +60,24 @@ def load_recipe(name_or_file: str) -> Recipe:
         )
     document = read_yaml(path)
     if document.get("kind") is not None:
-        return resolve(parse_job(document, str(path)).spec.quantization, path.stem)
-    return resolve(_validated(document, str(path)), path.stem)
+        quantization = parse_job(document, str(path)).spec.quantization
+    else:
+        quantization = _validated(document, str(path))
+    return resolve(anchored_data(quantization, path.absolute().parent), path.stem)
+
+
+def anchored_data(quantization: Quantization, folder: Path) -> Quantization:
+    """`quantization` with the path of its calibration data made absolute, from `folder`.
+
+    Fields that were not set stay unset: beside a preset that makes a difference.
+    """
+    calibration = quantization.calibration
+    if calibration is None or calibration.dataset.path is None:
+        return quantization
+    path = str((folder / calibration.dataset.path).resolve())
+    dataset = calibration.dataset.model_copy(update={"path": path})
+    moved = calibration.model_copy(update={"dataset": dataset})
+    return quantization.model_copy(update={"calibration": moved})
 
 
 def resolve(quantization: Quantization, name: str) -> Recipe:

@@ -16,23 +16,23 @@ from typing import Final
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
-from halftone.stores.pinned import MAX_FILES, SKIPPED_DIRECTORIES, PinnedSource
+from halftone.stores.pinned import CHECKPOINT, SKIPPED_DIRECTORIES, Listing, PinnedSource
 
 # Far below the usual limit of 1024 descriptors a process; files beyond are opened for each read.
 MAX_DESCRIPTORS: Final = 256
 
 
 class DirectorySource(PinnedSource):
-    """Every regular file below `directory`, and symbolic links to such files."""
+    """Every regular file below `directory` that `listing` has, and symbolic links to such files."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, listing: Listing = CHECKPOINT) -> None:
         uri = _written(directory)
         with _translated(uri):
             self._root = _resolved(directory)
             # One more than allowed is enough to refuse, even when somebody named `/`.
-            found = dict(islice(_walk(self._root, uri), MAX_FILES + 1))
+            found = dict(islice(_walk(self._root, uri, listing), listing.most + 1))
         entries = (FileEntry(path, status.st_size) for path, status in found.items())
-        super().__init__(uri, None, entries)
+        super().__init__(uri, None, entries, listing)
         self._stamps = {path: _stamp(status) for path, status in found.items()}
         self._roots = (self._root, *_blob_directories(self._root))
         self._descriptors: dict[str, int] = {}
@@ -91,8 +91,12 @@ class DirectorySource(PinnedSource):
         return os.open(self.local_path(path), os.O_RDONLY | os.O_NONBLOCK)
 
 
-def _walk(root: Path, uri: str) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(root: Path, uri: str, listing: Listing) -> Iterator[tuple[str, os.stat_result]]:
     """Path relative to `root` and status of every regular file; links to directories stay shut."""
+    if listing.only is not None:  # whatever else lies beside it is not looked at
+        if (root / listing.only).is_file():
+            yield listing.only, (root / listing.only).stat()
+        return
     if not root.is_dir():
         raise RefusedInput(
             Reason.SourceNotFound,
@@ -103,8 +107,10 @@ def _walk(root: Path, uri: str) -> Iterator[tuple[str, os.stat_result]]:
         subfolders[:] = sorted(set(subfolders) - SKIPPED_DIRECTORIES)
         for name in names:
             path = Path(folder, name)
-            if path.is_file():  # no pipe, no link to nothing: whoever needs it finds it missing
-                yield path.relative_to(root).as_posix(), path.stat()
+            relative = path.relative_to(root).as_posix()
+            # No pipe, no link to nothing: whoever needs it finds it missing.
+            if listing.has(relative) and path.is_file():
+                yield relative, path.stat()
 
 
 def _written(directory: Path) -> str:

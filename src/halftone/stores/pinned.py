@@ -8,6 +8,7 @@ we write, so a name that could leave its directory never gets past this module.
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
@@ -22,6 +23,26 @@ MAX_FILES: Final = 10_000
 SKIPPED_DIRECTORIES: Final = frozenset({".git", ".cache"})
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Which files of a place are listed: `only` one, or all that end with one of `suffixes`.
+
+    More than `most` are refused; `whole` is what one place should hold, for the message.
+    """
+
+    whole: str = "checkpoint"
+    most: int = MAX_FILES
+    suffixes: tuple[str, ...] = ("",)
+    only: str | None = None
+
+    def has(self, path: str) -> bool:
+        """Whether a file is listed."""
+        return path == self.only if self.only is not None else path.endswith(self.suffixes)
+
+
+CHECKPOINT: Final = Listing()
+
+
 class PinnedSource(ABC):
     """A `FileSource` over a fixed listing; a subclass says how to fill a buffer.
 
@@ -29,12 +50,18 @@ class PinnedSource(ABC):
         head = source.read_range("model.safetensors", 0, 8)
     """
 
-    def __init__(self, uri: str, revision: str | None, entries: Iterable[FileEntry]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        revision: str | None,
+        entries: Iterable[FileEntry],
+        listing: Listing = CHECKPOINT,
+    ) -> None:
         self._uri = uri
         self._revision = revision
         self._traffic = Traffic()
         self._traffic_lock = threading.Lock()
-        self._entries = _listing(uri, entries)
+        self._entries = _listed(uri, entries, listing)
 
     @property
     def uri(self) -> str:
@@ -139,13 +166,13 @@ def is_skipped(path: str) -> bool:
     return not SKIPPED_DIRECTORIES.isdisjoint(path.split("/")[:-1])
 
 
-def _listing(uri: str, entries: Iterable[FileEntry]) -> dict[str, FileEntry]:
+def _listed(uri: str, entries: Iterable[FileEntry], listing: Listing) -> dict[str, FileEntry]:
     """Entries by path, sorted; refuses names that could leave a directory, and endless lists."""
     listed: dict[str, FileEntry] = {}
     for entry in entries:
-        if is_skipped(entry.path):
+        if is_skipped(entry.path) or not listing.has(entry.path):
             continue
-        if not _is_plain(entry.path):
+        if not is_plain(entry.path):
             raise RefusedInput(
                 Reason.MalformedCheckpoint,
                 entry.path,
@@ -153,17 +180,17 @@ def _listing(uri: str, entries: Iterable[FileEntry]) -> dict[str, FileEntry]:
                 "it or take it away.",
             )
         listed[entry.path] = entry
-        if len(listed) > MAX_FILES:
+        if len(listed) > listing.most:
             raise RefusedInput(
                 Reason.NotSupported,
                 uri,
-                f"`{uri}` holds more than {MAX_FILES} files; name the directory or prefix of one "
-                "checkpoint.",
+                f"`{uri}` holds more than {listing.most} files; name the directory or prefix of "
+                f"one {listing.whole}.",
             )
     return dict(sorted(listed.items()))
 
 
-def _is_plain(path: str) -> bool:
+def is_plain(path: str) -> bool:
     """Whether `path` is relative, stays below its root and can be shown on a terminal."""
     parts = path.split("/")
     return path.isprintable() and "\\" not in path and not {"", ".", ".."}.intersection(parts)

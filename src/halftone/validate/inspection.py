@@ -22,9 +22,16 @@ from halftone.checkpoint.serving_config import quantization_block, read_rules
 from halftone.checkpoint.serving_rules import QuantMethod, Rules, UnknownRules, WillNotLoad
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileEntry, FileSource, Traffic
-from halftone.spec.names import CONFIG_FILE, INDEX_FILE, DefectKind, RemarkReason
+from halftone.spec.names import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    MODELOPT_CONFIG_FILE,
+    DefectKind,
+    RemarkReason,
+)
 from halftone.stores import open_source
 from halftone.validate.budget import Budget
+from halftone.validate.cache_scales import cache_defects, cache_scales
 from halftone.validate.findings import (
     Coverage,
     Defect,
@@ -33,6 +40,7 @@ from halftone.validate.findings import (
     Reading,
     Remark,
 )
+from halftone.validate.input_scales import expert_remarks, merged_input_defects
 from halftone.validate.inventory import Inventory, take_inventory
 from halftone.validate.loading import is_multimodal, loading_defects, served_modules
 from halftone.validate.originals import Originals
@@ -42,7 +50,6 @@ from halftone.validate.summary import group_findings, role_findings
 from halftone.validate.values import search_values
 from halftone.validate.weight_error import Errors, measure
 
-HF_QUANT_CONFIG_FILE: Final = "hf_quant_config.json"
 _MAX_CONFIG_BYTES: Final = 16_000_000
 # Below this an index costs less than the thought whether to read it.
 _SMALL_INDEX_BYTES: Final = 2_000_000
@@ -83,8 +90,12 @@ def inspect_source(
     defects += structural_defects(inventory, checkpoint.config)
     defects += loading_defects(inventory, architecture, rules)
     units = units_of(inventory)
-    scales = read_scales(source, units, allowed.left(source) if remote else None)
+    caches = cache_scales(inventory)
+    left = allowed.left(source) if remote else None
+    scales = read_scales(source, units, left, caches.entries())
     defects += scale_defects(units, scales)
+    defects += merged_input_defects(units, scales)
+    defects += cache_defects(caches, scales, checkpoint.config)
     index, differing = _compare_index(checkpoint, index, allowed.left(source))
     defects += differing
     found, values = search_values(
@@ -112,7 +123,11 @@ def inspect_source(
         roles=role_findings(inventory, errors),
         groups=group_findings(units, scales, errors),
         defects=(*defects, *errors.defects),
-        warnings=(*_remarks(checkpoint, table, rules, reading), *errors.remarks),
+        warnings=(
+            *_remarks(checkpoint, table, rules, reading),
+            *expert_remarks(inventory, scales),
+            *errors.remarks,
+        ),
     )
 
 
@@ -234,7 +249,7 @@ def _hf_quant_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     block = quantization_block(checkpoint.config)
     algorithm = "" if block is None else str(block.get("quant_algo", "")).upper()
     complete = block is not None and (algorithm != "MIXED_PRECISION" or "quantized_layers" in block)
-    entry = next((e for e in checkpoint.other_files if e.path == HF_QUANT_CONFIG_FILE), None)
+    entry = next((e for e in checkpoint.other_files if e.path == MODELOPT_CONFIG_FILE), None)
     if complete or entry is None or entry.size_bytes > _MAX_CONFIG_BYTES:
         return None
     return _json(checkpoint.source, entry.path, entry.size_bytes)

@@ -8,7 +8,6 @@ ModelOpt as a multiplier (`weight_scale_2`), DeepSeek's block scales are called 
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Final
 
 from halftone.checkpoint.architectures.table import Architecture, Placement
@@ -23,11 +22,14 @@ WEIGHT: Final = "weight"
 BLOCK_SCALES: Final = ("weight_scale", "weight_scale_inv")
 DIVISOR: Final = "weight_global_scale"
 MULTIPLIER: Final = "weight_scale_2"
-INPUT_SCALES: Final = ("input_global_scale", "input_scale")
+INPUT_DIVISOR: Final = "input_global_scale"
+INPUT_SCALES: Final = (INPUT_DIVISOR, "input_scale")
+# Of keys and values; compressed-tensors has them at the attention, ModelOpt at its projections.
+CACHE_SCALES: Final = ("k_scale", "v_scale")
 # What stands beside a weight and is no weight itself.
 COMPANIONS: Final = frozenset(
     {*BLOCK_SCALES, DIVISOR, MULTIPLIER, *INPUT_SCALES, "weight_zero_point", "weight_shape"}
-    | {"output_scale", "k_scale", "v_scale", "q_scale", "pre_quant_scale", "weight_g_idx"}
+    | {"output_scale", *CACHE_SCALES, "q_scale", "pre_quant_scale", "weight_g_idx"}
 )
 # Companions that make no sense without a quantized weight beside them.
 _WEIGHT_SCALES: Final = (*BLOCK_SCALES, DIVISOR, MULTIPLIER)
@@ -40,7 +42,7 @@ _FORMAT_NAMES: Final[dict[tuple[WeightLayout, Activations], str]] = {
     (WeightLayout.Fp8Channel, Activations.Dynamic): Format.FP8_DYNAMIC,
     (WeightLayout.Fp8Block, Activations.Dynamic): Format.FP8_BLOCK,
     (WeightLayout.Fp8Block, Activations.Kept): Format.FP8_BLOCK_A16,
-    (WeightLayout.Fp8Tensor, Activations.Static): "FP8",
+    (WeightLayout.Fp8Tensor, Activations.Static): Format.FP8,
 }
 
 
@@ -199,18 +201,21 @@ def _of_fp8(weight: TensorEntry, scale: TensorEntry) -> tuple[WeightLayout, ...]
     readings: dict[WeightLayout, set[tuple[int, ...]]] = {
         WeightLayout.Fp8Channel: {(rows, 1), (rows,)},
         WeightLayout.Fp8Tensor: {(), (1,), (1, 1)},
-        WeightLayout.Fp8Block: {block_shape(rows, columns)},
+        WeightLayout.Fp8Block: block_shapes(rows, columns),
     }
     if scale.name.endswith("_inv"):
         readings = {WeightLayout.Fp8Block: readings[WeightLayout.Fp8Block]}
-    if prod(block_shape(rows, columns)) == 1:
-        readings[WeightLayout.Fp8Block] |= {()}  # ModelOpt drops dimensions of one
     return tuple(layout for layout, shapes in readings.items() if scale.shape in shapes)
 
 
-def block_shape(rows: int, columns: int) -> tuple[int, int]:
-    """Shape of the scales of 128x128 blocks."""
-    return -(-rows // FP8_BLOCK_SIDE), -(-columns // FP8_BLOCK_SIDE)
+def block_shapes(rows: int, columns: int) -> set[tuple[int, ...]]:
+    """Shapes that the scales of 128x128 blocks may have: ModelOpt's is four-dimensional.
+
+    It also drops dimensions of one where all of them are.
+    """
+    down, across = -(-rows // FP8_BLOCK_SIDE), -(-columns // FP8_BLOCK_SIDE)
+    shapes: set[tuple[int, ...]] = {(down, across), (down, 1, across, 1)}
+    return shapes | {()} if down == across == 1 else shapes
 
 
 def group_shape(rows: int, columns: int) -> tuple[int, int]:
@@ -233,8 +238,7 @@ def scale_fits(module: Module) -> bool:
         case WeightLayout.Fp8Tensor:
             shapes = {(), (1,), (1, 1)}
         case WeightLayout.Fp8Block:
-            blocks = block_shape(rows, columns)
-            shapes = {blocks} | ({()} if blocks == (1, 1) else set())
+            shapes = block_shapes(rows, columns)
         case _:
             return False
     return scale.dtype in SCALE_DTYPES and scale.shape in shapes

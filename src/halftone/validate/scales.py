@@ -5,7 +5,7 @@ stored number for linear layers (of compressed-tensors' divisors as of ModelOpt'
 the gate's for fused experts, so members that differ are decoded wrongly, and nothing says so.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Final
@@ -72,11 +72,12 @@ def single_scales(module: Module) -> list[TensorEntry]:
     candidates = [module.global_scale, module.input_scale]
     if module.layout is WeightLayout.Fp8Tensor:
         candidates.append(module.scale)
-    return [
-        entry
-        for entry in candidates
-        if entry is not None and prod(entry.shape) == 1 and entry.dtype in _NUMBERS
-    ]
+    return [entry for entry in candidates if entry is not None and is_number(entry)]
+
+
+def is_number(entry: TensorEntry) -> bool:
+    """Whether the tensor is one number that can be read as it is."""
+    return prod(entry.shape) == 1 and entry.dtype in _NUMBERS
 
 
 def global_scale_of(module: Module) -> TensorEntry | None:
@@ -86,20 +87,28 @@ def global_scale_of(module: Module) -> TensorEntry | None:
     return module.global_scale if module.layout is WeightLayout.Nvfp4 else None
 
 
-def read_scales(source: FileSource, units: Sequence[Unit], budget: Budget | None) -> Scales:
+def read_scales(
+    source: FileSource,
+    units: Sequence[Unit],
+    budget: Budget | None,
+    beside: Sequence[TensorEntry] = (),
+) -> Scales:
     """Read all single scales, or within `budget` those of as many units as it allows.
 
-    A sample takes a unit of every role of every layer before it takes a second one.
+    A sample takes a unit of every role of every layer before it takes a second one, and those
+    `beside` the units first: they are few.
     """
     ordered = in_order_of_interest(units)
-    parts = [[_extent(entry) for entry in unit.scale_entries()] for unit in ordered]
+    wanted = [[entry] for entry in beside if is_number(entry)]
+    wanted += [unit.scale_entries() for unit in ordered]
+    parts = [[_extent(entry) for entry in part] for part in wanted]
     total = sum(len(part) for part in parts)
-    entries = {entry.name: entry for unit in ordered for entry in unit.scale_entries()}
+    entries = {entry.name: entry for part in wanted for entry in part}
     ranges = fit([extent for part in parts for extent in part], budget)
     if ranges is None and budget is not None:
         ranges = largest_fit(parts, budget)[1]
     values = {
-        name: _number(entries[name].dtype, data) for name, data in read_ranges(source, ranges or [])
+        name: number_in(entries[name], data) for name, data in read_ranges(source, ranges or [])
     }
     return Scales(values, total)
 
@@ -132,43 +141,45 @@ def served_scale(unit: Unit, scales: Scales) -> float | None:
 def scale_defects(units: Sequence[Unit], scales: Scales) -> Iterator[Defect]:
     """Scales that are no positive numbers, and groups whose members disagree."""
     for unit in units:
-        sound = True
-        for entry in unit.scale_entries():
-            value = scales.values.get(entry.name)
-            if value is not None and not (isfinite(value) and value > 0):
-                sound = False
-                yield Defect(
-                    kind=DefectKind.NotFinite,
-                    tensor=entry.name,
-                    message=f"`{entry.name}` is {value:g}; a scale must be a positive number.",
-                )
-        if sound:
+        broken = list(unusable(unit.scale_entries(), scales))
+        yield from broken
+        if not broken:
             yield from _unequal(unit, scales)
 
 
+def unusable(entries: Iterable[TensorEntry], scales: Scales) -> Iterator[Defect]:
+    """Those of `entries` that are no positive numbers."""
+    for entry in entries:
+        value = scales.of(entry)
+        if value is not None and not (isfinite(value) and value > 0):
+            yield Defect(
+                kind=DefectKind.NotFinite,
+                tensor=entry.name,
+                message=f"`{entry.name}` is {value:g}; a scale must be a positive number.",
+            )
+
+
 def _unequal(unit: Unit, scales: Scales) -> Iterator[Defect]:
-    nvfp4 = [m for m in unit.members if m.layout is WeightLayout.Nvfp4]
-    for entries, what in (
-        ([m.global_scale for m in nvfp4], "global scales"),
-        ([m.input_scale for m in nvfp4], "global scales of activations"),
-    ):
-        known = {e.name: scales.values[e.name] for e in entries if e and e.name in scales.values}
-        if len(known) < 2:
-            continue
-        low, high = min(known.values()), max(known.values())
-        if high - low <= TOLERANCE * high:
-            continue
-        row = nvfp4[0].place.row
-        first = row is not None and row.served is ServedScale.First
-        kept = next(iter(known.values())) if first else high
-        wrong = max(known, key=lambda name: abs(known[name] - kept))
-        yield Defect(
-            kind=DefectKind.UnequalGlobalScales,
-            tensor=wrong,
-            message=f"The members of `{unit.name}` have different {what}, "
-            f"{', '.join(f'{value:.6g}' for value in known.values())}; a server keeps {kept:.6g} "
-            f"for all, which is off by {abs(known[wrong] / kept - 1):.1%} here.",
-        )
+    entries = [m.global_scale for m in unit.members if m.layout is WeightLayout.Nvfp4]
+    known = {e.name: scales.values[e.name] for e in entries if e and e.name in scales.values}
+    if not differ(known.values()):
+        return
+    row = unit.members[0].place.row
+    first = row is not None and row.served is ServedScale.First
+    kept = next(iter(known.values())) if first else max(known.values())
+    wrong = max(known, key=lambda name: abs(known[name] - kept))
+    yield Defect(
+        kind=DefectKind.UnequalGlobalScales,
+        tensor=wrong,
+        message=f"The members of `{unit.name}` have different global scales, "
+        f"{', '.join(f'{value:.6g}' for value in known.values())}; a server keeps {kept:.6g} "
+        f"for all, which is off by {abs(known[wrong] / kept - 1):.1%} here.",
+    )
+
+
+def differ(values: Collection[float]) -> bool:
+    """Whether scales that should be one are further apart than vLLM itself tolerates."""
+    return bool(values) and max(values) - min(values) > TOLERANCE * max(values)
 
 
 _NUMBERS: Final[dict[Dtype, np.dtype[np.generic]]] = {
@@ -179,9 +190,10 @@ _NUMBERS: Final[dict[Dtype, np.dtype[np.generic]]] = {
 }
 
 
-def _number(dtype: Dtype, data: bytes) -> float:
-    values = np.frombuffer(data, _NUMBERS[dtype])
-    if dtype is Dtype.BF16:
+def number_in(entry: TensorEntry, data: bytes) -> float:
+    """The one number of a tensor for which `is_number` holds."""
+    values = np.frombuffer(data, _NUMBERS[entry.dtype])
+    if entry.dtype is Dtype.BF16:
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return float(values[0])
 

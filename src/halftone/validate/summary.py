@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from math import isfinite, prod
 
 from halftone.spec.roles import Role
+from halftone.validate.cache_scales import attention_of
 from halftone.validate.findings import GroupFinding, RoleFinding
-from halftone.validate.inventory import COMPANIONS, Inventory, Module
+from halftone.validate.inventory import CACHE_SCALES, COMPANIONS, Inventory, Module
 from halftone.validate.scales import Scales, Unit, global_scale_of
 from halftone.validate.weight_error import Errors, Sums
 
@@ -15,8 +16,10 @@ def role_findings(inventory: Inventory, errors: Errors) -> tuple[RoleFinding, ..
     """Tensors, parameters and bytes by role and format; scales count as bytes of their weight."""
     totals: defaultdict[tuple[Role, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for module in inventory.modules.values():
-        role, fmt = module.place.role, module.format
+        owner = inventory.modules.get(f"{attention_of(module.name)}.k_proj", module)
         for parameter, entry in module.parts.items():
+            of = owner if parameter in CACHE_SCALES else module
+            role, fmt = of.place.role, of.format
             if entry is module.codes and module.layouts:
                 _add(totals[role, fmt], 1, prod(module.shape), entry.nbytes)
             elif parameter in COMPANIONS:

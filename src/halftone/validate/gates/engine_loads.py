@@ -18,16 +18,18 @@ from halftone.spec.reports import GateResult, Outcome
 from halftone.validate.gates.kernels import unexpected_kernel
 from halftone.validate.serving.session import EngineFacts
 
-# Words of vLLM 0.32 (`CompressedTensorsW4A4Fp4`, the experts' methods, Quark's): the members of a
-# merged layer have different global scales, so all but one are decoded wrongly.
+# Words of vLLM 0.32 (`CompressedTensorsW4A4Fp4`, ModelOpt's linear method, the experts' methods,
+# Quark's): the members of a merged layer have different scales, so all but one are decoded wrongly.
 _DIFFERENT: Final = re.compile(
     r"global[ _]scale(?: for \w+)?(?: is| are) different|w1_weight_\w+ must match"
+    r"|(?:weight|input) scale differs across"
 )
 # Experts with input scales of their own lose accuracy but are decoded rightly: vLLM takes the
 # largest.
 _SHARED: Final = re.compile(r"activation global scale for inputs are different")
-# `BaseKVCacheMethod`: scales of 1 although the cache is FP8.
-_UNIT_SCALE: Final = re.compile(r"scaling factor 1\.0")
+# `BaseKVCacheMethod`: scales of 1 although the cache is FP8. vLLM says so of ModelOpt's checkpoints
+# only, our plugin for CPUs of any; `maybe_remap_kv_scale_name` tells of scales without a place.
+_UNIT_SCALE: Final = re.compile(r"scaling factor 1\.0|_scale in the checkpoint .* is not loaded")
 _WARNING: Final = re.compile(r"\b(?:WARNING|ERROR)\b")
 _LAYER: Final = re.compile(r"\b(?:[A-Za-z_]\w*\.)*layers\.\d+(?:\.\w+)*")
 # vLLM says these of every model on every CPU.
@@ -120,13 +122,29 @@ def _scales_agree(gathered: Gathered) -> Complaint | None:
 
 
 def _cache_scales_arrived(gathered: Gathered) -> Complaint | None:
-    lines = scan(gathered.log, _UNIT_SCALE) if gathered.calibrated else []
-    if not lines:
+    """Asked of the loaded layers too, as the log says nothing for compressed-tensors on a GPU."""
+    if not gathered.calibrated:
         return None
+    lines = scan(gathered.log, _UNIT_SCALE)
+    if lines:
+        return _unscaled(_layer_in(lines[0]), f": {_shortened(lines[0])}")
+    scales = gathered.facts.cacheScales
+    unscaled = next((row for row in scales if row["key"] == row["value"] == 1), None)
+    if unscaled is not None:
+        return _unscaled(unscaled["layer"], f", first `{unscaled['layer']}`.")
+    if not scales:
+        return Complaint(
+            "The checkpoint has calibrated KV cache scales, but vLLM keeps no cache in FP8; see "
+            "whether `kv_cache_scheme` is in `config.json`."
+        )
+    return None
+
+
+def _unscaled(layer: str | None, told: str) -> Complaint:
     return Complaint(
-        "The checkpoint has calibrated KV cache scales, but vLLM uses 1.0 for at least one layer: "
-        f"{_shortened(lines[0])}",
-        _layer_in(lines[0]),
+        "The checkpoint has calibrated KV cache scales, but vLLM uses 1.0 for at least one layer"
+        f"{told}",
+        layer,
     )
 
 
@@ -188,6 +206,7 @@ def _evidence(gathered: Gathered) -> dict[str, Any]:
         "loadSeconds": facts.loadSeconds,
         "kvBlocks": facts.kvBlocks,
         "cacheGroups": [dict(group) for group in facts.cacheGroups],
+        "cacheScales": [dict(row) for row in facts.cacheScales],
         "platform": {
             "device": facts.device,
             "driver": facts.driver,

@@ -4,9 +4,10 @@ Runs unasked. What `halftone inspect` finds in anyone's checkpoint is a failure 
 stand the checks that need the plan and the source.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
-from halftone.checkpoint.index import read_checkpoint
+from halftone.checkpoint.index import Checkpoint, read_checkpoint
 from halftone.plan.planning import Planned
 from halftone.spec.documents import CheckpointDocument
 from halftone.spec.files import FileSource
@@ -19,7 +20,10 @@ from halftone.validate.agreement import (
     plan_defects,
     tokenizer_defects,
 )
+from halftone.validate.cache_scales import unasked_cache
+from halftone.validate.configurations import differing_configurations
 from halftone.validate.findings import Defect
+from halftone.validate.input_scales import unshared_inputs
 from halftone.validate.inspection import inspect_source
 
 # Evidence names this many defects; a checkpoint of 30,000 experts can have as many.
@@ -46,6 +50,9 @@ def measure_structure(
         *inspection.defects,
         *broken_towers(roles, read.config),
         *tokenizer_defects(read),
+        *unshared_inputs(planned, read),
+        *unasked_cache(planned.plan.recipe, read.config),
+        *_differing_configurations(planned, read),
         *changed_kept_tensors(planned, source, read),
         *(changed_files(document, checkpoint) if document is not None else ()),
     ]
@@ -62,6 +69,11 @@ def measure_structure(
         "warnings": [w.model_dump(mode="json") for w in inspection.warnings],
     }
     return _result(defects, len(read.tensors), kept), evidence
+
+
+def _differing_configurations(planned: Planned, read: Checkpoint) -> Iterator[Defect]:
+    if planned.architecture is not None:
+        yield from differing_configurations(planned.plan.recipe, planned.architecture, read)
 
 
 def _result(defects: list[Defect], tensors: int, kept: int) -> GateResult:

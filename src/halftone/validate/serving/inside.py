@@ -26,6 +26,19 @@ class Inside:
         groups = [_group(group, self.vllm_config) for group in config.kv_cache_groups]
         return {"blocks": config.num_blocks, "groups": groups}
 
+    def halftone_cache_scales(self) -> list[dict[str, Any]]:
+        """{layer, key, value} of every layer whose cache is FP8, as vLLM will use them."""
+        return [
+            {
+                "layer": str(getattr(module, "layer_name", "")),
+                "key": float(module._k_scale_float),
+                "value": float(module._v_scale_float),
+            }
+            for module in self.model_runner.get_model().modules()
+            if hasattr(module, "_k_scale_float")
+            and str(getattr(module, "kv_cache_dtype", "")).startswith("fp8")
+        ]
+
     def halftone_kernels(self) -> list[str]:
         """Class names of the kernels that compute quantized layers, ours included."""
         names = set()

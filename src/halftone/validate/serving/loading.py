@@ -54,6 +54,7 @@ def facts(llm: Any, load_seconds: float, on_cpu: bool) -> dict[str, Any]:
         "loadSeconds": round(load_seconds, 3),
         "kvBlocks": cache["blocks"],
         "cacheGroups": cache["groups"],
+        "cacheScales": llm.collective_rpc("halftone_cache_scales")[0],
         **_device(on_cpu),
         "emulated": on_cpu,
         "engine": f"vllm {version('vllm')}",

@@ -39,6 +39,7 @@ _HUB_SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TO
 # leave out the plugin that makes a CPU compute as the GPU would.
 _LOGGING: Final = {"VLLM_CONFIGURE_LOGGING": "1", "VLLM_LOGGING_LEVEL": "INFO"}
 _ELSEWHERE: Final = ("VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_STREAM", "VLLM_PLUGINS")
+_LISTS: Final = ("cacheGroups", "cacheScales", "kernels")
 _SHUTDOWN_S: Final = 20.0
 _POLL_S: Final = 0.5
 # Exit by these signals has a cause that a reader can do something about.
@@ -74,7 +75,8 @@ class EngineFacts:
     """What the loaded engine says of itself.
 
     `cacheGroups` rows are {kind, layers, blockTokens, blocksPerRequest}, `blocksPerRequest` being
-    what a request pins whatever its length. `capability` is a GPU's, such as `10.0`.
+    what a request pins whatever its length. `cacheScales` rows are {layer, key, value}, of layers
+    with an FP8 cache. `capability` is a GPU's, such as `10.0`.
     `engineArguments` are those that vLLM resolved, as text. `sees`: it takes images.
     """
 
@@ -93,11 +95,12 @@ class EngineFacts:
     vocabulary: int
     sees: bool
     engineArguments: dict[str, str]
+    cacheScales: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> Self:
         """The facts in the process's first answer."""
-        lists = {name: tuple(answer[name]) for name in ("cacheGroups", "kernels")}
+        lists = {name: tuple(answer[name]) for name in _LISTS}
         return cls(**{**answer, **lists})
 
 

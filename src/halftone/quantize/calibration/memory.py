@@ -1,0 +1,77 @@
+"""How much memory there is for one layer, and how much one layer takes.
+
+Called by `calibrating` before anything is read. The kernel's own numbers count: the machine's, and
+those of the control groups that this process lies in.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from halftone.spec.errors import EnvironmentFault
+from halftone.spec.names import Reason
+
+_GROUPS: Final = Path("/sys/fs/cgroup")
+# Interpreter, torch, transformers and llm-compressor, measured resident before a weight is read,
+# and what their allocators keep beside the tensors that we know of.
+BASE_BYTES: Final = 1500 * 2**20
+
+
+def available_bytes() -> int:
+    """What this process can still take: of the machine, or of the tightest control group."""
+    found = [_machine()]
+    found += [room for room in map(_room, _own_groups()) if room is not None]
+    return min(found)
+
+
+def require_memory(needed: int, layer: str) -> None:
+    """Raise EnvironmentFault(TooLittleMemory) unless `needed` bytes for `layer` are there."""
+    there = available_bytes()
+    if there < needed:
+        raise EnvironmentFault(
+            Reason.TooLittleMemory,
+            layer,
+            f"`{layer}` needs {_gb(needed)} GB of memory while it is measured, and {_gb(there)} GB "
+            "are available; choose a larger machine, or a smaller `maxSequenceLength`.",
+        )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f}"
+
+
+def _machine() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    raise AssertionError("Linux tells `MemAvailable` since 3.14. This is a bug. Please report.")
+
+
+def _own_groups() -> list[Path]:
+    """Directories of our control group and of those around it; version 2, and 1 for containers."""
+    groups = [_GROUPS, _GROUPS / "memory"]
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        root = _GROUPS if number == "0" else _GROUPS / "memory"
+        if number == "0" or "memory" in controllers.split(","):
+            own = Path(path.lstrip("/"))
+            groups += [root / part for part in (own, *own.parents)]
+    return groups
+
+
+def _room(group: Path) -> int | None:
+    """Bytes that `group` still allows, its page cache counted as free; None without a limit."""
+    for limit, used, inactive in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            allowed = (group / limit).read_text().strip()
+            if allowed == "max":
+                return None
+            taken = int((group / used).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        return max(0, int(allowed) - taken + int(stat.get(inactive, 0)))
+    return None

@@ -1,0 +1,88 @@
+"""JSON Lines: where each row begins, and the rows that were drawn.
+
+Called by `rows_index`. A file is read in pieces and never held; of each usable row only its place is
+kept, 16 bytes. It must not interpret a row: `rows` does.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from halftone.checkpoint.json_objects import parse_object, refuse_deep
+from halftone.quantize.calibration.rows import Row, refuse, understood
+from halftone.spec.calibration import Modality
+from halftone.spec.errors import RefusedInput
+from halftone.spec.files import FileSource
+
+_PIECE: Final = 8 << 20
+# A row with its images inside takes some megabytes; more means that the file is something else.
+MAX_ROW_BYTES: Final = 256 << 20
+_MARK: Final = b"\xef\xbb\xbf"  # what some editors put in front of UTF-8
+
+
+class JsonLines:
+    """The rows of one file, by position among those that are usable."""
+
+    def __init__(self, source: FileSource, path: str, size_bytes: int, name: str) -> None:
+        self._source = source
+        self._path = path
+        self._size_bytes = size_bytes
+        self._name = name
+        # Of every usable row: its first byte, its length and its line.
+        self._places = array("Q")
+
+    def scan(self) -> Iterator[Modality]:
+        """What each usable row holds, in order; `read` takes positions in what this gave.
+
+        Raises RefusedInput(DatasetUnusable) for a line that is no JSON object, or no row.
+        """
+        self._places = array("Q")
+        begin = 0
+        for number, line in enumerate(self._lines(), 1):
+            row = self._understood(line, number)
+            if row is not None:
+                self._places.extend((begin, len(line), number))
+                yield row.modality
+            begin += len(line)
+
+    def read(self, positions: Sequence[int]) -> Iterator[Row]:
+        """The usable rows at `positions`, which are in order."""
+        for position in positions:
+            begin, length, number = self._places[3 * position : 3 * position + 3]
+            row = self._understood(self._source.read_range(self._path, begin, length), number)
+            assert row is not None  # the file has not changed: the store sees to that
+            yield row
+
+    def _understood(self, line: bytes, number: int) -> Row | None:
+        if number == 1:
+            line = line.removeprefix(_MARK)
+        if not line.strip():
+            return None
+        place = f"line {number} of `{self._name}`"
+        if number == 1 and line.lstrip().startswith(b"["):
+            refuse(
+                place,
+                f"`{self._name}` is one JSON array; write JSON Lines, one object on each line.",
+            )
+        try:
+            fields = parse_object(line, f"{self._name}, line {number}")
+            refuse_deep(fields, f"{self._name}, line {number}")
+        except RefusedInput as error:
+            refuse(place, error.message, error)
+        return understood(fields, place, self._path)
+
+    def _lines(self) -> Iterator[bytes]:
+        """Each line with its end, as it comes."""
+        rest = b""
+        for offset in range(0, self._size_bytes, _PIECE):
+            length = min(_PIECE, self._size_bytes - offset)
+            *lines, rest = (rest + self._source.read_range(self._path, offset, length)).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+            if len(rest) > MAX_ROW_BYTES:
+                refuse(
+                    self._name,
+                    f"`{self._name}` has a line of more than {MAX_ROW_BYTES >> 20} MiB; write JSON "
+                    "Lines, one object on each line.",
+                )
+        if rest:
+            yield rest

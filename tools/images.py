@@ -1,0 +1,225 @@
+"""Builds the images of `images/` where there is neither Docker nor a registry of images.
+
+Called by `make images`. Elsewhere `docker build -f images/NAME/Dockerfile .` does the same. It runs
+as root on a bare Python 3.11 with nothing but its standard library, and needs two programs of
+Debian, buildah and mmdebstrap:
+
+    python -m tools.images build [IMAGE …]     and the base image first, when it is not there
+    python -m tools.images check [IMAGE …]     run what is built, as its own user
+    python -m tools.images run IMAGE COMMAND …
+
+The base image that a Dockerfile names is made of Debian's own packages: the same distribution and
+the same minor version of Python. Certificates and the settings of pip and uv are only mounted, so
+no layer holds an address. It must not push anything.
+"""
+
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGES_FOLDER = ROOT / "images"
+BASE = "python:3.11-slim-bookworm"
+
+# What the official image of that name has, as far as ours use it.
+_BASE_PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv"
+_UNREAD = ("doc", "info", "locale", "man")
+_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+_SETTINGS = ("/etc/pip.conf", "/etc/uv/uv.toml")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: the folder of its Dockerfile, the stage to build, and what must run inside."""
+
+    folder: str
+    target: str
+    checks: tuple[tuple[str, ...], ...]
+
+    @property
+    def dockerfile(self) -> Path:
+        """Where it is described."""
+        return IMAGES_FOLDER / self.folder / "Dockerfile"
+
+
+_CALIBRATION = (
+    ("halftone", "--version"),
+    ("halftone", "recipes"),
+    ("python", "-c", "import llmcompressor, numba, torch, torchvision"),
+    ("python", "-c", "import halftone.quantize.kernels as k; print(k.__name__)"),
+)
+IMAGES = {
+    "halftone-calibrator": Image("calibrator", "cpu", _CALIBRATION),
+    "halftone-calibrator-gpu": Image("calibrator", "gpu", _CALIBRATION),
+}
+
+
+def build(name: str) -> None:
+    """Build one image into the store; unchanged steps are taken from the last build."""
+    image = IMAGES[name]
+    if not _exists(BASE):
+        make_base()
+    print(f"building {name} …", flush=True)
+    begun = time.monotonic()
+    with _mounts() as mounts:
+        _buildah(
+            "bud", "--quiet", "--layers", "--isolation", "chroot", "--pull=never",
+            "--network", "host", *mounts,
+            "--build-arg", f"VERSION={_version()}", "--build-arg", f"REVISION={_revision()}",
+            "--target", image.target, "--file", image.dockerfile, "--tag", name, ROOT,
+        )  # fmt: skip
+    size = _said("inspect", "--type", "image", "--format", "{{.Docker.Size}}", name)
+    print(f"{name}: {int(size) / 1e9:.2f} GB, {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def make_base() -> None:
+    """Make the stand-in for the official image from packages of Debian; takes minutes."""
+    print(f"making a stand-in for {BASE} from Debian's packages …", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder, "base.tar")
+        unread = [f"--dpkgopt=path-exclude=/usr/share/{kind}/*" for kind in _UNREAD]
+        options = ["--quiet", "--variant=minbase", f"--include={_BASE_PACKAGES}", *unread]
+        # The archive's lists name the mirror that was used.
+        forget = '--customize-hook=rm -rf "$1"/etc/apt/sources.list* "$1"/var/lib/apt/lists/*'
+        _run(_program("mmdebstrap"), *options, forget, BASE.rpartition("-")[2], archive)
+        container = _said("from", "scratch")
+        try:
+            _buildah("add", "--quiet", container, archive, "/")
+            link = "ln -s /usr/bin/python3 /usr/local/bin/python"
+            _buildah("run", "--isolation", "chroot", container, "--", "/bin/sh", "-c", link)
+            _buildah("config", "--cmd", "python3", "--env", "LANG=C.UTF-8", container)
+            _buildah("commit", "--quiet", container, BASE)
+        finally:
+            _buildah("rm", container, quiet=True)
+
+
+def check(name: str) -> None:
+    """Run the image's own checks; leaves with a sentence at the first that fails."""
+    for command in IMAGES[name].checks:
+        print(f"{name}: {' '.join(command)}", flush=True)
+        run(name, command)
+
+
+def run(name: str, command: tuple[str, ...], mounts: tuple[str, ...] = ()) -> None:
+    """Run a command in a fresh container, as the image's user; raises SystemExit if it fails.
+
+    Checks afterwards that it wrote nowhere but below the cache directory.
+    """
+    container = _said("from", "--pull-never", name)
+    try:
+        place = Path(_said("mount", container))
+        begun = time.time()
+        shares = [word for mount in mounts for word in ("--volume", mount)]
+        _buildah("run", "--isolation", "chroot", *shares, container, "--", *command)
+        outside = sorted(set(_written_since(place, begun)))
+        if outside:
+            sys.exit(f"images: {name} wrote outside of its cache: {', '.join(outside[:5])}.")
+    finally:
+        _buildah("rm", container, quiet=True)
+
+
+def _written_since(place: Path, begun: float) -> Iterator[str]:
+    """Files of a container that are newer than `begun`, except those that a run always touches."""
+    for folder, folders, files in os.walk(place):
+        inside = "/" + str(Path(folder).relative_to(place))
+        if inside == "/":
+            folders[:] = [one for one in folders if one not in ("dev", "proc", "sys", "run", "etc")]
+        if inside.startswith("/var/cache/halftone"):
+            folders.clear()
+            continue
+        for file in files:
+            if Path(folder, file).lstat().st_mtime >= begun:
+                yield f"{inside}/{file}"
+
+
+@contextmanager
+def _mounts() -> Iterator[list[str]]:
+    """What the build sees of this machine, read-only: certificates, settings of pip and uv."""
+    with tempfile.TemporaryDirectory() as folder:
+        trusting = Path(folder, "uv.toml")
+        trusting.write_text("system-certs = true\n")
+        shared = {_CA_BUNDLE: ssl.get_default_verify_paths().cafile or _CA_BUNDLE}
+        shared |= {path: path for path in _SETTINGS if Path(path).exists()}
+        shared.setdefault("/etc/uv/uv.toml", str(trusting))
+        yield [word for to, at in shared.items() for word in ("--volume", f"{at}:{to}:ro")]
+
+
+def _exists(name: str) -> bool:
+    command = [*_command(), "inspect", "--type", "image", name]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def _buildah(*arguments: str | Path, quiet: bool = False) -> None:
+    _run(*_command(), *arguments, quiet=quiet)
+
+
+def _said(*arguments: str | Path) -> str:
+    """What buildah prints."""
+    command = [*_command(), *map(str, arguments)]
+    return subprocess.check_output(command, text=True).strip()
+
+
+def _command() -> list[str]:
+    """buildah with a store of our own, outside of the checkout."""
+    store = _store()
+    return [
+        _program("buildah"), "--root", str(store / "images"), "--runroot", str(store / "run"),
+        "--storage-driver", "overlay",
+    ]  # fmt: skip
+
+
+def _store() -> Path:
+    """`HALFTONE_IMAGES_DIR`, else this user's cache folder."""
+    own = os.environ.get("HALFTONE_IMAGES_DIR")
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own).absolute() if own else Path(caches) / "halftone" / "images"
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        sys.exit(f"images: {name} is missing; `apt-get install buildah mmdebstrap` brings it.")
+    return found
+
+
+def _run(*command: str | Path, quiet: bool = False) -> None:
+    """Run a command; leaves with a sentence when it fails, for it has then said why."""
+    out = subprocess.DEVNULL if quiet else None
+    if subprocess.call([str(word) for word in command], stdout=out) != 0:
+        sys.exit(f"images: `{Path(command[0]).name} {command[-1]}` failed; see above.")
+
+
+def _version() -> str:
+    text = (ROOT / "src" / "halftone" / "__init__.py").read_text()
+    return text.partition('__version__ = "')[2].partition('"')[0]
+
+
+def _revision() -> str:
+    command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def main(arguments: list[str]) -> None:
+    """`build` or `check` with names of images, or `run IMAGE COMMAND …`."""
+    verb, *words = arguments or ["build"]
+    names = words[:1] if verb == "run" else words or list(IMAGES)
+    if verb not in ("build", "check", "run") or set(names) - IMAGES.keys() or not names:
+        sys.exit(f"images: `build`, `check` or `run`, then names of {', '.join(IMAGES)}.")
+    if verb == "run":
+        run(names[0], tuple(words[1:]))
+        return
+    for name in names:
+        (build if verb == "build" else check)(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
