@@ -43,6 +43,36 @@ def stacked_experts(directory: Path, gigabytes: int) -> Path:
     return _written(directory, config, layout, 1)
 
 
+def llama_like(directory: Path) -> Path:
+    """A `llama` of eight layers and 0.44 GB: enough arithmetic for a calibration to be timed."""
+    config = tiny_config(
+        "llama",
+        hidden_size=1536,
+        intermediate_size=4608,
+        num_hidden_layers=8,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        head_dim=128,
+    )
+    return _written(directory, config, shapes(config), 3)
+
+
+def layers_of_experts(directory: Path) -> Path:
+    """A `qwen3_moe` of three layers, each with 2.01 GB of experts, one by one, in six shards."""
+    config = tiny_config(
+        "qwen3_moe",
+        hidden_size=2048,
+        moe_intermediate_size=640,
+        num_experts=256,
+        num_experts_per_tok=8,
+        num_hidden_layers=3,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        head_dim=128,
+    )
+    return _written(directory, config, shapes(config), 6)
+
+
 def tensor_bytes(directory: Path) -> int:
     """Size of all shards."""
     return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

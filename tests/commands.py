@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 from typing import Any
 
@@ -21,11 +22,12 @@ import yaml
 from halftone.cli.main import main
 from halftone.plan.layout import MAX_SHARD_BYTES
 from halftone.plan.planning import Planned, plan_checkpoint
-from halftone.spec.documents import CheckpointDocument
+from halftone.quantize.statistics import Statistics, read_statistics
+from halftone.spec.documents import CheckpointDocument, Method
 from halftone.spec.job import Recipe
 from halftone.spec.recipes import load_recipe
 from halftone.stores import open_source
-from tests.builders import Config, tiny_config
+from tests.builders import Config, tiny_config, write_statistics
 
 
 @dataclass(frozen=True)
@@ -98,18 +100,32 @@ def quantize_directory(
     output: Path,
     recipe: str | Path | Recipe = "nvfp4a16",
     *,
+    statistics: Path | None = None,
     workers: int = 2,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Made:
-    """Plan and carry out, as `halftone quantize` does."""
+    """Plan and carry out, as `halftone quantize` does.
+
+    A calibrated recipe takes the statistics in `statistics`, by default some made by hand.
+    """
     from halftone.checkpoint.index import read_checkpoint
     from halftone.quantize.engine import quantize
 
     with closing(open_source(source)) as opened:
         checkpoint = read_checkpoint(opened)
         planned = plan_checkpoint(checkpoint, _recipe(recipe), max_shard_bytes)
-        document = quantize(planned, checkpoint, output, workers=workers)
+        measured = _statistics(planned, statistics)
+        document = quantize(planned, checkpoint, output, statistics=measured, workers=workers)
     return Made(output, planned, document)
+
+
+def _statistics(planned: Planned, folder: Path | None) -> Statistics | None:
+    if planned.plan.refusal is not None or planned.plan.method is Method.DataFree:
+        return None
+    if folder is not None:
+        return read_statistics(folder, planned)
+    with TemporaryDirectory() as made:
+        return read_statistics(write_statistics(planned, Path(made)), planned)
 
 
 def _recipe(recipe: str | Path | Recipe) -> Recipe:

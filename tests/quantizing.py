@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftone.checkpoint import decoding
-from halftone.checkpoint.quantization_config import quantized_model_config
 from halftone.plan.planning import Planned
+from halftone.quantize.configuration import configuration_files
 from halftone.spec.formats import Format
 from halftone.spec.job import Quantization, Recipe
 from halftone.spec.recipes import resolve
@@ -32,7 +32,6 @@ DATA_FREE = (
     "nvfp4a16-fp8-linear-attention",
     "fp8-dynamic",
     "fp8-block",
-    "fp8-block-a16",
 )
 
 
@@ -59,9 +58,8 @@ def write_planned(source: Path, target: Path, preset: str) -> Path:
     index = {"metadata": {"total_size": 0}, "weight_map": places}
     (target / "model.safetensors.index.json").write_text(json.dumps(index))
     config = json.loads((source / "config.json").read_text())
-    roles = {line.role for line in planned.plan.roles}
-    written = quantized_model_config(config, planned.architecture, planned.plan.recipe, roles)
-    (target / "config.json").write_text(json.dumps(written))
+    for name, content in configuration_files(planned, config).items():
+        (target / name).write_text(json.dumps(content))
     return target
 
 

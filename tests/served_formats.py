@@ -121,13 +121,34 @@ def with_another_global_scale(nvfp4a16: Path, out: Path) -> Path:
     return _write(nvfp4a16, out, _config(nvfp4a16), stored)
 
 
-def input_scale(stored: Stored) -> float:
-    """The one static scale of activations in ModelOpt's sense (code to value), or 0."""
-    for name, tensor in stored.items():
-        if name.endswith(("input_scale", "input_global_scale")):
+def input_scale(stored: Stored, module: str) -> float:
+    """The static scale of a module's activations in ModelOpt's sense (code to value), or 0."""
+    for parameter in ("input_scale", "input_global_scale"):
+        tensor = stored.get(f"{module}.{parameter}")
+        if tensor is not None:
             value = np.float32(as_float32(tensor).reshape(-1)[0])
-            return float(np.float32(1) / value if name.endswith("global_scale") else value)
+            return float(np.float32(1) / value if parameter == "input_global_scale" else value)
     return 0.0
+
+
+def cache_scales(stored: Stored) -> dict[str, list[float]]:
+    """Scales of queries, keys and values by attention module (`layers.3.self_attn`), as stored.
+
+    vLLM takes 1 for queries that have none, and for caches without scales.
+    """
+    found: dict[str, list[float]] = {}
+    for name in stored:
+        if ".k_proj.weight" in name and "layers." in name and not name.startswith("mtp."):
+            attention = name.partition(".k_proj.")[0]
+            keys = _first(stored, f"{attention}.k_scale", f"{attention}.k_proj.k_scale")
+            values = _first(stored, f"{attention}.v_scale", f"{attention}.v_proj.v_scale")
+            found[attention[attention.index("layers.") :]] = [1.0, keys, values]
+    return found
+
+
+def _first(stored: Stored, *names: str) -> float:
+    present = [float(as_float32(stored[name]).reshape(-1)[0]) for name in names if name in stored]
+    return present[0] if present else 1.0
 
 
 def _modelopt(algorithm: str, **more: Any) -> dict[str, Any]:

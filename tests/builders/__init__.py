@@ -12,6 +12,8 @@ Models (`TINY`) are named by `model_type`; the `_text` ones are text-only, with 
 `model.` in place of `model.language_model.`. A tensor's values depend on the seed and on what it
 is, not on sharding, expert layout or prefix, so all layouts of a model must quantize alike.
 
+`write_statistics` makes what a calibration would measure for a plan.
+
 Whatever is here uses NumPy and the standard library, never the package under test: it is the
 second implementation that tests hold the first one against.
 """
@@ -42,6 +44,7 @@ from .full_size import FULL_SIZE, full_size_config
 from .low_bit_sources import write_low_bit
 from .shapes import Config, component, component_counts, shapes
 from .sharding import Sharding
+from .statistics import write_statistics
 from .weights import values
 
 __all__ = [
@@ -78,5 +81,6 @@ __all__ = [
     "write_low_bit",
     "write_safetensors",
     "write_sparse",
+    "write_statistics",
     "write_tensors",
 ]

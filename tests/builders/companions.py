@@ -15,11 +15,15 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     "<|image_pad|>", "<|video_pad|>", "<think>", "</think>",
 )  # fmt: skip
 
+# Where an image goes; Gemma's processor writes the tokens around it by itself.
+_PLACE = "<|vision_start|><|image_pad|><|vision_end|>"
+_GEMMA_PLACE = "<|image_pad|>"
+
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif part['type'] == 'text' %}"
+    "IMAGE_PLACE{% elif part['type'] == 'text' %}"
     "{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -38,7 +42,11 @@ def write_companions(
     _write(directory / "tokenizer.json", _tokenizer())
     _write(directory / "tokenizer_config.json", _tokenizer_config(config))
     _write(directory / "generation_config.json", {"eos_token_id": 2, "pad_token_id": 0})
-    (directory / "chat_template.jinja").write_text(_CHAT_TEMPLATE)
+    gemma = "gemma4" in config["model_type"]
+    template = _CHAT_TEMPLATE.replace("IMAGE_PLACE", _GEMMA_PLACE if gemma else _PLACE)
+    (directory / "chat_template.jinja").write_text(template)
+    if gemma and "vision_config" in config:
+        _write(directory / "processor_config.json", _gemma_processor(config))
     if "qwen3_5" in config["model_type"] and "vision_config" in config:
         _write(directory / "preprocessor_config.json", _images(config["vision_config"]))
         _write(directory / "video_preprocessor_config.json", _videos(config["vision_config"]))
@@ -107,6 +115,15 @@ def _tokenizer_config(config: Config) -> dict[str, Any]:
             "vision_start_token": "<|vision_start|>",
             "vision_end_token": "<|vision_end|>",
         }
+    if "gemma4" in config["model_type"]:
+        out |= {
+            "image_token": "<|image_pad|>",
+            "boi_token": "<|vision_start|>",
+            "eoi_token": "<|vision_end|>",
+            "audio_token": "<think>",
+            "boa_token": "<|vision_start|>",
+            "eoa_token": "<|vision_end|>",
+        }
     return out
 
 
@@ -125,3 +142,25 @@ def _videos(vision: Config) -> dict[str, Any]:
     images = _images(vision)
     del images["image_processor_type"]
     return images | {"video_processor_type": "Qwen3VLVideoProcessor"}
+
+
+def _gemma_processor(config: Config) -> dict[str, Any]:
+    """All parts in one file, as transformers 5 saves them; 70 tokens an image is the least."""
+    vision = config["vision_config"]
+    patches = {
+        "patch_size": vision["patch_size"],
+        "pooling_kernel_size": vision["pooling_kernel_size"],
+        "max_soft_tokens": 70,
+    }
+    samples = config["audio_config"]["audio_embed_dim"]
+    return {
+        "processor_class": "Gemma4UnifiedProcessor",
+        "image_processor": {"image_processor_type": "Gemma4UnifiedImageProcessor", **patches},
+        "video_processor": {"video_processor_type": "Gemma4UnifiedVideoProcessor", **patches},
+        "feature_extractor": {
+            "feature_extractor_type": "Gemma4UnifiedAudioFeatureExtractor",
+            "feature_size": samples,
+            "audio_samples_per_token": samples,
+            "sampling_rate": 16000,
+        },
+    }

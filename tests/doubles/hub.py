@@ -1,11 +1,12 @@
-"""A double of the Hub: serves one local directory as one model repository, over real HTTP.
+"""A double of the Hub: serves one local directory as one repository, over real HTTP.
 
 It stands for huggingface.co and for the content delivery network behind it, which are two origins
-here too. It speaks what huggingface_hub calls to describe a model and to read ranges of its files:
+here too. It speaks what huggingface_hub calls to describe a model, or with `kind` "dataset" a data
+set, and to read ranges of its files:
 
-    GET  /api/models/{repository}[/revision/{revision}][?blobs=True]
-    GET, HEAD  /{repository}/resolve/{revision}/{path}      large files are redirected
-    GET, HEAD  {network}/{commit}/{path}?signature=…        with Range, no token accepted
+    GET  /api/{models|datasets}/{repository}[/revision/{revision}][?blobs=True]
+    GET, HEAD  [/datasets]/{repository}/resolve/{revision}/{path}    large files are redirected
+    GET, HEAD  {network}/{commit}/{path}?signature=…                 with Range, no token accepted
 
     with HubDouble(directory) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from enum import Enum
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.doubles.loopback import LoopbackHandler, LoopbackServer
@@ -80,6 +81,7 @@ class HubDouble:
         directory: Path,
         repository: str = "org/name",
         *,
+        kind: Literal["model", "dataset"] = "model",
         revision: str = "main",
         token: str | None = None,
         gated: bool = False,
@@ -87,6 +89,7 @@ class HubDouble:
     ) -> None:
         self.directory = directory
         self.repository = repository
+        self.kind = kind
         self.revision = revision
         self.token = token
         self.gated = gated
@@ -120,7 +123,12 @@ class HubDouble:
     @property
     def uri(self) -> str:
         """The repository as Halftone names it."""
-        return f"hf://{self.repository}@{self.revision}"
+        return f"hf://{self.folder}{self.repository}@{self.revision}"
+
+    @property
+    def folder(self) -> str:
+        """What stands before the repository in addresses of its files."""
+        return "" if self.kind == "model" else "datasets/"
 
     @property
     def commit(self) -> str:
@@ -151,7 +159,7 @@ class HubDouble:
             return self._faults[place].popleft() if self._faults[place] else None
 
     def describe(self, blobs: bool) -> dict[str, Any]:
-        """The body of the model's description."""
+        """The body of the repository's description."""
         siblings: list[dict[str, Any]] = []
         for path, size in self.files():
             sibling: dict[str, Any] = {"rfilename": path}
@@ -164,7 +172,7 @@ class HubDouble:
         return {
             "_id": "0" * 24,
             "id": self.repository,
-            "modelId": self.repository,
+            **({"modelId": self.repository} if self.kind == "model" else {}),
             "sha": self.commit,
             "private": self.token is not None,
             "gated": "manual" if self.gated else False,
@@ -272,8 +280,8 @@ class _HubHandler(_Handler):
     def answer(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
-        api = f"/api/models/{self.double.repository}"
-        files = f"/{self.double.repository}/resolve/"
+        api = f"/api/{self.double.kind}s/{self.double.repository}"
+        files = f"/{self.double.folder}{self.double.repository}/resolve/"
         if path == api or path.startswith(f"{api}/revision/"):
             revision = path.removeprefix(api).removeprefix("/revision/") or "main"
             self.describe(revision, parse_qs(url.query))

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from tests import served_formats
-from tests.builders import read_checkpoint, tiny_config, write_checkpoint, write_fp8
+from tests.builders import Tensor, read_checkpoint, tiny_config, write_checkpoint, write_fp8
 from tests.commands import quantize_directory
 from tests.conftest import ROOT
 from tests.environments import ask
@@ -61,7 +61,7 @@ class Pair:
     name: str
     kernels: tuple[str, ...]
     scheme: str | None = None
-    cache: list[float] | None = None
+    cache: bool = False
     twin_of: str = ""  # another checkpoint with the same weights
     powers_of_two: bool = False
     mended: bool = False  # vLLM as released does not load it
@@ -85,13 +85,13 @@ PAIRS = [
     Pair("qwen3-fp8-a16", (FP8_A16,), twin_of="qwen3-fp8-dynamic"),
     Pair("qwen3-static", (TENSOR,), "tensor"),
     Pair("qwen3-modelopt-static", (TENSOR,), "tensor", twin_of="qwen3-static"),
-    Pair("qwen3-cache", (KV, A16), cache=[1, *CACHE], twin_of="qwen3-nvfp4a16"),
-    Pair("qwen3-cache-of-one", (KV, A16), cache=[1, 1, 1], twin_of="qwen3-nvfp4a16"),
-    Pair("qwen3-modelopt-cache", (KV, A16), cache=[1, *CACHE], twin_of="qwen3-nvfp4a16"),
+    Pair("qwen3-cache", (KV, A16), cache=True, twin_of="qwen3-nvfp4a16"),
+    Pair("qwen3-cache-of-one", (KV, A16), cache=True, twin_of="qwen3-nvfp4a16"),
+    Pair("qwen3-modelopt-cache", (KV, A16), cache=True, twin_of="qwen3-nvfp4a16"),
     Pair("pocket-nvfp4a16", (A16,)),
     Pair("pocket-fp8-dynamic", (TOKEN,), "token"),
     Pair("pocket-fp8-block", (BLOCK,), "group"),
-    Pair("pocket-cache", (KV, A16), cache=[1, *CACHE], twin_of="pocket-nvfp4a16"),
+    Pair("pocket-cache", (KV, A16), cache=True, twin_of="pocket-nvfp4a16"),
     Pair("gemma-nvfp4a16", (A16,)),
     Pair("gemma-fp8-dynamic", (TOKEN,), "token"),
 ]
@@ -121,8 +121,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
             write_twin(checkpoints[pair.weights], twin, powers_of_two=pair.powers_of_two)
             cases["plain", pair.weights] = _case(twin)
         if pair.scheme or pair.cache:
-            inputs = _inputs(checkpoints[pair.name], pair.scheme)
-            cases["twins", pair.name] = _case(twin) | {"activations": inputs, "cache": pair.cache}
+            stored = read_checkpoint(checkpoints[pair.name])
+            cases["twins", pair.name] = _case(twin) | {
+                "activations": _inputs(stored, pair.scheme),
+                "cache": served_formats.cache_scales(stored) if pair.cache else {},
+            }
     cases["real", "mismatched"] = _case(checkpoints["mismatched"])
     cases["real", "as-released"] = _case(checkpoints["qwen3-fp8-block-a16"])
     answers = ask("serve", "engine_linear.py", [*cases.values()], work=work, timeout_s=900)
@@ -182,17 +185,16 @@ def _case(directory: Path) -> dict[str, Any]:
         "directory": str(directory),
         "prompts": PROMPTS,
         "activations": {},
-        "cache": None,
+        "cache": {},
         "modal": sees,
         "mended": False,
     }
 
 
-def _inputs(quantized: Path, scheme: str | None) -> dict[str, tuple[str, float]]:
+def _inputs(stored: dict[str, Tensor], scheme: str | None) -> dict[str, tuple[str, float]]:
     """For each of vLLM's modules that holds a quantized one, by the end of its name, the scheme."""
     if scheme is None:
         return {}
-    stored = read_checkpoint(quantized)
     found: dict[str, tuple[str, float]] = {}
     for name in stored:
         matched = re.search(r"(layers\.\d+\.[\w.]+)\.weight_scale(_inv)?$", name)
@@ -200,7 +202,8 @@ def _inputs(quantized: Path, scheme: str | None) -> dict[str, tuple[str, float]]
             continue
         parent, _, own = matched[1].rpartition(".")
         for module in (own, MERGED.get(own, own)):  # vLLM's generic class of Gemma merges nothing
-            found[f"{parent}.{module}"] = (scheme, served_formats.input_scale(stored))
+            own_name = name.partition(".weight_scale")[0]
+            found[f"{parent}.{module}"] = (scheme, served_formats.input_scale(stored, own_name))
     return found
 
 

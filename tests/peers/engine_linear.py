@@ -5,8 +5,8 @@
 The request is a list of `directory` (a checkpoint), `prompts` (token ids), `modal` (whether it
 takes pictures), `mended` (whether vLLM is mended first, see below), `activations` (of a twin: for
 each module the scheme that its input is quantized with before BF16 weights, and the static scale)
-and `cache` (of a twin: the scales that queries, keys and values are quantized with, or null). The
-answer gives for each `logProbabilities` of the whole vocabulary at every position, `generated`
+and `cache` (of a twin: for each attention module, by a part of its name, the scales that queries,
+keys and values are quantized with). The answer gives for each `logProbabilities` of the whole vocabulary at every position, `generated`
 token ids, `treated` (layers whose input is quantized), `kernels` of ours, `log` and `error`.
 
 Quantization of a twin's activations is the tests' own, in NumPy.
@@ -135,9 +135,10 @@ def treat(model: torch.nn.Module, case: Case) -> int:
             if name.endswith(ending) and "visual" not in name and "mtp" not in name:
                 module.register_forward_pre_hook(_input(scheme, scale))
                 treated += 1
-        if case["cache"] and type(module).__name__ == "Attention":
-            module.register_forward_pre_hook(_attention(case["cache"]))
-            treated += 1
+        for part, scales in case["cache"].items():
+            if type(module).__name__ == "Attention" and f"{part}." in name:
+                module.register_forward_pre_hook(_attention(scales))
+                treated += 1
     return treated
 
 

@@ -5,9 +5,9 @@
 Each case: `directory` (a checkpoint, or a `config.json` alone), `draft` (build the multi-token-
 prediction head in place of the trunk) and `values` (null, or a file: load the weights too). vLLM's
 own classes are built layer by layer, as a server builds them, and every question that a layer asks
-`CompressedTensorsConfig.get_quant_method` is written down with its answer. Loading goes through
-vLLM's own loader and, for NVFP4, its own merging of global scales; `values` gets what vLLM's own
-dequantizer then makes of each layer, in BF16.
+the configuration's `get_quant_method` is written down with its answer, whichever library's layout
+it is. Loading goes through vLLM's own loader and, for NVFP4, its own merging of global scales;
+`values` gets what vLLM's own dequantizer then makes of each layer, in BF16.
 
 No model runs, so kernels are not needed: their choice and construction, which fail on a CPU for
 most formats, are replaced. Nothing else is.
@@ -34,6 +34,7 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend
 from vllm.model_executor.layers.fused_moe.oracle.nvfp4 import NvFp4MoeBackend
+from vllm.model_executor.layers.quantization import modelopt
 from vllm.model_executor.layers.quantization.compressed_tensors import (
     compressed_tensors_moe as experts,
 )
@@ -54,6 +55,19 @@ Case = dict[str, Any]
 Question = dict[str, Any]
 
 MOE_TENSORS = ("weight", "weight_scale", "weight_scale_2")
+CONFIGURATIONS = (
+    CompressedTensorsConfig,
+    modelopt.ModelOptQuantConfigBase,
+    modelopt.ModelOptMixedPrecisionConfig,
+)
+# What vLLM calls the ways in which ModelOpt's weights and activations are scaled.
+STRATEGIES = {
+    modelopt.kFp8StaticTensorSym: "tensor",
+    modelopt.kFp8StaticTokenSym: "channel",
+    modelopt.kFp8Static128BlockSym: "block",
+}
+# Scales of merged matrices and of what enters them: all members and experts must agree.
+SHARED = ("weight_global_scale", "weight_scale_2", "input_global_scale", "input_scale")
 
 
 class NoKernel:
@@ -61,6 +75,11 @@ class NoKernel:
 
     def __init__(self, **_: Any) -> None:
         self.fused_experts = self
+
+    @classmethod
+    def of(cls, *_: Any, **__: Any) -> "NoKernel":
+        """However it is chosen."""
+        return cls()
 
     def input_quant_key(self) -> None:
         """Kernels may take quantized inputs; this one takes none."""
@@ -79,30 +98,55 @@ def without_kernels() -> None:
     nvfp4.make_nvfp4_moe_kernel = NoKernel
     fp8: Any = importlib.import_module(f"{experts.__name__}.compressed_tensors_moe_w8a8_fp8")
     fp8.select_fp8_moe_backend = lambda **_: (Fp8MoeBackend.TRITON, NoKernel)
+    modelopt.select_linear_kernel = NoKernel.of
+    modelopt.select_nvfp4_moe_backend = nvfp4.select_nvfp4_moe_backend
+    modelopt.make_nvfp4_moe_kernel = NoKernel
+    modelopt.select_fp8_moe_backend = fp8.select_fp8_moe_backend
 
 
 @contextmanager
 def written_down(questions: list[Question]) -> Iterator[None]:
     """Every question to the quantization configuration goes to `questions` as well."""
-    original = CompressedTensorsConfig.get_quant_method
+    originals = {kind: kind.get_quant_method for kind in CONFIGURATIONS}
 
-    def asked(self: Any, layer: torch.nn.Module, prefix: str) -> Any:
-        method = original(self, layer, prefix)
-        questions.append(
-            {"layer": type(layer).__name__, "name": prefix, "scheme": scheme(layer, method)}
-        )
-        return method
+    def asking(original: Any) -> Any:
+        def asked(self: Any, layer: torch.nn.Module, prefix: str) -> Any:
+            method = original(self, layer, prefix)
+            questions.append(
+                {"layer": type(layer).__name__, "name": prefix, "scheme": scheme(layer, method)}
+            )
+            return method
 
-    CompressedTensorsConfig.get_quant_method = asked
+        return asked
+
+    for kind, original in originals.items():
+        kind.get_quant_method = asking(original)
     try:
         yield
     finally:
-        CompressedTensorsConfig.get_quant_method = original
+        for kind, original in originals.items():
+            kind.get_quant_method = original
 
 
 def scheme(layer: torch.nn.Module, method: Any) -> dict[str, Any] | None:
     """What was chosen: the class, and what it says of weights and activations."""
     chosen = getattr(layer, "scheme", None) or method
+    if isinstance(chosen, modelopt.ModelOptLinearMethod):
+        weights, inputs = chosen.spec.weight, chosen.spec.activation
+        return {
+            "class": "ModelOptFp8" if weights in STRATEGIES else "ModelOptNvFp4",
+            "use_a16": inputs is None,
+            "strategy": STRATEGIES.get(weights),
+            "static": inputs == modelopt.kFp8StaticTensorSym,
+        }
+    if isinstance(chosen, (modelopt.ModelOptNvFp4FusedMoE, modelopt.ModelOptFp8MoEMethod)):
+        fp8 = isinstance(chosen, modelopt.ModelOptFp8MoEMethod)
+        return {
+            "class": "ModelOptFp8" if fp8 else "ModelOptNvFp4",
+            "use_a16": getattr(chosen, "use_a16", None),
+            "strategy": "tensor" if fp8 else None,
+            "static": fp8,
+        }
     quantized = "CompressedTensors" in type(chosen).__name__
     if not quantized or "KVCache" in type(chosen).__name__:
         return None
@@ -145,7 +189,7 @@ def build(case: Case, questions: list[Question]) -> dict[str, Any]:
         model = initialize_model(vllm_config=config, model_config=model_config)
         answer = {
             "model": type(model).__name__,
-            "kvCache": config.quant_config.kv_cache_scheme,
+            "kvCache": config.cache_config.cache_dtype,
         }
         if case["values"]:
             answer |= load(model, config, model_config)
@@ -158,15 +202,20 @@ def load(model: torch.nn.Module, config: VllmConfig, model_config: Any) -> dict[
     loader = DefaultModelLoader(config.load_config)
     loaded = model.load_weights(loader.get_all_weights(model_config, model))
     parameters = dict(model.named_parameters())
-    merged = {  # one scale for each matrix that was merged; of experts, a row for each expert
-        name: parameter.detach().reshape(-1, parameter.shape[-1])
-        for name, parameter in parameters.items()
-        if name.endswith("weight_global_scale") and "w2_weight" not in name
-    }
+    merged = {}  # one scale for each matrix that was merged; of experts, a row for each expert
+    for name, parameter in parameters.items():
+        if name.endswith(SHARED) and "w2_weight" not in name:
+            every = "input" in name  # experts share the scale of what enters them
+            merged[name] = parameter.detach().reshape(1 if every else parameter[..., :1].numel(), -1)
     return {
         "parameters": len(parameters),
         "unloaded": sorted(parameters.keys() - loaded),
         "globalScales": len(merged),
+        "cacheScales": {
+            name: float(parameter)
+            for name, parameter in parameters.items()
+            if name.endswith((".attn.k_scale", ".attn.v_scale"))
+        },
         "unequalGlobalScales": sorted(
             name for name, scales in merged.items() if not scales.eq(scales[:, :1]).all()
         ),
@@ -178,12 +227,12 @@ def dequantized(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     out = {}
     for name, layer in model.named_modules():
         chosen = str(scheme(layer, getattr(layer, "quant_method", None)))
-        if "Nvfp4MoE" in chosen:
+        if "Nvfp4MoE" in chosen or ("ModelOptNvFp4" in chosen and hasattr(layer, "w13_weight")):
             layer.quant_method.process_weights_after_loading(layer)
             for part in ("w13", "w2"):
                 stored = [getattr(layer, f"{part}_{s}") for s in MOE_TENSORS]
                 out[f"{name}.{part}"] = dequantize_to_dtype(*stored, torch.bfloat16, swizzle=False)
-        elif "W4A4Fp4" in chosen:
+        elif "W4A4Fp4" in chosen or "ModelOptNvFp4" in chosen:
             layer.quant_method.process_weights_after_loading(layer)
             stored = [layer.weight, layer.weight_scale, layer.weight_global_scale]
             out[name] = dequantize_to_dtype(*stored, torch.bfloat16, swizzle=False)

@@ -116,7 +116,7 @@ def test_each_dependency_has_the_address_or_digest_that_in_toto_asks_for(work: W
 def test_statistics_are_a_dependency_where_there_are_any(work: Work) -> None:
     statistics = written("statistics.safetensors", b"amax")
 
-    data = provenance(work.made.planned.plan, work.made.document, work.report, [CARD], statistics)
+    data = provenance(work.made.planned.plan, work.made.document, work.report, [CARD], [statistics])
 
     rows = json.loads(data)["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert rows[-1] == {"name": statistics.path, "digest": {"sha256": statistics.sha256}}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FORMATS, Format
+from halftone.spec.formats import FORMATS, CheckpointFormat, Format
 from halftone.spec.job import (
     BlockScale,
     KvCacheScales,
@@ -19,6 +19,7 @@ from halftone.spec.recipes import load_recipe, presets, resolve
 from halftone.spec.roles import Role
 
 NVFP4 = Format.NVFP4A16
+_DEFAULT = CheckpointFormat.CompressedTensors
 MLP = {"role": "Mlp", "format": "NVFP4A16"}
 DENSE_AND_EXPERTS = {Role.Attention, Role.Mlp, Role.Experts}
 ALL_FOUR = DENSE_AND_EXPERTS | {Role.SharedExperts}
@@ -29,12 +30,47 @@ PROMISED: dict[str, dict[Role, Format]] = {
     "fp8-block-a16": dict.fromkeys(ALL_FOUR, Format.FP8_BLOCK_A16),
     "fp8-dynamic": dict.fromkeys(DENSE_AND_EXPERTS, Format.FP8_DYNAMIC),
     "nvfp4-language": dict.fromkeys(ALL_FOUR | {Role.LinearAttention}, Format.NVFP4),
+    "nvfp4-language-fp8-linear-attention": dict.fromkeys(ALL_FOUR, Format.NVFP4)
+    | {Role.LinearAttention: Format.FP8_DYNAMIC},
     "nvfp4-mlp": {Role.Mlp: Format.NVFP4},
     "nvfp4a16": dict.fromkeys(ALL_FOUR, NVFP4),
     "nvfp4a16-fp8-linear-attention": dict.fromkeys(ALL_FOUR, NVFP4)
     | {Role.LinearAttention: Format.FP8_DYNAMIC},
     "nvfp4a16-mlp": {Role.Mlp: NVFP4},
 }
+
+
+def test_the_data_of_a_recipe_file_lie_beside_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    data = "calibration: {dataset: {path: rows/data.jsonl}, samples: 8}\n"
+    recipe.write_text("preset: nvfp4-mlp\n" + data)
+
+    calibration = load_recipe(str(recipe)).calibration
+
+    assert calibration is not None
+    assert calibration.dataset.path == str(tmp_path / "rows" / "data.jsonl")
+    assert load_recipe("nvfp4-mlp").calibration is None
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ("dataset: {}", "exactly one of `path`, `huggingFace` and `s3` must be set"),
+        ("dataset: {path: a, s3: {uri: 's3://b/c'}}", "exactly one of"),
+        ("dataset: {path: a}, samples: 0", "calibration.samples"),
+        ("dataset: {path: a}, modalities: [Text, Text]", "names one of them twice"),
+        ("dataset: {path: a}, modalities: [Sound]", "calibration.modalities.0"),
+        ("dataset: {path: a}, rows: 7", "there is no such field"),
+    ],
+)
+def test_a_wrong_calibration_block_is_named(block: str, told: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"preset: nvfp4-mlp\ncalibration: {{{block}}}\n")
+
+    with pytest.raises(RefusedInput, match="calibration") as refused:
+        load_recipe(str(recipe))
+
+    assert told in refused.value.message
 
 
 def test_exactly_the_promised_recipes_ship() -> None:
@@ -50,19 +86,27 @@ def test_a_preset_gives_its_roles_their_formats(name: str) -> None:
     assert presets()[name].description.endswith(".")
 
 
-def test_only_two_recipes_need_calibration() -> None:
-    calibrated = {
+def test_which_recipes_need_calibration_and_which_layout_they_write() -> None:
+    recipes = {name: load_recipe(name) for name in presets()}
+    measured = {
         name
-        for name in presets()
-        if any(FORMATS[line.format].needs_calibration for line in load_recipe(name).precision)
+        for name, recipe in recipes.items()
+        if any(FORMATS[line.format].needs_calibration for line in recipe.precision)
     }
-
-    assert calibrated == {"nvfp4-mlp", "nvfp4-language"}
-    caches = {name: load_recipe(name).kvCache for name in sorted(calibrated)}
-    assert [cache.scales for cache in caches.values() if cache] == [
-        KvCacheScales.Unit,
-        KvCacheScales.Calibrated,
-    ]
+    assert measured == {
+        "nvfp4-mlp",
+        "nvfp4-language",
+        "nvfp4-language-fp8-linear-attention",
+    }
+    caches = {name: recipe.kvCache.scales for name, recipe in recipes.items() if recipe.kvCache}
+    assert caches == {
+        "fp8-block-a16": KvCacheScales.Calibrated,
+        "nvfp4-language": KvCacheScales.Unit,
+        "nvfp4-language-fp8-linear-attention": KvCacheScales.Unit,
+        "nvfp4-mlp": KvCacheScales.Calibrated,
+    }
+    layouts = {name for name, r in recipes.items() if r.checkpointFormat is not _DEFAULT}
+    assert layouts == {"nvfp4-mlp", "nvfp4-language"}
 
 
 def test_defaults_are_filled_in() -> None:

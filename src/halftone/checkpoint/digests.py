@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from halftone.spec.documents import WrittenFile, canonical_json, sha256_hex
+from halftone.spec.names import CONFIG_FILE, MODELOPT_CONFIG_FILE
 
 _CHUNK: Final = 8 * 2**20
 # What the checkpoint digest covers beside weights and configuration: tokenizer and licence.
@@ -39,6 +40,6 @@ def _is_digested(path: str) -> bool:
     name = path.lower()
     return (
         name.endswith((".safetensors", ".safetensors.index.json", *_DIGESTED_SUFFIXES))
-        or name in {"config.json", "generation_config.json"}
+        or name in {CONFIG_FILE, MODELOPT_CONFIG_FILE, "generation_config.json"}
         or name.startswith((*_DIGESTED_PREFIXES, *_DIGESTED_LICENCES))
     )

@@ -25,6 +25,7 @@ _FLOAT4: Final[dict[str, Any]] = {
     "symmetric": True,
 }
 _FLOAT8: Final[dict[str, Any]] = {"num_bits": 8, "type": "float", "symmetric": True}
+_PER_TENSOR: Final[dict[str, Any]] = _FLOAT8 | {"strategy": "tensor", "dynamic": False}
 _BLOCK_WEIGHTS: Final[dict[str, Any]] = _FLOAT8 | {
     "strategy": "block",
     "block_structure": [FP8_BLOCK_SIDE, FP8_BLOCK_SIDE],
@@ -39,6 +40,7 @@ _SCHEMES: Final[dict[Format, tuple[dict[str, Any], dict[str, Any] | None, str]]]
         _FLOAT4 | {"dynamic": "local"},
         "nvfp4-pack-quantized",
     ),
+    Format.FP8: (_PER_TENSOR, _PER_TENSOR, "float-quantized"),
     Format.FP8_DYNAMIC: (
         _FLOAT8 | {"strategy": "channel", "dynamic": False},
         _FLOAT8 | {"strategy": "token", "dynamic": True},
@@ -51,7 +53,6 @@ _SCHEMES: Final[dict[Format, tuple[dict[str, Any], dict[str, Any] | None, str]]]
     ),
     Format.FP8_BLOCK_A16: (_BLOCK_WEIGHTS, None, "float-quantized"),
 }
-_KV_CACHE: Final = _FLOAT8 | {"strategy": "tensor", "dynamic": False}
 _PREFIX: Final = "(?:" + "|".join(re.escape(prefix) for prefix in RUNTIME_PREFIXES) + r")\."
 
 
@@ -81,7 +82,7 @@ def quantization_config(
         "format": layouts.pop() if len(layouts) == 1 else "mixed-precision",
         "config_groups": groups,
         "ignore": _ignored(architecture, {line.role for line in quantized}),
-        "kv_cache_scheme": _KV_CACHE if kv_cache else None,
+        "kv_cache_scheme": _PER_TENSOR if kv_cache else None,
     }
 
 

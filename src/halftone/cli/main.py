@@ -16,8 +16,10 @@ from halftone.spec.errors import EnvironmentFault, HalftoneError
 # verb -> one line of help; the module is `halftone.cli.<verb>`, the command has the verb's name.
 _VERBS: Final = {
     "plan": "Say on paper what quantizing a checkpoint gives, from headers alone.",
+    "sweep": "Propose the formats of best quality under a size, from measurements.",
     "calibrate": "Measure the activations of a model on data, for a calibrated recipe.",
     "quantize": "Stream a checkpoint once into a smaller one.",
+    "convert": "Put a quantized checkpoint into the other layout, codes untouched.",
     "inspect": "Look for defects in anyone's quantized checkpoint.",
     "validate": "Run the gates of a work directory and write its report.",
     "publish": "Publish what a passed report opens, all or nothing.",

@@ -1,6 +1,7 @@
 """`halftone verify`: whether an artifact is what was published, and what its source gives."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,8 +17,10 @@ from halftone.spec.presentation import size_text
 from halftone.spec.reports import Verdict
 
 if TYPE_CHECKING:
+    from halftone.plan.planning import Planned
     from halftone.publish.verifying import Verification, Verified
     from halftone.quantize.rebuilding import Rebuilt
+    from halftone.quantize.statistics import Statistics
 
 _REQUIREMENTS: Final = ("signature", "verdict", "platform")
 
@@ -107,8 +110,27 @@ def _verify(files: FileSource, asked: _Asked) -> "tuple[Verified, Rebuilt | None
 
     with opened_checkpoint(asked.source) as checkpoint:
         planned = plan_again(verified.plan, checkpoint)
-        workers = default_workers()
-        return verified, carry_out(planned, checkpoint, files, asked.rebuild, workers=workers)
+        rebuilt = carry_out(
+            planned,
+            checkpoint,
+            files,
+            asked.rebuild,
+            statistics=_statistics(verified, planned),
+            workers=default_workers(),
+        )
+        return verified, rebuilt
+
+
+def _statistics(verified: "Verified", planned: "Planned") -> "Statistics | None":
+    """What a calibrated artifact was made with; its files, proven by now, may lie far away."""
+    if not verified.statistics:
+        return None
+    from halftone.quantize.statistics import read_statistics
+
+    with tempfile.TemporaryDirectory(prefix="halftone-") as folder:
+        for name, data in verified.statistics.items():
+            (Path(folder) / name).write_bytes(data)
+        return read_statistics(Path(folder), planned)
 
 
 def _shown(found: "Verification", rebuilt: "Rebuilt | None", source: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from halftone.spec.names import (
     ARTIFACT_DOCUMENTS,
     ARTIFACT_FILE,
     CONFIG_FILE,
+    MODELOPT_CONFIG_FILE,
 )
 
 _WEIGHTS: Final = (
@@ -31,7 +32,7 @@ _WEIGHTS: Final = (
 _REPLACED: Final = ARTIFACT_DOCUMENTS | {
     ARTIFACT_FILE,
     CONFIG_FILE,
-    "hf_quant_config.json",
+    MODELOPT_CONFIG_FILE,
     "recipe.yaml",
 }
 _LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)

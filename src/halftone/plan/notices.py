@@ -9,9 +9,12 @@ from halftone.plan.companions import left_behind
 from halftone.plan.tensors import LogicalTensors, SourceScale
 from halftone.spec.documents import Method, Notice, PlanSource, RoleSummary
 from halftone.spec.formats import FORMATS
-from halftone.spec.job import MultiTokenPrediction, Recipe
+from halftone.spec.job import KvCacheScales, MultiTokenPrediction, Recipe
 from halftone.spec.names import WarningReason
 from halftone.spec.roles import Role
+
+# Whether it applies, why, what it is about, and the sentence.
+_Candidate = tuple[bool, WarningReason, str, str]
 
 
 def notices(
@@ -30,7 +33,7 @@ def notices(
     promised = text_config(checkpoint.config).get("mtp_num_hidden_layers") or 0
     lost_head = promised and Role.MultiTokenPrediction not in present
     asked_to_drop = recipe.multiTokenPrediction is MultiTokenPrediction.Drop
-    candidates: list[tuple[bool, WarningReason, str, str]] = [
+    candidates: list[_Candidate] = [
         (
             source.licence is None,
             WarningReason.LicenceMissing,
@@ -75,21 +78,7 @@ def notices(
             "`config.json` promises a multi-token-prediction head whose weights the source does "
             "not have; set `multiTokenPrediction: Drop` to take the promise back.",
         ),
-        (
-            method is Method.Calibrated and recipe.calibration is None,
-            WarningReason.CalibrationDataMissing,
-            "quantization.calibration",
-            "The recipe quantizes activations or measures the KV cache and names no data to measure "
-            "on; set `quantization.calibration` before `halftone calibrate`.",
-        ),
-        (
-            method is Method.DataFree and recipe.calibration is not None,
-            WarningReason.CalibrationUnused,
-            "quantization.calibration",
-            "`quantization.calibration` names data, but nothing in the recipe is measured; remove "
-            "it, or give a role one of "
-            f"{', '.join(sorted(f for f, traits in FORMATS.items() if traits.needs_calibration))}.",
-        ),
+        *_of_calibration(recipe, method),
         (
             bool(behind),
             WarningReason.FilesLeftBehind,
@@ -102,4 +91,25 @@ def notices(
         Notice(reason=reason, subject=subject, message=message)
         for applies, reason, subject, message in candidates
         if applies
+    )
+
+
+def _of_calibration(recipe: Recipe, method: Method) -> tuple[_Candidate, _Candidate]:
+    measured = ", ".join(fmt for fmt, traits in FORMATS.items() if traits.needs_calibration)
+    return (
+        (
+            method is Method.Calibrated and recipe.calibration is None,
+            WarningReason.CalibrationDataMissing,
+            "quantization.calibration",
+            "The recipe quantizes activations or measures the KV cache, and names no data to "
+            "measure on; set `quantization.calibration` before `halftone calibrate`.",
+        ),
+        (
+            method is Method.DataFree and recipe.calibration is not None,
+            WarningReason.CalibrationUnused,
+            "quantization.calibration",
+            "`quantization.calibration` names data, but nothing in the recipe is measured; remove "
+            f"it, or give a role one of {measured}, or `kvCache` the scales "
+            f"{KvCacheScales.Calibrated}.",
+        ),
     )

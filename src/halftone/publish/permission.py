@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from pydantic import ValidationError
 
 from halftone.checkpoint.digests import checkpoint_digest
-from halftone.spec.documents import CheckpointDocument, Plan, sha256_hex
+from halftone.spec.documents import CheckpointDocument, Method, Plan, sha256_hex
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.gates import ENGINE_METRICS, Metric
 from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, REPORT_FILE, Reason
@@ -81,6 +81,9 @@ def first_disagreement(
         return Disagreement(PLAN_FILE, "its content does not have the digest that it states")
     if checkpoint.planDigest != plan.digest:
         return Disagreement(CHECKPOINT_FILE, f"it was made from another {PLAN_FILE}")
+    if (plan.method is Method.Calibrated) is (checkpoint.statisticsDigest is None):
+        states = "no" if checkpoint.statisticsDigest is None else "some"
+        return Disagreement(CHECKPOINT_FILE, f"it states {states} statistics, unlike {PLAN_FILE}")
     if checkpoint_digest(checkpoint.files) != checkpoint.digest:
         return Disagreement(CHECKPOINT_FILE, "its files do not have the digest that it states")
     if report.planDigest != plan.digest:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from halftone.checkpoint.digests import file_sha256
+from halftone.publish.calibration import DOCUMENT_PATH, own_statistics, published_tensors
 from halftone.publish.capacity_cards import require_card, signature_path
 from halftone.publish.keys import read_signing_key
 from halftone.publish.permission import require_agreement
@@ -42,6 +43,8 @@ from halftone.spec.names import (
     REPORT_FILE,
     REPORT_PAGE,
     SIGNATURE_FILE,
+    STATISTICS_FILE,
+    STATISTICS_TENSORS,
     Reason,
 )
 from halftone.spec.reports import Report
@@ -137,10 +140,29 @@ def _contents(
         _refuse_elsewhere(file.path)
         beside.append(file)
     contents |= {file.path: Content(file, workdir / file.path) for file in beside}
+    measured = _measured(workdir, plan, checkpoint, report)
+    contents |= {content.written.path: content for content in measured}
     made = {MODEL_CARD: card}
     stated = [*beside, _described(MODEL_CARD, card)]
-    made[PROVENANCE_FILE] = provenance(plan, checkpoint, report, stated)
+    made[PROVENANCE_FILE] = provenance(
+        plan, checkpoint, report, stated, [content.written for content in measured]
+    )
     return contents | {path: Content(_described(path, d), d) for path, d in made.items()}
+
+
+def _measured(
+    workdir: Path, plan: Plan, checkpoint: CheckpointDocument, report: Report
+) -> list[Content]:
+    """The statistics that a calibrated checkpoint was made with, and their tensors."""
+    statistics = own_statistics(workdir, plan, checkpoint, report)
+    if statistics is None:
+        return []
+    document = _written(workdir / STATISTICS_FILE, DOCUMENT_PATH)
+    tensors = published_tensors(statistics)
+    return [
+        Content(document, workdir / STATISTICS_FILE),
+        Content(tensors, workdir / STATISTICS_TENSORS),
+    ]
 
 
 def _cards(workdir: Path, checkpoint: CheckpointDocument) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
+from halftone.publish.calibration import data_dependencies, public_recipe
 from halftone.spec.documents import (
     CheckpointDocument,
     Plan,
@@ -34,20 +35,22 @@ def provenance(
     checkpoint: CheckpointDocument,
     report: Report,
     byproducts: Iterable[WrittenFile],
-    calibration: WrittenFile | None = None,
+    calibration: Iterable[WrittenFile] = (),
 ) -> bytes:
     """The statement for the files of `checkpoint`, as canonical JSON.
 
     `byproducts` are the documents beside them. The source's README.md is no subject: the model card
-    takes its place. `calibration` is the file of statistics, where there is one.
+    takes its place. `calibration` are the files of statistics, where there are any.
     """
     if plan.source is None or plan.recipe is None:
         raise AssertionError(
             "an accepted plan has source and recipe. This is a bug. Please report."
         )
-    dependencies = _dependencies(plan.source)
-    if calibration is not None:
-        dependencies.append(_descriptor(calibration))
+    dependencies = [
+        *_dependencies(plan.source),
+        *map(_descriptor, calibration),
+        *data_dependencies(report),
+    ]
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [_descriptor(file) for file in subjects(checkpoint)],
@@ -57,7 +60,7 @@ def provenance(
                 "buildType": BUILD_TYPE,
                 "externalParameters": {
                     "source": {"uri": plan.source.uri, "revision": plan.source.revision},
-                    "recipe": plan.recipe.model_dump(mode="json"),
+                    "recipe": public_recipe(plan.recipe),
                 },
                 "internalParameters": {
                     "planDigest": plan.digest,
@@ -83,8 +86,9 @@ def subjects(checkpoint: CheckpointDocument) -> tuple[WrittenFile, ...]:
 
 
 def stated_digests(data: bytes) -> Mapping[str, Mapping[str, str]]:
-    """SHA-256 by name, as a statement gives them: of its `subject`, and of its `byproducts`.
+    """SHA-256 by name, as a statement gives them: of `subject`, `byproducts` and `dependencies`.
 
+    Of dependencies only files of the artifact have one.
     Raises ValueError for anything that is no statement of ours.
     """
     try:
@@ -92,11 +96,14 @@ def stated_digests(data: bytes) -> Mapping[str, Mapping[str, str]]:
         if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
             raise ValueError("another type of statement or predicate")
         details = statement["predicate"]["runDetails"]
+        dependencies = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        hashed = [row for row in dependencies if "sha256" in row.get("digest", {})]
         return {
             "subject": {row["name"]: row["digest"]["sha256"] for row in statement["subject"]},
             "byproducts": {row["name"]: row["digest"]["sha256"] for row in details["byproducts"]},
+            "dependencies": {row["name"]: row["digest"]["sha256"] for row in hashed},
         }
-    except (KeyError, TypeError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"no statement with provenance ({error!r})") from error
 
 

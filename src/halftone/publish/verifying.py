@@ -8,11 +8,12 @@ is held against the others and against the bytes. The first thing that differs i
 
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
+from halftone.publish.calibration import DOCUMENT_PATH, TENSORS_PATH
 from halftone.publish.capacity_cards import MAX_CARD_BYTES, require_cards
 from halftone.publish.keys import key_identifier, read_public_key
 from halftone.publish.permission import contradicted_verdict
@@ -46,7 +47,8 @@ class Verification(BaseModel):
     """What was found of an artifact that verifies; documents' digests are recomputed ones.
 
     `keyIdentifier` is the SHA-256 of the public key that the signature was checked with. `files`
-    counts those that `artifact.json` lists, `cards` are capacity cards beside them.
+    counts those that `artifact.json` lists, `cards` are capacity cards beside them;
+    `statisticsDigest` is that of the statistics of a calibrated checkpoint.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -55,6 +57,7 @@ class Verification(BaseModel):
     digest: str
     checkpointDigest: str
     planDigest: str
+    statisticsDigest: str | None
     reportDigest: str
     verdict: Verdict
     platform: Platform | None
@@ -66,10 +69,15 @@ class Verification(BaseModel):
 
 
 class Verified(NamedTuple):
-    """An artifact that verifies: what was found, and its plan, from which it can be rebuilt."""
+    """An artifact that verifies: what was found, and all that it can be rebuilt from.
+
+    `statistics` are the files that `halftone.quantize.statistics` reads, by their names there;
+    none for a data-free checkpoint.
+    """
 
     found: Verification
     plan: Plan
+    statistics: dict[str, bytes]
 
 
 def verify(
@@ -106,6 +114,7 @@ def verify(
         digest=artifact.digest,
         checkpointDigest=documents.checkpoint.digest,
         planDigest=documents.plan.digest,
+        statisticsDigest=documents.checkpoint.statisticsDigest,
         reportDigest=artifact.reportDigest,
         verdict=documents.report.verdict,
         platform=documents.report.platform,
@@ -115,7 +124,9 @@ def verify(
         sizeBytes=artifact.sizeBytes,
         cards=cards,
     )
-    return Verified(found, documents.plan)
+    measured = () if documents.statistics is None else (DOCUMENT_PATH, TENSORS_PATH)
+    statistics = {PurePosixPath(path).name: reader.content(path) for path in measured}
+    return Verified(found, documents.plan, statistics)
 
 
 def _signature(reader: ArtifactReader, public_pem: bytes | None, required: bool) -> SignatureState:

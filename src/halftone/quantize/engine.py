@@ -19,11 +19,14 @@ from halftone import __version__
 from halftone.checkpoint.digests import file_sha256
 from halftone.checkpoint.headers import read_header
 from halftone.checkpoint.index import Checkpoint
-from halftone.checkpoint.quantization_config import quantized_model_config
 from halftone.plan.layout import OutputShard
 from halftone.plan.planning import Planned
 from halftone.quantize.companions import carry_over, write_json
+from halftone.quantize.configuration import configuration_files
+from halftone.quantize.encoding import Encoder
+from halftone.quantize.measured_scales import MeasuredScales
 from halftone.quantize.results import checkpoint_document
+from halftone.quantize.statistics import Statistics
 from halftone.quantize.tiles import TileReader
 from halftone.quantize.workspace import (
     Workspace,
@@ -35,7 +38,7 @@ from halftone.quantize.writing import ShardWriter, UnitResult
 from halftone.spec.documents import CheckpointDocument, Method
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileEntry
-from halftone.spec.names import CHECKPOINT_FILE, CONFIG_FILE, INDEX_FILE, Reason
+from halftone.spec.names import CHECKPOINT_FILE, INDEX_FILE, Reason
 
 
 class Progress(Protocol):
@@ -59,55 +62,86 @@ def quantize(
     checkpoint: Checkpoint,
     output: Path,
     *,
+    statistics: Statistics | None = None,
     workers: int = 2,
     document_path: Path | None = None,
     progress: Progress | None = None,
 ) -> CheckpointDocument:
     """Write the checkpoint that `planned` describes to `output`; return its document.
 
-    `progress` is told of bytes of source that are done. The document goes to
-    `document_path`, by default `checkpoint.json` in `output`. Raises RefusedInput for input that
-    cannot be carried out, EnvironmentFault for a full disk and the like; nothing that looks like a
-    checkpoint is left behind by either.
+    A calibrated plan takes its `statistics`, a data-free one none. `progress` is told of bytes of
+    source that are done. The document goes to `document_path`, by default `checkpoint.json` in
+    `output`. Raises RefusedInput for input that cannot be carried out, EnvironmentFault for a full
+    disk and the like; nothing that looks like a checkpoint is left behind by either.
     """
-    require_carried_out(planned)
+    require_carried_out(planned, statistics)
     document_path = document_path or output / CHECKPOINT_FILE
     document_path = Path(os.path.realpath(document_path.parent)) / document_path.name
-    done = finished(output, planned.plan.digest, document_path)
+    measured_digest = None if statistics is None else statistics.document.digest
+    done = finished(output, planned.plan.digest, measured_digest, document_path)
     if done is not None:
         discard_leftovers(output)
         return done
     _refuse_unreadable(planned, checkpoint)
-    with Workspace(output, planned.plan, _origin(checkpoint)) as workspace:
-        entries = _write_shards(planned, checkpoint, workspace, workers, progress or _Unseen())
+    origin = _origin(checkpoint) | {"statisticsDigest": measured_digest}
+    encoder = encoder_of(planned, statistics)
+    with Workspace(output, planned.plan, origin) as workspace:
+        entries = _write_shards(
+            planned, checkpoint, workspace, encoder, workers, progress or _Unseen()
+        )
         _refuse_changed(checkpoint)
         _write_companions(planned, checkpoint, workspace)
-        document = checkpoint_document(planned, workspace.staged, entries, __version__)
+        document = checkpoint_document(
+            planned, workspace.staged, entries, __version__, measured_digest
+        )
         workspace.publish(document, document_path)
     return document
 
 
-def require_carried_out(planned: Planned) -> None:
-    """Raise the plan's refusal, or say what a calibrated plan still needs."""
+def require_carried_out(planned: Planned, statistics: Statistics | None) -> None:
+    """Raise the plan's refusal, or say what it needs beside the source, or does not need."""
     refusal = planned.plan.refusal
     if refusal is not None:
         raise RefusedInput(refusal.reason, refusal.subject, refusal.message)
-    if planned.plan.method is Method.Calibrated:
-        recipe = planned.plan.recipe
-        name = recipe.name if recipe else "this recipe"
+    calibrated = planned.plan.method is Method.Calibrated
+    if calibrated and statistics is None:
+        name = planned.plan.recipe.name if planned.plan.recipe else "of the plan"
         raise RefusedInput(
             Reason.CalibrationRequired,
             "quantization.precision",
-            f"The recipe '{name}' needs calibration statistics (4-bit activations or measured KV "
-            "scales), which this version cannot make yet; choose a data-free recipe such as "
-            "'nvfp4a16' or 'fp8-dynamic'.",
+            f"The recipe '{name}' needs calibration statistics (of quantized activations or of the "
+            "KV cache); run `halftone calibrate` and give what it wrote with `--statistics`, or "
+            "choose a data-free recipe such as 'nvfp4a16' or 'fp8-dynamic'.",
         )
+    if statistics is not None and not calibrated:
+        raise RefusedInput(
+            Reason.StatisticsDiffer,
+            "statistics",
+            "The plan is data-free: nothing in it is measured, so these statistics are of another "
+            "plan; leave `--statistics` out.",
+        )
+    if statistics is not None and statistics.document.planDigest != planned.plan.digest:
+        raise RefusedInput(
+            Reason.StatisticsDiffer,
+            "statistics",
+            f"The statistics are of the plan {statistics.document.planDigest[:12]}, this one is "
+            f"{planned.plan.digest[:12]}; run `halftone calibrate` on this plan.",
+        )
+
+
+def encoder_of(planned: Planned, statistics: Statistics | None) -> Encoder:
+    """What encodes the tiles of `planned`, which `require_carried_out` let through."""
+    if planned.plan.recipe is None:
+        raise AssertionError("an accepted plan has a recipe. This is a bug. Please report.")
+    measured = None if statistics is None else MeasuredScales.of(planned, statistics)
+    return Encoder(planned.plan.recipe, measured)
 
 
 def _write_shards(
     planned: Planned,
     checkpoint: Checkpoint,
     workspace: Workspace,
+    encoder: Encoder,
     workers: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
@@ -120,9 +154,6 @@ def _write_shards(
     for shard in planned.shards:
         if known[shard.file] is not None:
             progress.skip(sum(m.source_bytes for unit in shard.units for m in unit.members))
-    recipe = planned.plan.recipe
-    if recipe is None:
-        raise AssertionError("an accepted plan has a recipe. This is a bug. Please report.")
     remote = checkpoint.source.local_path(checkpoint.shards[0].file) is None
     reader = TileReader(checkpoint.source)
     pending: list[Future[dict[str, Any]]] = []
@@ -135,7 +166,7 @@ def _write_shards(
             path = workspace.partial_path(shard.file)
             with storage_errors(workspace.output), _opened(path) as descriptor:
                 writer = ShardWriter(
-                    shard, descriptor, reader, recipe, pool, flusher, progress.advance, remote
+                    shard, descriptor, reader, encoder, pool, flusher, progress.advance, remote
                 )
                 results = writer.write()
             pending.append(finisher.submit(_finish, workspace, shard, results))
@@ -219,16 +250,14 @@ def _refuse_changed(checkpoint: Checkpoint) -> None:
 
 
 def _write_companions(planned: Planned, checkpoint: Checkpoint, workspace: Workspace) -> None:
-    """`config.json`, the index and every carried file."""
+    """The configuration, the index and every carried file."""
     plan = planned.plan
-    if plan.recipe is None or plan.output is None or planned.architecture is None:
+    if plan.output is None:
         raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
     workspace.drop_all_but({shard.file for shard in planned.shards})
     with storage_errors(workspace.output):
-        config = quantized_model_config(
-            checkpoint.config, planned.architecture, plan.recipe, (line.role for line in plan.roles)
-        )
-        write_json(workspace.staged / CONFIG_FILE, config)
+        for name, content in configuration_files(planned, checkpoint.config).items():
+            write_json(workspace.staged / name, content)
         if len(planned.shards) > 1:
             write_json(workspace.staged / INDEX_FILE, index_of(planned.shards))
         carry_over(checkpoint.source, plan.output.carried, workspace.staged)

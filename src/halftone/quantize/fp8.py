@@ -1,4 +1,4 @@
-"""FP8 (E4M3): a scale per row, or per block of 128 rows and 128 columns, stored as BF16.
+"""FP8 (E4M3): a scale per row, per block of 128 rows and columns, or per group, stored as BF16.
 
 The arithmetic is llm-compressor's as it runs for BF16 weights: scale = amax / 448 rounded to BF16,
 or 2^-7 where that is zero; weight / scale is rounded to BF16 and only then to FP8. float32 tiles
@@ -61,6 +61,24 @@ def quantize_rows(weights: Any, flat: Any, out: Any, scales: Any) -> Any:
             weight2, error2 = _quantize_span(flat, part, stop, scale, unit, out, spare, last, sums)
             weight_sum += total(weight2) * back
             error_sum += total(error2) * back
+    return weight_sum, error_sum
+
+
+@kernel
+def quantize_whole(flat: Any, scale: Any, out: Any) -> Any:
+    """(sum w², sum error²) over `flat`, quantized with the one `scale` of its fused group."""
+    spare = np.zeros(LANES, flat.dtype)
+    last = np.zeros(LANES, np.uint8)
+    unit = inverse_binade(scale)
+    back = 1.0 / (np.float64(unit) * np.float64(unit))
+    weight_sum = 0.0
+    error_sum = 0.0
+    for part in range(0, flat.size, _FLUSH):
+        stop = min(part + _FLUSH, flat.size)
+        sums = splat(0.0), splat(0.0)
+        weight2, error2 = _quantize_span(flat, part, stop, scale, unit, out, spare, last, sums)
+        weight_sum += total(weight2) * back
+        error_sum += total(error2) * back
     return weight_sum, error_sum
 
 

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halftone.checkpoint.decoding import amax, require
-from halftone.quantize.fp8 import quantize_blocks, quantize_rows
+from halftone.quantize.fp8 import quantize_blocks, quantize_rows, quantize_whole
 from halftone.quantize.nvfp4 import quantize_groups
 from halftone.quantize.searches import EXHAUSTIVE, MEAN_SQUARED_ERROR, MIN_MAX
 
 Weights = NDArray[np.uint16] | NDArray[np.float32]
 
 _BF16_TINY: Final = np.float32(2.0**-126)  # smallest normal number, of BF16 and of float32
+_FP8_LARGEST: Final = np.float32(448.0)
+_FP8_ZERO_SCALE: Final = np.float32(2.0**-7)  # what the library stores where a scale is zero
 _NVFP4_RANGE: Final = np.float32(448.0 * 6.0)  # the largest block scale times the largest code
 
 
@@ -36,6 +38,16 @@ def nvfp4_global_scale(maximum: float, *, bfloat16: bool = True) -> np.float32:
         scale = inverse * _NVFP4_RANGE
         scale = _as_bf16(scale) if bfloat16 else scale
     return scale if np.isfinite(scale) else np.float32(1.0)
+
+
+def fp8_scale(maximum: float) -> np.float32:
+    """The scale of everything in FP8 whose largest magnitude is `maximum`: a BF16 number.
+
+    compressed-tensors' `calculate_qparams` for one scale a tensor, in BF16: maximum / 448, and 2^-7
+    where that is zero. Of weights, of what enters a module, of keys and values.
+    """
+    scale = _as_bf16(np.float32(maximum) / _FP8_LARGEST)
+    return scale if scale > 0 else _FP8_ZERO_SCALE
 
 
 def quantize_nvfp4(
@@ -61,6 +73,18 @@ def quantize_nvfp4(
         scale.reshape(-1),
     )
     return float(sums[0]), float(sums[1]), float(sums[2])
+
+
+def quantize_fp8_tensor(
+    weights: Weights, scale: float | np.float32, out: NDArray[np.uint8]
+) -> tuple[float, float]:
+    """Quantize to `out[rows, K]` with the one `scale` of the fused group, by `fp8_scale`.
+
+    Returns (sum w², sum error²).
+    """
+    require(out.shape == weights.shape, "out", out.shape)
+    sums = quantize_whole(weights.reshape(-1), np.float32(scale), out.reshape(-1))
+    return float(sums[0]), float(sums[1])
 
 
 def quantize_fp8_channel(
@@ -102,8 +126,10 @@ __all__ = [
     "MIN_MAX",
     "Weights",
     "amax",
+    "fp8_scale",
     "nvfp4_global_scale",
     "quantize_fp8_block",
     "quantize_fp8_channel",
+    "quantize_fp8_tensor",
     "quantize_nvfp4",
 ]

@@ -18,13 +18,14 @@ from halftone.checkpoint.index import Checkpoint
 from halftone.plan.changes import changed_file
 from halftone.plan.layout import MAX_SHARD_BYTES, OutputShard, Unit, lay_out
 from halftone.plan.planning import Planned, plan_checkpoint
-from halftone.quantize.engine import require_carried_out
+from halftone.quantize.encoding import Encoder
+from halftone.quantize.engine import encoder_of, require_carried_out
+from halftone.quantize.statistics import Statistics
 from halftone.quantize.tiles import TileReader
 from halftone.quantize.writing import ShardWriter
 from halftone.spec.documents import Plan, PlanSource
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.files import FileSource
-from halftone.spec.job import Recipe
 from halftone.spec.names import PLAN_FILE, Reason
 
 _CHUNK: Final = 8 * 2**20
@@ -73,18 +74,19 @@ def rebuild(
     artifact: FileSource,
     count: int,
     seed: int | None = None,
+    *,
+    statistics: Statistics | None = None,
     workers: int = 2,
 ) -> Rebuilt:
     """Make `count` groups of `planned` again and compare them with the shards in `artifact`.
 
-    `count` is cut to the number of groups; `seed` is for tests. Raises CheckFailed(DigestDiffers)
-    with the first tensor that differs, RefusedInput for a plan that needs calibration. Needs room
-    for the largest group in the directory for temporary files.
+    A calibrated plan takes the `statistics` that the artifact was made from. `count` is cut to the
+    number of groups; `seed` is for tests. Raises CheckFailed(DigestDiffers) with the first tensor
+    that differs, RefusedInput for a calibrated plan without its statistics. Needs room for the
+    largest group in the directory for temporary files.
     """
-    require_carried_out(planned)
-    recipe = planned.plan.recipe
-    if recipe is None:
-        raise AssertionError("an accepted plan has a recipe. This is a bug. Please report.")
+    require_carried_out(planned, statistics)
+    encoder = encoder_of(planned, statistics)
     drawn = draw(planned, count, seed)
     for shard in {shard.file: shard for shard, _ in drawn}.values():
         _require_header(shard, artifact)
@@ -97,7 +99,7 @@ def rebuild(
     ):
         for shard, unit in drawn:
             with tempfile.TemporaryFile(prefix="halftone-") as file:
-                alone = _made(unit, file, reader, recipe, pool, flusher, remote)
+                alone = _made(unit, file, reader, encoder, pool, flusher, remote)
                 _require_equal(alone, file, shard, artifact)
             nbytes += unit.nbytes
     names = tuple(unit.name for _, unit in drawn)
@@ -155,17 +157,16 @@ def _made(
     unit: Unit,
     file: IO[bytes],
     reader: TileReader,
-    recipe: Recipe,
+    encoder: Encoder,
     pool: ThreadPoolExecutor,
     flusher: ThreadPoolExecutor,
     remote: bool,
 ) -> OutputShard:
     """Write a shard that holds `unit` alone to `file`, by the engine's own hands."""
-    (alone,) = lay_out(
-        unit.members, max_shard_bytes=max(unit.nbytes, 1), layout=recipe.checkpointFormat
-    )
+    scales = () if unit.members else unit.parts[0]
+    (alone,) = lay_out(unit.members, scales, max(unit.nbytes, 1), encoder.layout)
     ShardWriter(
-        alone, file.fileno(), reader, recipe, pool, flusher, lambda nbytes: None, remote
+        alone, file.fileno(), reader, encoder, pool, flusher, lambda nbytes: None, remote
     ).write()
     return alone
 

@@ -8,7 +8,7 @@ from typing import Any
 from halftone.checkpoint.digests import checkpoint_digest, file_sha256
 from halftone.plan.layout import Unit
 from halftone.plan.planning import Planned
-from halftone.quantize.writing import Sums
+from halftone.quantize.encoding import Sums
 from halftone.spec.documents import (
     CheckpointDocument,
     GroupResult,
@@ -21,7 +21,11 @@ from halftone.spec.roles import Role
 
 
 def checkpoint_document(
-    planned: Planned, directory: Path, entries: list[dict[str, Any]], version: str
+    planned: Planned,
+    directory: Path,
+    entries: list[dict[str, Any]],
+    version: str,
+    statistics_digest: str | None,
 ) -> CheckpointDocument:
     """The document for the files in `directory`; shards keep the digests of their journal."""
     digests = {entry["file"]: entry["sha256"] for entry in entries}
@@ -38,6 +42,7 @@ def checkpoint_document(
     return CheckpointDocument(
         digest=checkpoint_digest(files),
         planDigest=planned.plan.digest,
+        statisticsDigest=statistics_digest,
         halftoneVersion=version,
         files=files,
         roles=_roles(planned, units, {name: both[1] for name, both in sums.items()}),

@@ -72,8 +72,12 @@ def storage_errors(output: Path) -> Iterator[None]:
         ) from error
 
 
-def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointDocument | None:
-    """The document of an output that this plan already made; None when there is no output.
+def finished(
+    output: Path, plan_digest: str, statistics_digest: str | None, document_path: Path
+) -> CheckpointDocument | None:
+    """The document of an output that was made already; None when there is no output.
+
+    Made by this plan, and from these statistics where it has any.
 
     Every file is read and must have the SHA-256 that was written. Raises
     RefusedInput(OutputNotEmpty) for anything else that is in the way, a mount point too.
@@ -85,16 +89,9 @@ def finished(output: Path, plan_digest: str, document_path: Path) -> CheckpointD
         return None
     if document_path.is_file() and output.is_dir():
         document = CheckpointDocument.load(document_path)
-        if document.planDigest == plan_digest:
-            _refuse_damaged(output, document)
-            return document
-        raise RefusedInput(
-            Reason.OutputNotEmpty,
-            str(output),
-            f"'{output}' holds a checkpoint of another plan "
-            f"({document.planDigest[:12]}, this one is {plan_digest[:12]}); "
-            "choose another directory or remove that one.",
-        )
+        _refuse_other_work(output, document, plan_digest, statistics_digest)
+        _refuse_damaged(output, document)
+        return document
     _refuse_mount(output)
     raise RefusedInput(
         Reason.OutputNotEmpty,
@@ -123,6 +120,27 @@ def _refuse_mount(output: Path) -> None:
             f"'{output}' is a mount point, which the finished checkpoint cannot replace; "
             f"give a directory inside it, such as '{output / 'model'}'.",
         )
+
+
+def _refuse_other_work(
+    output: Path, document: CheckpointDocument, plan_digest: str, statistics_digest: str | None
+) -> None:
+    """A finished checkpoint must be of the same plan, and its scales from the same statistics."""
+    for what, earlier, now in (
+        ("of another plan", document.planDigest, plan_digest),
+        ("made from other statistics", document.statisticsDigest, statistics_digest),
+    ):
+        if earlier != now:
+            raise RefusedInput(
+                Reason.OutputNotEmpty,
+                str(output),
+                f"'{output}' holds a checkpoint {what} ({_short(earlier)}, this one is "
+                f"{_short(now)}); choose another directory or remove that one.",
+            )
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]
 
 
 def _refuse_damaged(output: Path, document: CheckpointDocument) -> None:

@@ -19,39 +19,25 @@ from halftone.plan.layout import OutputShard, Unit
 from halftone.plan.resources import SPOOL_BYTES, TILE_BYTES
 from halftone.plan.tensors import LogicalTensor
 from halftone.quantize import kernels
+from halftone.quantize.encoding import Encoder, Piece, Sums
 from halftone.quantize.tiles import Tile, TileReader, tiles_of
 from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FORMATS, FP8_BLOCK_SIDE, Format
-from halftone.spec.job import BlockScale, Recipe, ScaleSearch
+from halftone.spec.formats import FORMATS
 from halftone.spec.names import Reason
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _BATCH_BYTES: Final = 256 * 2**20
-_SEARCHES: Final = {
-    ScaleSearch.MinMax: kernels.MIN_MAX,
-    ScaleSearch.MeanSquaredError: kernels.MEAN_SQUARED_ERROR,
-    ScaleSearch.Exhaustive: kernels.EXHAUSTIVE,
-}
-
-
-class Sums(NamedTuple):
-    """Sums of squares over weights, over their errors, and over the errors of MinMax."""
-
-    weight: float = 0.0
-    error: float = 0.0
-    min_max_error: float = 0.0
-
-    def __add__(self, other: object) -> "Sums":
-        if not isinstance(other, Sums):
-            return NotImplemented
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class UnitResult(NamedTuple):
-    """What writing a quantized unit gave; `global_scale` is None for FP8."""
+    """What writing a quantized unit gave.
+
+    `global_scale` is the scale that its members share, as it is stored; None where rows or blocks
+    have scales of their own.
+    """
 
     name: str
     global_scale: float | None
@@ -69,7 +55,7 @@ class ShardWriter:
         shard: OutputShard,
         descriptor: int,
         reader: TileReader,
-        recipe: Recipe,
+        encoder: Encoder,
         executor: Executor,
         flusher: Executor,
         advance: Callable[[int], None],
@@ -78,7 +64,7 @@ class ShardWriter:
         self._shard = shard
         self._descriptor = descriptor
         self._reader = reader
-        self._recipe = recipe
+        self._encoder = encoder
         self._executor = executor
         self._flusher = flusher
         self._advance = advance
@@ -110,7 +96,7 @@ class ShardWriter:
         large = {u.name: u for u in batch if _needs_two_passes(u)}
         tiles = [t for unit in large.values() for m in unit.members for t in tiles_of(m)]
         measured = self._all(lambda t: self._measure(t, spool), tiles)
-        scales = _global_scales(large.values(), tiles, measured)
+        scales = self._shared_scales(large.values(), tiles, measured)
         tasks = [task for unit in batch for task in self._tasks(unit, scales)]
         done = self._all(lambda task: task(), tasks)
         for unit in batch:
@@ -131,10 +117,27 @@ class ShardWriter:
                 future.cancel()
             wait(futures)
 
+    def _shared_scales(
+        self, units: Iterable[Unit], tiles: list[Tile], measured: list[float]
+    ) -> dict[str, np.float32]:
+        """One scale for each group, from the maxima of the tiles of all members."""
+        amax: dict[str, float] = {}
+        for tile, value in zip(tiles, measured, strict=True):
+            amax[tile.tensor.name] = max(value, amax.get(tile.tensor.name, 0.0))
+        return {
+            unit.name: self._encoder.shared_scale(
+                max(amax[m.name] for m in unit.members), unit.members
+            )
+            for unit in units
+        }
+
     def _measure(self, tile: Tile, spool: bool) -> float:
         return self._finite(kernels.amax(self._reader.read(tile, spool)), tile.tensor)
 
     def _tasks(self, unit: Unit, scales: Mapping[str, np.float32]) -> Iterator[Task]:
+        if not unit.members:
+            yield partial(self._fill_in, unit.name)
+            return
         if unit.format is None:
             for member in unit.members:
                 for begin in range(0, member.kept_bytes, TILE_BYTES):
@@ -149,54 +152,36 @@ class ShardWriter:
                 if shares_scale:
                     yield partial(self._quantize_again, unit.name, tile, scales[unit.name])
                 else:
-                    yield partial(self._quantize_fp8, unit.name, tile)
+                    yield partial(self._quantize, unit.name, tile)
 
     def _quantize_small(self, unit: Unit) -> UnitResult:
         """Both passes over a group that fits one tile."""
         tiles = [tile for member in unit.members for tile in tiles_of(member)]
         amax = max(self._measure(tile, spool=True) for tile in tiles)
-        scale = _group_scale(amax, unit)
-        sums = Sums()
-        for tile in tiles:
-            sums += self._quantize_again(unit.name, tile, scale).sums
-        return UnitResult(unit.name, float(scale), sums)
+        scale = self._encoder.shared_scale(amax, unit.members)
+        results = [self._quantize_again(unit.name, tile, scale) for tile in tiles]
+        return results[0]._replace(sums=sum((r.sums for r in results), Sums()))
 
-    def _quantize_again(self, unit: str, tile: Tile, global_scale: np.float32) -> UnitResult:
-        weights = self._reader.read_again(tile)
-        rows, columns = weights.shape
-        packed = self._scratch.take("packed", rows * columns // 2).reshape(rows, -1)
-        scale = self._scratch.take("scale", rows * columns // 16).reshape(rows, -1)
-        sums = kernels.quantize_nvfp4(
-            weights, float(global_scale), _SEARCHES[self._recipe.scaleSearch], packed, scale
-        )
-        module = tile.tensor.name.removesuffix(".weight")
-        self._put(f"{module}.weight_packed", tile.start * columns // 2, packed)
-        self._put(f"{module}.weight_scale", tile.start * columns // 16, scale)
-        if tile.start == 0:
-            self._put(f"{module}.weight_global_scale", 0, np.array([global_scale], np.float32))
-        self._advance(tile.source_bytes)
-        return UnitResult(unit, float(global_scale), Sums(*sums))
+    def _quantize_again(self, unit: str, tile: Tile, scale: np.float32) -> UnitResult:
+        pieces, sums = self._encoder.shared(tile, self._reader.read_again(tile), scale)
+        stored = self._encoder.stored_shared(tile.tensor, scale)
+        return self._written(tile, pieces, UnitResult(unit, float(stored), sums))
 
-    def _quantize_fp8(self, unit: str, tile: Tile) -> UnitResult:
-        weights = self._reader.read(tile)
-        rows, columns = weights.shape
-        codes = self._scratch.take("packed", rows * columns).reshape(rows, columns)
-        if tile.tensor.format is Format.FP8_DYNAMIC:
-            scale = np.empty((rows, 1), np.uint16)
-            sums = kernels.quantize_fp8_channel(weights, codes, scale.reshape(-1))
-            scale_offset = tile.start * 2
-        else:
-            blocks = (-(-rows // FP8_BLOCK_SIDE), -(-columns // FP8_BLOCK_SIDE))
-            scale = np.empty(blocks, np.uint16)
-            power_of_two = self._recipe.blockScale is BlockScale.PowerOfTwo
-            sums = kernels.quantize_fp8_block(weights, codes, scale, power_of_two)
-            scale_offset = tile.start // 128 * blocks[1] * 2
-        self._finite(sums[0] + sums[1], tile.tensor)
-        module = tile.tensor.name.removesuffix(".weight")
-        self._put(f"{module}.weight", tile.start * columns, codes)
-        self._put(f"{module}.weight_scale", scale_offset, scale)
+    def _quantize(self, unit: str, tile: Tile) -> UnitResult:
+        pieces, sums = self._encoder.separate(tile, self._reader.read(tile))
+        self._finite(sums.weight + sums.error, tile.tensor)
+        return self._written(tile, pieces, UnitResult(unit, None, sums))
+
+    def _written(self, tile: Tile, pieces: Iterable[Piece], result: UnitResult) -> UnitResult:
+        for piece in pieces:
+            self._put(*piece)
         self._advance(tile.source_bytes)
-        return UnitResult(unit, None, Sums(sums[0], sums[1], sums[1]))
+        return result
+
+    def _fill_in(self, name: str) -> UnitResult:
+        """A scale of the KV cache, which no weight gives."""
+        self._put(*self._encoder.cache_scale(name))
+        return UnitResult(name, None, Sums())
 
     def _keep(self, unit: str, tensor: LogicalTensor, begin: int) -> UnitResult:
         """Copy a piece of a kept tensor; NaN is refused, infinities are the model's business."""
@@ -275,23 +260,6 @@ def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:
         size += nbytes
     if batch:
         yield batch
-
-
-def _global_scales(
-    units: Iterable[Unit], tiles: list[Tile], measured: list[float]
-) -> dict[str, np.float32]:
-    """One scale per group from the maxima of its tiles (2688 / amax over all members)."""
-    amax: dict[str, float] = {}
-    for tile, value in zip(tiles, measured, strict=True):
-        amax[tile.tensor.name] = max(value, amax.get(tile.tensor.name, 0.0))
-    return {
-        unit.name: _group_scale(max(amax[m.name] for m in unit.members), unit) for unit in units
-    }
-
-
-def _group_scale(amax: float, unit: Unit) -> np.float32:
-    bfloat16 = all(member.dtype is Dtype.BF16 for member in unit.members)
-    return kernels.nvfp4_global_scale(amax, bfloat16=bfloat16)
 
 
 def _combine(batch: list[Unit], done: list[UnitResult]) -> list[UnitResult]:

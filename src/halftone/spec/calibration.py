@@ -71,8 +71,8 @@ class Dataset(ApiModel):
 class Calibration(ApiModel):
     """What is measured on: `samples` rows of each modality, each of `maxSequenceLength` at most.
 
-    The length is in tokens. Rows are drawn with `seed` from all that are usable, each into a batch of its own, so that no
-    padding is ever measured.
+    The length is in tokens. Rows are drawn with `seed` from all that are usable, each into a batch
+    of its own, so that no padding is ever measured.
     """
 
     dataset: Dataset

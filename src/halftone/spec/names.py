@@ -58,6 +58,8 @@ class Reason(StrEnum):
     UnknownRecipe = "UnknownRecipe"
     # A recipe asks for nothing that this model has.
     NothingToQuantize = "NothingToQuantize"
+    # A checkpoint that is not quantized, or lies in the wanted layout already.
+    NothingToConvert = "NothingToConvert"
     # `config.json` names an architecture without a table.
     UnknownArchitecture = "UnknownArchitecture"
     # A weight's shape does not fit the format that the recipe gives it.

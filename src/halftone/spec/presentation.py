@@ -4,9 +4,11 @@ The report page (`halftone.validate.page`) and the model card (`halftone.publish
 things of the same documents, and siblings share nothing but these words.
 """
 
+from pathlib import Path
 from typing import Final
 
 from halftone.spec.reports import Outcome, Verdict
+from halftone.spec.statistics import MeasuredData
 
 _KB: Final = 1000
 _MB: Final = 1000**2
@@ -70,3 +72,22 @@ def short_size(nbytes: int) -> str:
         if nbytes >= size:
             return f"{nbytes / size:.2f} {unit}"
     return f"{nbytes} B"
+
+
+def dataset_name(uri: str) -> str:
+    """A data set as strangers may know it: of a local one the last part of its path.
+
+    The folders above it tell of a machine and of its user, and nothing of the data.
+    """
+    local = uri.removeprefix("file://")
+    return uri if "://" in local else Path(local).name
+
+
+def data_text(data: MeasuredData) -> str:
+    """What was measured on: `64 of 90 usable rows of calibration.jsonl (Text), 8,192 tokens`."""
+    images = f", {data.images:,} images" if data.images else ""
+    at = f" at {data.revision}" if data.revision else ""
+    return (
+        f"{data.samples:,} of {data.usable:,} usable rows of {dataset_name(data.uri)}{at} "
+        f"({data.modality}), {data.tokens:,} tokens{images}"
+    )

@@ -11,9 +11,10 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from halftone.spec.documents import Document, WrittenFile, sha256_hex
+from halftone.spec.documents import Document, Method, WrittenFile, sha256_hex
 from halftone.spec.gates import Metric
 from halftone.spec.names import API_VERSION
+from halftone.spec.statistics import MeasuredData
 
 
 class Outcome(StrEnum):
@@ -98,6 +99,8 @@ class Report(Document):
 
     `checkpointDocumentSha256` binds all of `checkpoint.json`: files that the checkpoint digest
     leaves out, and the weight errors that a model card quotes.
+    `calibration` is what activations were measured on, a local file by its name alone; empty where
+    `method` is DataFree.
     `evidence` are the JSON files that gates left, `startTime` and `completionTime` are RFC 3339 in
     UTC, `recoveryPercent` is the lowest of the tasks, "" where none ran.
     """
@@ -112,6 +115,8 @@ class Report(Document):
     gatesDigest: str
     halftoneVersion: str
     source: ReportSource
+    method: Method = Method.DataFree
+    calibration: tuple[MeasuredData, ...] = ()
     platform: Platform | None
     gates: tuple[GateResult, ...]
     evidence: tuple[WrittenFile, ...]

@@ -58,6 +58,14 @@ class DirectorySource(PinnedSource):
             while self._descriptors:
                 os.close(self._descriptors.popitem()[1])
 
+    def _found(self, path: str) -> FileEntry | None:
+        with _translated(path):
+            if not (self._root / path).is_file():
+                return None
+            status = (self._root / path).stat()
+        self._stamps[path] = _stamp(status)
+        return FileEntry(path, status.st_size)
+
     def _fill(self, entry: FileEntry, offset: int, buffer: memoryview) -> None:
         with _translated(entry.path), self._opened(entry.path) as descriptor:
             if _stamp(os.fstat(descriptor)) != self._stamps[entry.path]:

@@ -1,16 +1,17 @@
-"""A model repository of the Hub, pinned to one commit and read by ranged GETs.
+"""A repository of the Hub, of a model or of data, pinned to one commit and read by ranged GETs.
 
-Opened by `halftone.stores.opening`, which imports this module, and with it huggingface_hub, only
-for `hf://`. The library's own client says what is in the repository and does every request, so its
-endpoint, token and proxy settings hold; no file is ever downloaded whole. Where the Hub redirects
-to a content delivery network, the token stays behind and the address is kept for the next range.
+Opened by `halftone.stores.opening` and `halftone.stores.datasets`, which import this module, and
+with it huggingface_hub, only for `hf://`. The library's own client says what is in the repository
+and does every request, so its endpoint, token and proxy settings hold; no file is ever downloaded
+whole. Where the Hub redirects to a content delivery network, the token stays behind and the address
+is kept for the next range.
 """
 
 import os
 import re
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, hf_hub_url
@@ -33,10 +34,12 @@ from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores.patience import WAITS, CutShortError, patiently
-from halftone.stores.pinned import PinnedSource, named
+from halftone.stores.pinned import CHECKPOINT, Listing, PinnedSource, named
 
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-_URI: Final = re.compile(rf"^hf://({_NAME}(?:/{_NAME})?)/?(?:@([^\s@]{{1,200}}))?$")
+_URI: Final = re.compile(rf"^({_NAME}(?:/{_NAME})?)/?(?:@([^\s@]{{1,200}}))?$")
+# What addresses of the Hub begin with, by what a repository holds.
+_BEGINNINGS: Final = {"model": "hf://", "dataset": "hf://datasets/"}
 _CONTENT_RANGE: Final = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
 _TIMEOUT: Final = 30.0
 # The longest that we let a server make us wait before we try again.
@@ -49,10 +52,21 @@ _WHOLE_FILE_LIMIT: Final = 16_000_000
 
 
 class HubSource(PinnedSource):
-    """The files of `hf://org/name[@revision]` at the commit that the revision had when opened."""
+    """The files of `hf://org/name[@revision]` at the commit that the revision had when opened.
 
-    def __init__(self, uri: str, waits: tuple[float, ...] = WAITS) -> None:
-        self._repository, revision = _parsed(uri)
+    With `kind` "dataset" those of `hf://datasets/org/name[@revision]`.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        waits: tuple[float, ...] = WAITS,
+        *,
+        kind: Literal["model", "dataset"] = "model",
+        listing: Listing = CHECKPOINT,
+    ) -> None:
+        self._repository, revision = _parsed(uri, kind)
+        self._kind = kind
         # Asked now, because the library reads the variable only when it is first imported.
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
         self._waits = waits
@@ -64,13 +78,14 @@ class HubSource(PinnedSource):
         def ask() -> Any:
             nonlocal attempts
             attempts += 1
-            return api.model_info(
+            describe = api.model_info if kind == "model" else api.dataset_info
+            return describe(
                 self._repository, revision=revision, files_metadata=True, timeout=_TIMEOUT
             )
 
         with _translated(uri, uri):
             info = patiently(ask, _pause, waits)
-        super().__init__(uri, *_understood(uri, info))
+        super().__init__(uri, *_understood(uri, info), listing)
         self._count(attempts, 0)
 
     def close(self) -> None:
@@ -98,7 +113,11 @@ class HubSource(PinnedSource):
     def _body(self, entry: FileEntry, begin: int, end: int) -> Generator[bytes, None, None]:
         """The bytes from `begin` on, as they come."""
         resolve = hf_hub_url(
-            self._repository, entry.path, revision=self._revision, endpoint=self._endpoint
+            self._repository,
+            entry.path,
+            repo_type=self._kind,
+            revision=self._revision,
+            endpoint=self._endpoint,
         )
         known = self._located.get(entry.path)
         url = known or resolve
@@ -150,14 +169,16 @@ class HubSource(PinnedSource):
             skip = max(0, skip - len(chunk))
 
 
-def _parsed(uri: str) -> tuple[str, str | None]:
+def _parsed(uri: str, kind: str) -> tuple[str, str | None]:
     """Repository and revision."""
-    match = _URI.match(uri)
+    beginning = _BEGINNINGS[kind]
+    match = _URI.match(uri.removeprefix(beginning)) if uri.startswith(beginning) else None
     if match is None or not uri.isprintable():
         raise RefusedInput(
             Reason.InvalidJob,
             uri,
-            f"{uri!r} is no model on the Hub; write `hf://org/name` or `hf://org/name@revision`.",
+            f"{uri!r} is no {kind} on the Hub; write `{beginning}org/name` or "
+            f"`{beginning}org/name@revision`.",
         )
     return match[1], match[2]
 

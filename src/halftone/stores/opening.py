@@ -44,11 +44,11 @@ def open_source(uri: str | Path, *, endpoint_url: str | None = None) -> FileSour
     if match is None:
         return DirectorySource(Path(uri))
     if match[1] == "s3":
-        with _extra("s3", "boto3"):
+        with extra("s3", "boto3"):
             from halftone.stores.s3 import S3Source
         return S3Source(str(uri), endpoint_url)
     if match[1] == "hf":
-        with _extra("hub", "huggingface_hub"):
+        with extra("hub", "huggingface_hub"):
             from halftone.stores.hub import HubSource
         return HubSource(str(uri))
     raise RefusedInput(
@@ -66,11 +66,11 @@ def open_target(publish: Publish) -> ArtifactTarget:
     client is not installed.
     """
     if publish.s3 is not None:
-        with _extra("s3", "boto3", "target"):
+        with extra("s3", "boto3", "target"):
             from halftone.stores.s3_target import S3ArtifactTarget
         return S3ArtifactTarget(publish.s3.uri, publish.s3.endpointUrl)
     if publish.huggingFace is not None:
-        with _extra("hub", "huggingface_hub", "target"):
+        with extra("hub", "huggingface_hub", "target"):
             from halftone.stores.hub_target import HubArtifactTarget
         hub = publish.huggingFace
         return HubArtifactTarget(hub.repository, hub.visibility, hub.transfer)
@@ -105,8 +105,8 @@ def open_target_uri(uri: str) -> ArtifactTarget:
 
 
 @contextmanager
-def _extra(extra: str, package: str, what: str = "source") -> Iterator[None]:
-    """Name the extra when `package` is not installed."""
+def extra(name: str, package: str, what: str = "source") -> Iterator[None]:
+    """Name the extra `name` when `package` is not installed; called by this room only."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -116,5 +116,5 @@ def _extra(extra: str, package: str, what: str = "source") -> Iterator[None]:
             Reason.MissingDependency,
             package,
             f"This {what} needs {package}, which is not installed; run "
-            f"`pip install 'halftone[{extra}]'`.",
+            f"`pip install 'halftone[{name}]'`.",
         ) from error

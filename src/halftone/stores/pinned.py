@@ -97,6 +97,16 @@ class PinnedSource(ABC):
         if len(view):
             self._fill(entry, offset, view)
 
+    def admit(self, path: str) -> FileEntry:
+        """Pin one more file, which the listing left out; from now on it can be read.
+
+        Raises RefusedInput(SourceNotFound) when there is none; `path` must be plain.
+        """
+        entry = self._entries.get(path) or self._found(path)
+        if entry is not None:
+            self._entries[path] = entry
+        return self._bounded(path, 0, 0)
+
     def local_path(self, path: str) -> Path | None:
         """Where `path` lies on this machine; None, because most stores are remote."""
         self._bounded(path, 0, 0)
@@ -120,6 +130,10 @@ class PinnedSource(ABC):
     @abstractmethod
     def _fill(self, entry: FileEntry, offset: int, buffer: memoryview) -> None:
         """Fill all of `buffer`, which is not empty and lies inside the file."""
+
+    def _found(self, path: str) -> FileEntry | None:
+        """The file at `path`, pinned; None when there is none, or all files were listed."""
+        return None
 
     def _count(self, requests: int, nbytes: int) -> None:
         with self._traffic_lock:

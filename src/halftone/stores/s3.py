@@ -1,6 +1,7 @@
-"""A checkpoint under a prefix of an S3 bucket, read by ranged GETs.
+"""A checkpoint, or data, under a prefix of an S3 bucket, read by ranged GETs.
 
-Opened by `halftone.stores.opening`, which imports this module, and with it boto3, only for `s3://`.
+Opened by `halftone.stores.opening` and `halftone.stores.datasets`, which import this module, and
+with it boto3, only for `s3://`.
 Each object's ETag is taken from the listing and sent with every GET, so an object that is replaced
 meanwhile is refused instead of being mixed with its predecessor.
 
@@ -28,7 +29,7 @@ from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import ARTIFACT_FILE, Reason
 from halftone.stores.patience import WAITS, CutShortError, patiently
-from halftone.stores.pinned import MAX_FILES, PinnedSource, named
+from halftone.stores.pinned import CHECKPOINT, Listing, PinnedSource, named
 from halftone.stores.s3_client import UNKNOWN_TO_THE_STORE, make_client, parsed
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES, folder_of, is_folder, understood
 
@@ -40,25 +41,35 @@ _BROKEN_BODY: Final = (ReadTimeoutError, ResponseStreamingError, IncompleteReadE
 
 
 class S3Source(PinnedSource):
-    """The objects below `s3://bucket/prefix`. boto3's client may be shared by threads."""
+    """The objects below `s3://bucket/prefix`. boto3's client may be shared by threads.
+
+    `field` is where a job names the endpoint.
+    """
 
     def __init__(
-        self, uri: str, endpoint_url: str | None = None, waits: tuple[float, ...] = WAITS
+        self,
+        uri: str,
+        endpoint_url: str | None = None,
+        waits: tuple[float, ...] = WAITS,
+        *,
+        listing: Listing = CHECKPOINT,
+        field: str = "spec.source.s3.endpointUrl",
     ) -> None:
         self._bucket, self._prefix = parsed(uri)
         self._waits = waits
+        self._listing = listing
         self._etags: dict[str, str] = {}
         with _translated(uri, uri):
-            self._client: S3Client = make_client(endpoint_url, "spec.source.s3.endpointUrl")
+            self._client: S3Client = make_client(endpoint_url, field)
             entries, requests = self._list()
-            if _may_be_published(entries):
+            if listing is CHECKPOINT and _may_be_published(entries):
                 folder = self._published_folder(uri)
                 if folder is not None:
                     self._prefix += f"{folder}/"
                     entries, pages = self._list()
                     requests += pages
                 requests += 1
-        super().__init__(uri, _version(self._etags), entries)
+        super().__init__(uri, _version(self._etags), entries, listing)
         self._count(requests, 0)
         if not entries:
             raise RefusedInput(
@@ -77,15 +88,17 @@ class S3Source(PinnedSource):
         self._etags.clear()
         pages = 0
         paginator = self._client.get_paginator("list_objects_v2")
-        for page in paginator.paginate(Bucket=self._bucket, Prefix=self._prefix):
+        prefix = self._prefix + (self._listing.only or "")
+        for page in paginator.paginate(Bucket=self._bucket, Prefix=prefix):
             pages += 1
             for item in page.get("Contents", ()):
                 path = item["Key"].removeprefix(self._prefix)
-                if path and not path.endswith("/"):  # consoles mark folders with empty objects
+                # Consoles mark folders with empty objects.
+                if path and not path.endswith("/") and self._listing.has(path):
                     entries.append(FileEntry(path, item["Size"]))
                     self._etags[path] = item["ETag"]
-            if len(entries) > MAX_FILES:
-                break  # enough to refuse
+            if len(entries) > self._listing.most or (self._listing.only and entries):
+                break  # enough to refuse, or all that there is
         return entries, pages
 
     def _published_folder(self, uri: str) -> str | None:
@@ -109,6 +122,18 @@ class S3Source(PinnedSource):
                 "have the digest that it states); publish again under another name.",
             )
         return folder
+
+    def _found(self, path: str) -> FileEntry | None:
+        self._count(1, 0)
+        with _translated(self._uri, path):
+            try:
+                found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)
+            except ClientError as error:
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                    return None
+                raise
+        self._etags[path] = found["ETag"]
+        return FileEntry(path, found["ContentLength"])
 
     def _fill(self, entry: FileEntry, offset: int, buffer: memoryview) -> None:
         done = 0
@@ -147,7 +172,7 @@ class S3Source(PinnedSource):
 def _may_be_published(entries: list[FileEntry]) -> bool:
     """Whether there is nothing but `artifact.json` and folders, as far as was listed."""
     here = {entry.path for entry in entries if "/" not in entry.path}
-    return here == {ARTIFACT_FILE} or (not here and len(entries) > MAX_FILES)
+    return here == {ARTIFACT_FILE} or (not here and len(entries) > CHECKPOINT.most)
 
 
 def _version(etags: dict[str, str]) -> str:

@@ -44,6 +44,7 @@ from halftone.validate.alone import alone
 from halftone.validate.earlier import earlier_report, gates_digest
 from halftone.validate.gates.structure import measure_structure
 from halftone.validate.gates.weight_error import measure_weight_error
+from halftone.validate.measured_data import measured_data
 from halftone.validate.page import write_page
 from halftone.validate.verdicts import judge, lowest_recovery, not_run
 
@@ -115,6 +116,7 @@ def validate(subject: Subject, told: Callable[[str], None]) -> Report:
 def _validated(subject: Subject, told: Callable[[str], None]) -> Report:
     """A new report, whatever lies there."""
     start = _now()
+    calibration = measured_data(subject.workdir, subject.document)
     _clear(subject.workdir)
     ledger = Ledger(subject.workdir, told)
     _file_gates(subject, ledger)
@@ -129,6 +131,8 @@ def _validated(subject: Subject, told: Callable[[str], None]) -> Report:
         gatesDigest=gates_digest(subject.validation),
         halftoneVersion=__version__,
         source=ReportSource(uri=subject.source.uri, revision=subject.source.revision),
+        method=subject.planned.plan.method,
+        calibration=calibration,
         platform=ledger.platform,
         gates=tuple(ledger.results),
         evidence=tuple(sorted(ledger.files, key=lambda file: file.path)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from halftone.publish.calibration import public_recipe
 from halftone.publish.card.metadata import (
     base_models,
     front_matter,
@@ -19,6 +20,7 @@ from halftone.publish.card.metadata import (
     licence_of,
 )
 from halftone.publish.card.rows import (
+    data_rows,
     formats_in_words,
     gate_row,
     kept_rows,
@@ -84,6 +86,8 @@ def model_card(
         origin=_origin(plan),
         base=base_models(plan, source),
         is_repository=hub_repository(plan.source.uri) is not None,
+        data=data_rows(report),
+        calibration=plan.recipe.calibration,
         quantized=[quantized_row(line, checkpoint) for line in plan.roles if line.format],
         formats=formats_in_words(plan),
         kept=kept_rows(plan),
@@ -190,5 +194,5 @@ def _ratio(ratio: Ratio) -> tuple[str, str, str]:
 def _recipe(plan: Plan) -> str:
     """The recipe as a file that `--recipe` takes."""
     assert plan.recipe is not None
-    fields = plan.recipe.model_dump(mode="json", exclude={"name"}, exclude_none=True)
+    fields = public_recipe(plan.recipe, exclude={"name"}, exclude_none=True)
     return yaml.safe_dump(fields, sort_keys=False, default_flow_style=False).rstrip()

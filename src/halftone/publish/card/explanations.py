@@ -8,6 +8,8 @@ from halftone.spec.roles import QUANTIZABLE_ROLES, Role
 FORMATS_IN_WORDS: Final[dict[Format, str]] = {
     Format.NVFP4A16: "4-bit weights (NVFP4, an FP8 scale for 16 of them), 16-bit activations",
     Format.NVFP4: "4-bit weights and activations (NVFP4, an FP8 scale for 16 of them)",
+    Format.FP8: "8-bit weights and activations (FP8, one scale for the weights of a matrix and one "
+    "for its input, measured before)",
     Format.FP8_DYNAMIC: "8-bit weights (FP8, a scale for each row), 8-bit activations scaled "
     "for each token at run time",
     Format.FP8_BLOCK: "8-bit weights (FP8, a scale for each 128×128 block), 8-bit activations "

@@ -23,6 +23,7 @@ _HUB_URI: Final = re.compile(r"^hf://([\w.-]+/[\w.-]+)(?:@.*)?$", re.ASCII)
 _TAGS: Final[dict[Format, tuple[str, ...]]] = {
     Format.NVFP4A16: ("nvfp4", "w4a16"),
     Format.NVFP4: ("nvfp4", "w4a4"),
+    Format.FP8: ("fp8", "w8a8"),
     Format.FP8_DYNAMIC: ("fp8", "w8a8"),
     Format.FP8_BLOCK: ("fp8", "w8a8"),
     Format.FP8_BLOCK_A16: ("fp8", "w8a16"),

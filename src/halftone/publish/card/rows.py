@@ -10,7 +10,7 @@ from typing import Any
 from halftone.publish.card.explanations import FORMATS_IN_WORDS, why_kept
 from halftone.spec.documents import CheckpointDocument, Plan, RoleSummary
 from halftone.spec.gates import Metric
-from halftone.spec.presentation import OUTCOME_WORDS, short_size, short_unit
+from halftone.spec.presentation import OUTCOME_WORDS, dataset_name, short_size, short_unit
 from halftone.spec.reports import GateResult, Report
 
 
@@ -36,6 +36,19 @@ class KeptRow:
     parameters: int
     size: str
     why: str
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """What was measured on, by modality; a local file by its name alone."""
+
+    name: str
+    modality: str
+    samples: str
+    tokens: str
+    images: str
+    truncated: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,22 @@ def quantized_row(line: RoleSummary, checkpoint: CheckpointDocument) -> Quantize
         short_size(line.bytesAfter),
         error,
     )
+
+
+def data_rows(report: Report) -> list[DataRow]:
+    """The data of a calibrated checkpoint."""
+    return [
+        DataRow(
+            dataset_name(data.uri) + (f" at {data.revision}" if data.revision else ""),
+            data.modality,
+            f"{data.samples:,} of {data.usable:,}",
+            f"{data.tokens:,}",
+            f"{data.images:,}",
+            f"{data.truncated:,}",
+            data.sha256,
+        )
+        for data in report.calibration
+    ]
 
 
 def formats_in_words(plan: Plan) -> list[tuple[str, str]]:

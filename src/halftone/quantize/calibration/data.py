@@ -5,70 +5,194 @@ Called by `calibrating`, which runs them through the model, in the environment t
     data = prepare_data(calibration, checkpoint)
     data.measured       # what goes into statistics.json
     for sample in data.samples(): model(**sample.inputs)
+
+Data sets are read in pieces. Token ids of the rows that were drawn stay in memory, and copies of
+their images in a temporary folder, so nothing is asked of a store once this has returned.
 """
 
 import hashlib
+import shutil
 import struct
-from array import array
-from collections.abc import Iterator
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
 
 from halftone.checkpoint.index import Checkpoint
 from halftone.quantize.calibration.rows_drawing import drawn
 from halftone.quantize.calibration.rows_index import RowIndex
-from halftone.quantize.calibration.samples import Sample, TextEncoder, text_inputs
-from halftone.quantize.calibration.samples_processors import load_tokenizer
+from halftone.quantize.calibration.samples import Encoded, Encoder, Sample
+from halftone.quantize.calibration.samples_processors import load_coders
 from halftone.spec.calibration import Calibration, FewerSamples, Modality
 from halftone.spec.errors import RefusedInput
-from halftone.spec.names import Reason
+from halftone.spec.names import CONFIG_FILE, Reason
 from halftone.spec.statistics import MeasuredData
-from halftone.stores.datasets import open_dataset
+from halftone.stores.datasets import DatasetFiles, open_dataset
+
+_FIELD: Final = "quantization.calibration"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The rows of one modality that were drawn, in the order of the data.
+
+    `usable` counts the rows that could have been, without those that were found not to fit.
+    """
+
+    modality: Modality
+    usable: int
+    rows: tuple[Encoded, ...]
+    unfit: int
 
 
 class CalibrationData:
-    """What is measured on, and what is said of it."""
+    """What is measured on, and what is said of it in `statistics.json` and to the user."""
 
-    def __init__(self, measured: tuple[MeasuredData, ...], ids: list["array[int]"]) -> None:
+    def __init__(
+        self,
+        measured: tuple[MeasuredData, ...],
+        notices: tuple[str, ...],
+        drawn: Sequence[Drawn],
+        encoder: Encoder,
+        folder: Path,
+    ) -> None:
         self.measured = measured
-        self._ids = ids
+        self.notices = notices
+        self._drawn = drawn
+        self._encoder = encoder
+        self.close = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def samples(self) -> Iterator[Sample]:
-        """Every sample; the same ones in the same order each time."""
-        for ids in self._ids:
-            yield Sample(Modality.Text, text_inputs(ids))
+        """Every sample, text first; the same ones in the same order each time."""
+        for part in self._drawn:
+            for row in part.rows:
+                yield Sample(part.modality, self._encoder.inputs(row))
 
 
 def prepare_data(calibration: Calibration, checkpoint: Checkpoint) -> CalibrationData:
-    """Draw the rows that `calibration` asks for and encode them for the model of `checkpoint`."""
-    dataset = open_dataset(calibration.dataset)
-    tokenizer = load_tokenizer(checkpoint)
-    encoder = TextEncoder(tokenizer)
-    index = RowIndex(dataset, calibration.modalities)
-    usable = index.usable(Modality.Text)
+    """Draw the rows that `calibration` asks for and encode them for the model of `checkpoint`.
+
+    Raises RefusedInput: DatasetUnusable with the row, TooFewSamples, SequenceTooLong,
+    ModalityNotSupported, ModelNotRunnable, and whatever the stores raise.
+    """
+    refuse_beyond_context(calibration, checkpoint.config)
+    # Whatever order the job has them in, so that equal work gives equal statistics.
+    modalities = [modality for modality in Modality if modality in calibration.modalities]
+    coders = load_coders(checkpoint, images=Modality.Image in modalities)
+    folder = Path(tempfile.mkdtemp(prefix="halftone-images-"))
+    try:
+        with closing(open_dataset(calibration.dataset)) as dataset:
+            encoder = Encoder(coders, dataset, folder, calibration.maxSequenceLength)
+            with closing(RowIndex(dataset, modalities)) as index:
+                for modality in modalities:
+                    _refuse_too_few(calibration, dataset, modality, index.usable(modality), 0)
+                parts = [_draw(calibration, index, encoder, modality) for modality in modalities]
+            for part in parts:
+                _refuse_too_few(calibration, dataset, part.modality, part.usable, part.unfit)
+            measured = tuple(_measured(part, dataset) for part in parts)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    notices = tuple(said for part in parts for said in _notices(part, calibration))
+    return CalibrationData(measured, notices, parts, encoder, folder)
+
+
+def refuse_beyond_context(calibration: Calibration, config: Mapping[str, Any]) -> None:
+    """Raise RefusedInput(SequenceTooLong) when rows may be longer than the model's context."""
+    text_config = config.get("text_config") or config
+    context = text_config.get("max_position_embeddings")
+    if isinstance(context, int) and calibration.maxSequenceLength > context:
+        raise RefusedInput(
+            Reason.SequenceTooLong,
+            f"{_FIELD}.maxSequenceLength",
+            f"`{_FIELD}.maxSequenceLength` is {calibration.maxSequenceLength}, and "
+            f"`max_position_embeddings` of `{CONFIG_FILE}` is {context}; ask for no more.",
+        )
+
+
+def _draw(calibration: Calibration, index: RowIndex, encoder: Encoder, modality: Modality) -> Drawn:
+    """As many rows as are asked for, or all that fit; those that do not are drawn over."""
+    total = index.usable(modality)
+    order = drawn(total, calibration.seed, modality)
+    kept: dict[int, Encoded] = {}
+    unfit = 0
+    while numbers := sorted(islice(order, calibration.samples - len(kept))):
+        for number, row in zip(numbers, index.rows(modality, numbers), strict=True):
+            encoded = encoder.encode(row)
+            if encoded is None:
+                unfit += 1
+            else:
+                kept[number] = encoded
+    rows = tuple(kept[number] for number in sorted(kept))
+    return Drawn(modality, total - unfit, rows, unfit)
+
+
+def _refuse_too_few(
+    calibration: Calibration, dataset: DatasetFiles, modality: Modality, usable: int, unfit: int
+) -> None:
+    """Refuse data without a usable row and, unless they are allowed, fewer rows than asked for."""
+    what = "with `images`" if modality is Modality.Image else "without `images`"
+    longer = (
+        f" ({unfit} are longer than `maxSequenceLength` {calibration.maxSequenceLength})"
+        if unfit and modality is Modality.Image
+        else ""
+    )
+    if not usable:
+        raise RefusedInput(
+            Reason.SequenceTooLong if longer else Reason.DatasetUnusable,
+            dataset.field,
+            f"`{dataset.field}`, '{dataset.uri}', holds no usable row {what}{longer}; a row has "
+            "`text` or `messages`, and with images `images`. Give one, or leave "
+            f"`{modality}` out of `{_FIELD}.modalities`.",
+        )
     if usable < calibration.samples and calibration.fewerSamples is FewerSamples.Refuse:
         raise RefusedInput(
-            Reason.TooFewSamples, "calibration.samples",
-            f"`calibration.samples` asks for {calibration.samples} rows, and there are {usable}.",
-        )  # fmt: skip
-    order = drawn(usable, calibration.seed, Modality.Text)
-    numbers = sorted(number for number, _ in zip(order, range(calibration.samples), strict=False))
-    kept: list["array[int]"] = []
-    digest = hashlib.sha256()
-    truncated = 0
-    for row in index.rows(Modality.Text, numbers):
-        ids = encoder.ids(row)
-        truncated += len(ids) > calibration.maxSequenceLength
-        ids = ids[: calibration.maxSequenceLength]
-        digest.update(struct.pack(f"<q{len(ids)}qq", len(ids), *ids, 0))
-        kept.append(array("i", ids))
-    measured = MeasuredData(
-        modality=Modality.Text,
+            Reason.TooFewSamples,
+            f"{_FIELD}.samples",
+            f"`{_FIELD}.samples` asks for {calibration.samples} rows {what}, and '{dataset.uri}' "
+            f"holds {usable} usable ones{longer}; ask for fewer, or set `fewerSamples: Allow`.",
+        )
+
+
+def _measured(part: Drawn, dataset: DatasetFiles) -> MeasuredData:
+    return MeasuredData(
+        modality=part.modality,
         uri=dataset.uri,
         revision=dataset.revision,
-        usable=usable,
-        samples=len(kept),
-        truncated=truncated,
-        tokens=sum(map(len, kept)),
-        images=0,
-        sha256=digest.hexdigest(),
+        usable=part.usable,
+        samples=len(part.rows),
+        truncated=sum(row.is_cut for row in part.rows),
+        tokens=sum(len(row.ids) for row in part.rows),
+        images=sum(len(row.pictures) for row in part.rows),
+        sha256=digest(part.rows),
     )
-    return CalibrationData((measured,), kept)
+
+
+def digest(rows: Sequence[Encoded]) -> str:
+    """SHA-256 over what the model is given: of each row the number of ids, the ids, the number of
+    images, all as int64 with the least byte first, and the SHA-256 of each image's file.
+    """
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(struct.pack(f"<q{len(row.ids)}qq", len(row.ids), *row.ids, len(row.pictures)))
+        for picture in row.pictures:
+            found.update(picture.sha256)
+    return found.hexdigest()
+
+
+def _notices(part: Drawn, calibration: Calibration) -> Iterator[str]:
+    """What a user should know although it goes on."""
+    if len(part.rows) < calibration.samples:
+        yield (
+            f"{part.modality}: {len(part.rows)} samples instead of {calibration.samples}; the data "
+            "hold no more usable rows."
+        )
+    if part.unfit and part.modality is Modality.Image:
+        yield (
+            f"{part.modality}: {part.unfit} rows were passed over, because they are longer than "
+            f"`maxSequenceLength` {calibration.maxSequenceLength}."
+        )

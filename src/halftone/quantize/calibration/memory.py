@@ -11,9 +11,8 @@ from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import Reason
 
 _GROUPS: Final = Path("/sys/fs/cgroup")
-# Interpreter, torch, transformers and llm-compressor, measured resident before a weight is read,
-# and what their allocators keep beside the tensors that we know of.
-BASE_BYTES: Final = 1500 * 2**20
+# Beside the weights of a layer: activations of one sample, and what allocators keep.
+BASE_BYTES: Final = 512 * 2**20
 
 
 def available_bytes() -> int:
@@ -23,9 +22,8 @@ def available_bytes() -> int:
     return min(found)
 
 
-def require_memory(needed: int, layer: str) -> None:
-    """Raise EnvironmentFault(TooLittleMemory) unless `needed` bytes for `layer` are there."""
-    there = available_bytes()
+def require_memory(needed: int, layer: str, there: int) -> None:
+    """Raise EnvironmentFault(TooLittleMemory) unless `needed` bytes for `layer` are `there`."""
     if there < needed:
         raise EnvironmentFault(
             Reason.TooLittleMemory,

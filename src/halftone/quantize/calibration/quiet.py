@@ -17,8 +17,9 @@ _TALKERS: Final = ("accelerate", "datasets", "torch", "torch.fx._symbolic_trace"
 @contextmanager
 def quiet() -> Iterator[None]:
     """No log below an error, no bar and no Python warning of a library."""
-    # Read when llm-compressor is first imported.
+    # Read when the libraries are first imported.
     os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loggers = [logging.getLogger(name) for name in _TALKERS]
     levels = [logger.level for logger in loggers]

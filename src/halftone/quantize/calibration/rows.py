@@ -87,8 +87,7 @@ def _message(message: Any, place: str, index: int) -> dict[str, Any]:
     kept: dict[str, Any] = _without_nothing(message)
     content = message.get("content")
     if isinstance(content, list):
-        kept["content"] = [_part(part, f"`content[{at}]` of {name}", place)
-                           for at, part in enumerate(content)]  # fmt: skip
+        kept["content"] = [_part(part, at, name, place) for at, part in enumerate(content)]
     elif content is None or isinstance(content, str):
         kept["content"] = content
     else:
@@ -96,7 +95,7 @@ def _message(message: Any, place: str, index: int) -> dict[str, Any]:
     return kept
 
 
-def _part(part: Any, name: str, place: str) -> dict[str, Any]:
+def _part(part: Any, at: int, message: str, place: str) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image":
         # Whatever address it carries stays unread: images come from `images`, in order.
@@ -105,8 +104,8 @@ def _part(part: Any, name: str, place: str) -> dict[str, Any]:
         return {"type": "text", "text": part["text"]}
     refuse(
         place,
-        f"{name} is {quoted(part)}; a part is `type: text` with its `text`, or `type: image`, whose "
-        "picture comes from `images`.",
+        f"`content[{at}]` of {message} is {quoted(part)}; a part is `type: text` with its `text`, "
+        "or `type: image`, and its picture stands in `images`.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Every usable row of a data set, by modality and position, without holding any of them.
+"""Every usable row of a data set, by modality and number, without holding any of them.
 
 Called by `data`. Files are taken in the order of their names. It must not know what becomes of a
 row.
@@ -7,11 +7,14 @@ row.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import groupby
 from typing import Protocol
 
-from halftone.quantize.calibration.rows import Row, refuse
+from halftone.quantize.calibration.rows import Row
+from halftone.quantize.calibration.rows_files import reader, unpacked
 from halftone.quantize.calibration.rows_json_lines import JsonLines
+from halftone.quantize.calibration.rows_parquet import Parquet
 from halftone.spec.calibration import Modality
 from halftone.spec.files import FileEntry
 from halftone.stores.datasets import DatasetFiles
@@ -30,20 +33,19 @@ class RowFile(Protocol):
 class RowIndex:
     """Usable rows of the modalities that were asked for; eight bytes a row, and what a file keeps.
 
-    Raises RefusedInput(DatasetUnusable) for a row that is none.
+    Raises RefusedInput(DatasetUnusable) for a row that is none. Close it after use.
     """
 
     def __init__(self, dataset: DatasetFiles, modalities: Sequence[Modality]) -> None:
-        self._files = [_opened(dataset, entry) for entry in dataset.files]
-        # Positions of one modality in its file, one after another; `_begins` says where each starts.
+        # Positions in their files, of one file after another; `_begins` says where each starts.
         self._positions = {modality: array("Q") for modality in modalities}
         self._begins: dict[Modality, list[int]] = {modality: [] for modality in modalities}
-        for file in self._files:
-            for modality in modalities:
-                self._begins[modality].append(len(self._positions[modality]))
-            for position, modality in enumerate(file.scan()):
-                if modality in self._positions:
-                    self._positions[modality].append(position)
+        self._files: list[RowFile] = []
+        with ExitStack() as resources:
+            for entry in dataset.files:
+                self._files.append(_opened(dataset, entry, resources))
+                self._scan(self._files[-1])
+            self._resources = resources.pop_all()
 
     def usable(self, modality: Modality) -> int:
         """How many rows could be drawn."""
@@ -56,9 +58,23 @@ class RowIndex:
             positions = [self._positions[modality][number] for number in group]
             yield from self._files[file].read(positions)
 
+    def close(self) -> None:
+        """Take away what was unpacked."""
+        self._resources.close()
 
-def _opened(dataset: DatasetFiles, entry: FileEntry) -> RowFile:
-    name = entry.path
-    if name.endswith((".jsonl", ".json")):
-        return JsonLines(dataset.source, name, entry.size_bytes, name)
-    refuse(name, f"`{name}` is no .jsonl, .json or .parquet file; give one that is.")
+    def _scan(self, file: RowFile) -> None:
+        for modality, positions in self._positions.items():
+            self._begins[modality].append(len(positions))
+        for position, modality in enumerate(file.scan()):
+            if modality in self._positions:
+                self._positions[modality].append(position)
+
+
+def _opened(dataset: DatasetFiles, entry: FileEntry, resources: ExitStack) -> RowFile:
+    if entry.path.endswith(".parquet"):
+        return Parquet(dataset.source, entry)
+    read, size_bytes = reader(dataset.source, entry), entry.size_bytes
+    if entry.path.endswith(".gz"):
+        read, size_bytes, file = unpacked(dataset.source, entry)
+        resources.enter_context(file)
+    return JsonLines(read, size_bytes, entry.path)

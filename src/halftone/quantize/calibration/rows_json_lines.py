@@ -1,7 +1,7 @@
 """JSON Lines: where each row begins, and the rows that were drawn.
 
-Called by `rows_index`. A file is read in pieces and never held; of each usable row only its place is
-kept, 16 bytes. It must not interpret a row: `rows` does.
+Called by `rows_index`. A file is read in pieces and never held; of each usable row only its place
+is kept, 24 bytes. It must not interpret a row: `rows` does.
 """
 
 from array import array
@@ -10,9 +10,9 @@ from typing import Final
 
 from halftone.checkpoint.json_objects import parse_object, refuse_deep
 from halftone.quantize.calibration.rows import Row, refuse, understood
+from halftone.quantize.calibration.rows_files import Read
 from halftone.spec.calibration import Modality
 from halftone.spec.errors import RefusedInput
-from halftone.spec.files import FileSource
 
 _PIECE: Final = 8 << 20
 # A row with its images inside takes some megabytes; more means that the file is something else.
@@ -23,9 +23,11 @@ _MARK: Final = b"\xef\xbb\xbf"  # what some editors put in front of UTF-8
 class JsonLines:
     """The rows of one file, by position among those that are usable."""
 
-    def __init__(self, source: FileSource, path: str, size_bytes: int, name: str) -> None:
-        self._source = source
-        self._path = path
+    def __init__(
+        self, read: Read, size_bytes: int, name: str, *, piece_bytes: int = _PIECE
+    ) -> None:
+        self._read = read
+        self._piece_bytes = piece_bytes
         self._size_bytes = size_bytes
         self._name = name
         # Of every usable row: its first byte, its length and its line.
@@ -49,7 +51,7 @@ class JsonLines:
         """The usable rows at `positions`, which are in order."""
         for position in positions:
             begin, length, number = self._places[3 * position : 3 * position + 3]
-            row = self._understood(self._source.read_range(self._path, begin, length), number)
+            row = self._understood(self._read(begin, length), number)
             assert row is not None  # the file has not changed: the store sees to that
             yield row
 
@@ -62,21 +64,22 @@ class JsonLines:
         if number == 1 and line.lstrip().startswith(b"["):
             refuse(
                 place,
-                f"`{self._name}` is one JSON array; write JSON Lines, one object on each line.",
+                f"`{self._name}` begins with a JSON array; write JSON Lines, one object on each "
+                "line.",
             )
         try:
             fields = parse_object(line, f"{self._name}, line {number}")
             refuse_deep(fields, f"{self._name}, line {number}")
         except RefusedInput as error:
             refuse(place, error.message, error)
-        return understood(fields, place, self._path)
+        return understood(fields, place, self._name)
 
     def _lines(self) -> Iterator[bytes]:
         """Each line with its end, as it comes."""
         rest = b""
-        for offset in range(0, self._size_bytes, _PIECE):
-            length = min(_PIECE, self._size_bytes - offset)
-            *lines, rest = (rest + self._source.read_range(self._path, offset, length)).split(b"\n")
+        for offset in range(0, self._size_bytes, self._piece_bytes):
+            piece = self._read(offset, min(self._piece_bytes, self._size_bytes - offset))
+            *lines, rest = (rest + piece).split(b"\n")
             yield from (line + b"\n" for line in lines)
             if len(rest) > MAX_ROW_BYTES:
                 refuse(

@@ -1,31 +1,126 @@
-"""The source's own tokenizer, loaded by transformers from the source's small files.
+"""The source's own tokenizer and image processor, loaded by transformers.
 
-Called by `data`. No code of the source runs and nothing is fetched from a network.
+Called by `data`, in the environment that has transformers. Only the source's small files are
+fetched, into a folder that is gone when this returns. No code of the source runs, and nothing else
+is asked of a network.
 """
 
+import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from halftone.checkpoint.index import Checkpoint
-from halftone.spec.names import CONFIG_FILE
+from halftone.spec.errors import HalftoneError, RefusedInput
+from halftone.spec.names import CONFIG_FILE, Reason
 
-_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt")
+_SUFFIXES: Final = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+# Vocabularies have up to some tens of megabytes.
 _MAX_BYTES: Final = 256_000_000
+_TEMPLATES: Final = "additional_chat_templates/"
+# Where a repository describes how images become inputs; either will do.
+_PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
+_MODALITIES: Final = "quantization.calibration.modalities"
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The tokenizer of `checkpoint`."""
-    from transformers import AutoTokenizer
+@dataclass(frozen=True)
+class Coders:
+    """What turns rows into inputs: `processor` only for images, `template` only where there is one.
 
-    with tempfile.TemporaryDirectory(prefix="halftone-tokenizer-") as folder:
-        _copy(checkpoint, Path(folder))
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    Token ids are below `vocabulary`; `image_id` is the one that stands for images.
+    """
+
+    tokenizer: Any
+    processor: Any
+    template: str | None
+    vocabulary: int | None
+    image_id: int | None
+
+
+def load_coders(checkpoint: Checkpoint, *, images: bool) -> Coders:
+    """The tokenizer of `checkpoint` and, with `images`, its processor.
+
+    Raises RefusedInput(ModalityNotSupported) for images where the model or its files know none,
+    RefusedInput(ModelNotRunnable) when transformers cannot load what is there.
+    """
+    if images:
+        refuse_without_images(checkpoint)
+    from transformers import AutoProcessor, AutoTokenizer
+
+    config = checkpoint.config
+    with tempfile.TemporaryDirectory(prefix="halftone-tokenizer-") as name:
+        folder = Path(name)
+        _copy(checkpoint, folder)
+        options = {"trust_remote_code": False, "local_files_only": True}
+        with _loading("tokenizer", checkpoint, name):
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        processor = None
+        if images:
+            with _loading("processor", checkpoint, name):
+                processor = AutoProcessor.from_pretrained(name, **options)
+                processor.image_processor  # noqa: B018  # a tokenizer alone has none
+        template = tokenizer.chat_template or _old_template(folder)
+    text_config = config.get("text_config") or config
+    image_id = config.get("image_token_id", config.get("image_token_index"))
+    return Coders(tokenizer, processor, template, text_config.get("vocab_size"), image_id)
+
+
+def refuse_without_images(checkpoint: Checkpoint) -> None:
+    """Raise RefusedInput(ModalityNotSupported) unless `checkpoint` can be given images."""
+    if not isinstance(checkpoint.config.get("vision_config"), dict):
+        said = f"`{CONFIG_FILE}` has no `vision_config`, so the model takes text alone"
+        way_out = "leave out `Image`"
+    elif not {entry.path for entry in checkpoint.other_files} & set(_PROCESSORS):
+        said = f"the source has neither `{_PROCESSORS[0]}` nor `{_PROCESSORS[1]}`"
+        way_out = "put in the file that the model was published with, or leave out `Image`"
+    else:
+        return
+    raise RefusedInput(
+        Reason.ModalityNotSupported,
+        _MODALITIES,
+        f"`{_MODALITIES}` asks for `Image`, and {said}; {way_out}.",
+    )
 
 
 def _copy(checkpoint: Checkpoint, folder: Path) -> None:
+    """The files that describe tokenizer and processor, into `folder`."""
     source = checkpoint.source
     for entry in source.files():
-        small = entry.path.endswith(_SUFFIXES) and entry.size_bytes <= _MAX_BYTES
-        if entry.path == CONFIG_FILE or ("/" not in entry.path and small):
-            (folder / entry.path).write_bytes(source.read_range(entry.path, 0, entry.size_bytes))
+        name = entry.path.removeprefix(_TEMPLATES)
+        if "/" in name or not name.endswith(_SUFFIXES) or entry.size_bytes > _MAX_BYTES:
+            continue
+        (folder / entry.path).parent.mkdir(exist_ok=True)
+        (folder / entry.path).write_bytes(source.read_range(entry.path, 0, entry.size_bytes))
+
+
+def _old_template(folder: Path) -> str | None:
+    """The template where processors once kept it, and tokenizers do not look."""
+    file = folder / "chat_template.json"
+    if not file.exists():
+        return None
+    try:
+        template = json.loads(file.read_bytes())["chat_template"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return template if isinstance(template, str) else None
+
+
+@contextmanager
+def _loading(what: str, checkpoint: Checkpoint, folder: str) -> Iterator[None]:
+    """Say of whatever transformers raises that `what` cannot be loaded."""
+    try:
+        yield
+    except (HalftoneError, MemoryError):
+        raise
+    except Exception as error:  # each tokenizer has errors of its own
+        lines = str(error).strip().splitlines() or [""]
+        said = f"{type(error).__name__}: {lines[0][:300]}".replace(folder, checkpoint.source.uri)
+        raise RefusedInput(
+            Reason.ModelNotRunnable,
+            what,
+            f"transformers cannot load the {what} of `{checkpoint.source.uri}` ({said}); put in "
+            "the files that the model was published with.",
+        ) from error

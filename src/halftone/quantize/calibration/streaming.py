@@ -37,14 +37,14 @@ class StreamedModel:
         self._reader = reader
         self._device = device
         self._known = model.module.state_dict(keep_vars=True)
-        self._open: dict[str, dict[str, Any]] = {}
-        self.watching = False
+        self._full: set[str] = set()
+        self.filling = False
         head = model.module.get_output_embeddings()
-        self.parts = {
-            name: part for name, part in _parts(model.module, set(model.layers)) if part is not head
-        }
-        for name, part in self.parts.items():
-            part.register_forward_pre_hook(self._filling(name))
+        self._parts: dict[str, tuple[str, ...]] = {}
+        for name, part in _parts(model.module, set(model.layers)):
+            if part is not head:
+                self._parts[name] = tuple(k for k in self._known if k.startswith(f"{name}."))
+                part.register_forward_pre_hook(self._filler(name))
         self._refuse_misfits()
         self._move_buffers()
 
@@ -52,33 +52,38 @@ class StreamedModel:
         """Bytes of the weights of `part` in memory."""
         return sum(
             prod(self._known[name].shape) * self._known[name].element_size()
-            for name in self._names(part)
+            for name in self._parts[part]
         )
+
+    @property
+    def surroundings(self) -> tuple[str, ...]:
+        """Parts that are no layers."""
+        return tuple(part for part in self._parts if part not in self.layers)
 
     def fill(self, part: str) -> None:
         """Read the weights of `part` unless they are there. Raises what the store raises."""
-        if part in self._open:
+        if part in self._full:
             return
-        names = list(self._names(part))
-        found = misfit(self._known, self._stored, iter(names))
+        names = self._parts[part]
+        found = misfit(self._known, self._stored, names)
         if found is not None:
             _refuse(*found)
         with ThreadPoolExecutor(_READERS, thread_name_prefix="weights") as pool:
             values = pool.map(self._read, names)
             for name, value in zip(names, values, strict=True):
                 self._put(name, value)
-        self._open[part] = {}
+        self._full.add(part)
 
     def empty(self) -> None:
         """Give back the memory of all parts."""
-        for part in self._open:
-            for name in self._names(part):
+        for part in self._full:
+            for name in self._parts[part]:
                 self._put(name, None)
-        self._open.clear()
+        self._full.clear()
 
-    def _filling(self, part: str) -> Any:
+    def _filler(self, part: str) -> Any:
         def fill(module: Any, arguments: Any) -> None:
-            if self.watching:
+            if self.filling:
                 self.fill(part)
 
         return fill
@@ -99,13 +104,10 @@ class StreamedModel:
         elif value is not None:
             module._buffers[leaf] = value
 
-    def _names(self, part: str) -> Iterator[str]:
-        return (name for name in self._known if name.startswith(f"{part}."))
-
     def _refuse_misfits(self) -> None:
         """Every layer must have its tensors before the first is read."""
         for layer in self.layers:
-            found = misfit(self._known, self._stored, self._names(layer))
+            found = misfit(self._known, self._stored, self._parts[layer])
             if found is not None:
                 _refuse(*found)
 

@@ -4,16 +4,13 @@ Called by `streaming`. Names on disk become names of modules as transformers ren
 loads a model; stacked experts are taken apart; FP8 sources are dequantized as the engine does it.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
-from llmcompressor.modeling.moe.conversion_mappings import (
-    get_linearize_load_mappings,
-    has_linearize_load_mappings,
-)
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from halftone.plan.tensors import LogicalTensor
 from halftone.quantize.tiles import TileReader, tiles_of
@@ -31,6 +28,9 @@ _TORCH: Final = {
     Dtype.F32: torch.float32,
     Dtype.F64: torch.float64,
 }
+_EXPERT: Final = re.compile(r"\.experts\.([0-9]+)\.")
+# What transformers stacks, in which order, and what llm-compressor calls the parts.
+_STACKED: Final = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 # One read of a remote source; a store asks again for a piece that did not arrive, not for a layer.
 _PIECE_BYTES: Final = 64 * 2**20
 
@@ -42,19 +42,30 @@ class Names:
         self._known = module.state_dict(keep_vars=True)
         self._prefix = module.base_model_prefix
         mapping = get_model_conversion_mapping(module)
-        kind = module.config.model_type
-        if has_linearize_load_mappings(kind):
-            mapping = [*mapping, *get_linearize_load_mappings(kind)[1]]
-        # What converts instead of renaming is about stacked experts, which we take apart ourselves.
         self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
 
     def in_model(self, name: str) -> str | None:
         """The parameter or buffer that the stored tensor `name` fills; None when there is none."""
         for renamings in (self._renamings, []):
             found, _ = rename_source_key(name, renamings, [], self._prefix, self._known)
+            found = self._of_expert(found)
             if found in self._known:
-                return str(found)
+                return found
         return None
+
+    def _of_expert(self, name: str) -> str:
+        """The name in the model of one expert's matrix, which transformers would stack."""
+        number = _EXPERT.search(name)
+        if name in self._known or number is None:
+            return name
+        for converter in self._converters:
+            stack, source = converter.rename_source_key(name)
+            parent, _, stacked = stack.rpartition(".")
+            if source is not None and stacked in _STACKED:
+                place = converter.source_patterns.index(source)
+                return f"{parent}.{number[1]}.{_STACKED[stacked][place]}.weight"
+        return name
 
 
 def stored_tensors(
@@ -114,7 +125,7 @@ def _dequantized(reader: TileReader, tensor: LogicalTensor) -> Any:
 
 
 def misfit(
-    known: Mapping[str, Any], stored: Mapping[str, LogicalTensor], wanted: Iterator[str]
+    known: Mapping[str, Any], stored: Mapping[str, LogicalTensor], wanted: Iterable[str]
 ) -> tuple[str, str] | None:
     """The first of `wanted` that has no stored tensor, or one of another shape; and what is wrong."""
     for name in wanted:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from halftone.checkpoint.architectures import GENERIC, find
 from halftone.checkpoint.index import Checkpoint
@@ -22,12 +22,15 @@ from halftone.spec.job import Recipe, RolePrecision
 from halftone.spec.names import Reason, WarningReason
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
 
+# Tiny, and known to hurt: by weight error alone they would look like the cheapest of all.
+_SENSITIVE: Final = frozenset({Role.LinearAttentionGate})
+
 
 class Standing(StrEnum):
     """Whether a format may be proposed for a role."""
 
     Candidate = "Candidate"
-    # Quantized activations need a measured scale, and the sweep has no data.
+    # Activations need a measured scale, or weights cannot judge the role, and there are no data.
     NeedsData = "NeedsData"
     # Well formed, but today's vLLM does not load it.
     NotLoadable = "NotLoadable"
@@ -84,7 +87,7 @@ def candidates(
         raise _refusal(next(iter(judged.values())))
     tensors = {
         role: tuple(t for t in planned.tensors if t.role is role)
-        for (role, _), planned in reversed(accepted.items())
+        for role, planned in {role: one for (role, _), one in accepted.items()}.items()
     }
     rows = tuple(_rows(judged, tensors, bool(named), has_data))
     _refuse_all_out(rows)
@@ -197,7 +200,7 @@ def _rows(
         standing = Standing.Candidate
         if obstacle is not None and not named:
             standing = Standing.NotLoadable
-        elif FORMATS[fmt].needs_calibration and not has_data:
+        elif not has_data and (FORMATS[fmt].needs_calibration or role in _SENSITIVE):
             standing = Standing.NeedsData
         yield Candidate(role, fmt, _bytes_of(role, planned), standing, obstacle)
 

@@ -21,12 +21,14 @@ this layer in format f: weights, and activations where the format quantizes them
 unquantized model's, so the sum leaves out how later layers damp or amplify an error.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from math import prod
+from math import fsum, prod
 from typing import Any
 
 from halftone.checkpoint.architectures import text_config
 from halftone.plan.tensors import LogicalTensor
+from halftone.quantize.sweep.document import LayerDivergence
 from halftone.quantize.sweep.sampling import Sampled, Unit, units_of
 from halftone.quantize.sweep.weight_errors import UnitErrors
 from halftone.spec.formats import Format
@@ -48,6 +50,20 @@ def weight_losses(
             squares = sum(_weights(u) * errors[u.name][fmt].squared for u in some.units)
             losses[role, fmt] = shares[role] * squares / total
     return losses
+
+
+def divergence_losses(measured: Iterable[LayerDivergence], layers: Mapping[Role, int]) -> Losses:
+    """The loss of each role in each format by its layers' output; see above.
+
+    `layers` counts all layers of a role: where some were measured, they stand for the others.
+    """
+    found: defaultdict[tuple[Role, Format], list[float]] = defaultdict(list)
+    for one in measured:
+        found[one.role, one.format].append(float(one.divergence))
+    return {
+        (role, fmt): layers[role] * fsum(values) / len(values)
+        for (role, fmt), values in found.items()
+    }
 
 
 def token_shares(

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from halftone.spec.documents import CheckpointDocument, Plan, Ratio
 from halftone.spec.gates import ENGINE_METRICS
-from halftone.spec.presentation import OUTCOME_WORDS, short_unit, size_text
+from halftone.spec.presentation import OUTCOME_WORDS, data_text, short_unit, size_text
 from halftone.spec.reports import GateResult, Interval, Outcome, Report
 from halftone.validate.page.drawing import number
 from halftone.validate.page.evidence import (
@@ -144,6 +144,8 @@ def measured_by(report: Report, plan: Plan, checkpoint: CheckpointDocument) -> l
         ("Source", report.source.uri, str),
         ("Source revision", report.source.revision, str),
         ("Recipe", recipe and recipe.name, str),
+        ("Method", report.method, str),
+        *(("Calibrated on", data_text(data), str) for data in report.calibration),
         ("Device", served, str),
         ("Activations and cache", platform and how, str),
         ("Engine", platform and platform.engine, str),
@@ -157,6 +159,7 @@ def measured_by(report: Report, plan: Plan, checkpoint: CheckpointDocument) -> l
         ("Checkpoint digest", report.checkpointDigest),
         ("Plan digest", report.planDigest),
         ("Gates digest", report.gatesDigest),
+        *((f"Calibration data, {data.modality}", data.sha256) for data in report.calibration),
         ("Report digest", report.digest),
     )
     return [*_present(*facts), *(Fact(name, value, code=True) for name, value in digests)]

@@ -1,0 +1,227 @@
+"""The samples through the model, layer after layer, each layer read once.
+
+Called by `calibrating`. llm-compressor cuts the model's graph into one piece before the first layer
+and one for each layer; samples of one signature share a graph. All samples go through a piece
+before the next piece is read, and between two pieces they lie on disk.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+import torch
+from llmcompressor.args.dataset_arguments import DatasetArguments
+from llmcompressor.modeling.moe.context import moe_calibration_context
+from llmcompressor.pipelines.sequential.helpers import Subgraph, trace_subgraphs
+from llmcompressor.utils.helpers import calibration_forward_context
+
+from halftone.quantize.calibration.measured import NOTHING, Measured
+from halftone.quantize.calibration.model import refuse_model, runnable
+from halftone.quantize.calibration.observing import Watch
+from halftone.quantize.calibration.partial import Journal, Partial, SampleState, storage_errors
+from halftone.quantize.calibration.streaming import StreamedModel
+from halftone.quantize.calibration.values import load_value, save_value
+from halftone.spec.calibration import UnroutedExperts
+from halftone.spec.errors import RefusedInput
+from halftone.spec.names import Reason
+
+Keys = tuple[str, ...]
+Samples = Callable[[], Iterable[dict[str, Any]]]
+
+# Functions that decide from values; llm-compressor calls them from the graph as they are.
+_UNTRACED: Final = DatasetArguments().tracing_ignore
+_EMBEDDING: Final = "the embedding"
+
+
+class Run:
+    """One calibration, from where `partial` stands on.
+
+    `samples()` gives the inputs of every sample, the same each time.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        watch: Watch,
+        partial: Partial,
+        samples: Samples,
+        unrouted: UnroutedExperts,
+        device: Any,
+    ) -> None:
+        self._model = model
+        self._watch = watch
+        self._partial = partial
+        self._samples = samples
+        self._unrouted = unrouted
+        self._device = device
+        self._graphs: dict[Keys, list[Subgraph]] = {}
+        for layer in model.layers:
+            model.module.get_submodule(layer).register_forward_hook(self._finite(layer))
+
+    def embed(self) -> Iterator[int]:
+        """Every sample from the data set through all that comes before the first layer.
+
+        Yields each one's number after it is done.
+        """
+        states, longest = [], 0
+        with self._calibrating():
+            for number, inputs in enumerate(self._samples()):
+                keys = tuple(sorted(inputs))
+                if keys not in self._graphs:
+                    self._graphs[keys] = self._traced(inputs)
+                values = {name: value.to(self._device) for name, value in inputs.items()}
+                piece = self._graphs[keys][0]
+                made = self._forward(piece, values, _EMBEDDING)
+                kept = {n: v for n, v in values.items() if n not in piece.consumed_names}
+                states.append(SampleState(keys, self._saved(0, number, {**kept, **made})))
+                longest = max(longest, inputs["input_ids"].shape[-1])
+                yield number
+        self._partial.commit(Journal(1, longest, tuple(states), NOTHING))
+
+    def layer(self, index: int, check: Callable[[Measured], None]) -> Iterator[int]:
+        """Every sample through layer `index`; yields each one's number after it is done.
+
+        `check` may refuse what was measured before it is kept.
+        """
+        journal = self._partial.journal
+        assert journal is not None
+        self._trace_all({sample.keys for sample in journal.samples})
+        layer, last = self._model.layers[index], index + 1 == len(self._model.layers)
+        states = []
+        with self._calibrating():
+            self._model.fill(layer)
+            for number, sample in enumerate(journal.samples):
+                piece = self._graphs[sample.keys][index + 1]
+                made = self._forward(piece, self._loaded(sample, piece), layer)
+                kept = {n: f for n, f in sample.values.items() if n not in piece.consumed_names}
+                saved = {} if last else {**kept, **self._saved(index + 1, number, made)}
+                states.append(SampleState(sample.keys, saved))
+                yield number
+        found = self._watch.take()
+        check(found)
+        measured = journal.measured.joined(found)
+        self._partial.commit(Journal(index + 2, journal.longest, tuple(states), measured))
+
+    @contextmanager
+    def rehearsing(self, index: int) -> Iterator[Callable[[], Iterator[int]]]:
+        """Layer `index` with its weights, as often as wanted; for sweeps.
+
+        Each call of what is yielded sends every sample through it and keeps nothing.
+        """
+        journal = self._partial.journal
+        assert journal is not None
+        self._trace_all({sample.keys for sample in journal.samples})
+        layer = self._model.layers[index]
+
+        def again() -> Iterator[int]:
+            for number, sample in enumerate(journal.samples):
+                piece = self._graphs[sample.keys][index + 1]
+                self._forward(piece, self._loaded(sample, piece), layer)
+                yield number
+
+        with self._calibrating():
+            self._model.fill(layer)
+            yield again
+
+    @contextmanager
+    def _calibrating(self) -> Iterator[None]:
+        """Hooks are live; weights that they read are given back at the end."""
+        with ExitStack() as stack:
+            stack.enter_context(calibration_forward_context(self._model.module))
+            if self._unrouted is UnroutedExperts.SeeAllTokens:
+                stack.enter_context(moe_calibration_context())
+            stack.callback(self._model.empty)
+            stack.callback(self._live, False)
+            self._live(True)
+            yield
+
+    def _live(self, live: bool) -> None:
+        self._model.filling = self._watch.watching = live
+
+    def _forward(self, piece: Subgraph, values: dict[str, Any], where: str) -> dict[str, Any]:
+        inputs = {name: values[name] for name in piece.input_names}
+        with runnable(where):
+            made: dict[str, Any] = piece.forward(self._model.module, **inputs)
+        return made
+
+    def _saved(self, step: int, number: int, values: dict[str, Any]) -> dict[str, str]:
+        files = {name: f"{step:05d}-{number:07d}-{name}.pt" for name in values}
+        with storage_errors(self._partial.output):
+            for name, file in files.items():
+                save_value(values[name], self._partial.value_path(file), name)
+        return files
+
+    def _loaded(self, sample: SampleState, piece: Subgraph) -> dict[str, Any]:
+        with storage_errors(self._partial.output):
+            return {
+                name: load_value(self._partial.value_path(sample.values[name]), self._device)
+                for name in piece.input_names
+            }
+
+    def _trace_all(self, wanted: set[Keys]) -> None:
+        """Trace every signature again after a restart; its first sample shows how."""
+        if wanted <= self._graphs.keys():
+            return
+        for inputs in self._samples():
+            keys = tuple(sorted(inputs))
+            if keys not in self._graphs:
+                self._graphs[keys] = self._traced(inputs)
+            if wanted <= self._graphs.keys():
+                return
+
+    def _traced(self, inputs: dict[str, Any]) -> list[Subgraph]:
+        """The pieces of the graph for samples like `inputs`: one before the layers, one for each."""
+        live = self._model.filling
+        self._live(False)
+        layers = self._model.layers
+        with runnable("the graph of the model"):
+            pieces = trace_subgraphs(self._model.module, inputs, list(layers), _UNTRACED)
+        self._live(live)
+        for piece in pieces:
+            _keep_configuration(piece, self._model.module)
+        found = [
+            [node.target for node in piece.graph.nodes if node.target in layers] for piece in pieces
+        ]
+        if found != [[], *([layer] for layer in layers)]:
+            refuse_model(
+                layers[0],
+                "llm-compressor cannot cut this model into layers, so its activations cannot be "
+                "measured layer by layer; choose a data-free recipe such as 'nvfp4a16'.",
+            )
+        return list(pieces)
+
+    def _finite(self, layer: str) -> Any:
+        def check(module: Any, arguments: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            if self._watch.watching and not bool(torch.isfinite(value).all()):
+                self._refuse_non_finite(layer)
+
+        return check
+
+    def _refuse_non_finite(self, layer: str) -> None:
+        subject = self._watch.non_finite() or layer
+        raise RefusedInput(
+            Reason.NonFiniteActivation,
+            subject,
+            f"Activations of `{subject}` are not finite (NaN or infinite), so there is no scale "
+            "for them; check the source's weights, or keep this role in full precision.",
+        )
+
+
+def _keep_configuration(piece: Subgraph, module: Any) -> None:
+    """Let the graph use the model's own configuration objects.
+
+    The tracer writes down how to build a copy, which has lost the kind of attention: Qwen3-MoE and
+    Mixtral would then be run without a causal mask.
+    """
+    own = {type(part.config): part.config for part in module.modules() if hasattr(part, "config")}
+    for node in piece.graph.nodes:
+        if node.op == "call_function" and node.target in own:
+            node.target, node.kwargs = _giving(own[node.target]), {}
+
+
+def _giving(value: Any) -> Any:
+    def configuration() -> Any:
+        return value
+
+    return configuration

@@ -1,0 +1,49 @@
+"""Activations on disk: what one layer leaves for the next.
+
+Called by `running`. Only tensors and plain containers are kept, so that reading them back can run
+no code.
+"""
+
+from collections import UserDict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from halftone.quantize.calibration.model import refuse_model
+
+_PLAIN: Final = (bool, int, float, str, torch.dtype, torch.device, torch.Size)
+
+
+def save_value(value: Any, path: Path, name: str) -> None:
+    """Write `value` to `path`. Raises OSError, and RefusedInput for what is not plain."""
+    torch.save(_plain(value, name), path)
+
+
+def load_value(path: Path, device: Any) -> Any:
+    """What `save_value` wrote, its tensors on `device`. Raises OSError."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(None, f"`{path.name}` is damaged: remove `{path.parent.parent}`") from error
+
+
+def _plain(value: Any, name: str) -> Any:
+    """`value` on the CPU, each tensor with memory of its own and no more than it needs."""
+    if isinstance(value, torch.Tensor):
+        found = value.detach().cpu().contiguous()
+        whole = found.untyped_storage().nbytes() == found.nbytes
+        return found if whole else found.clone()
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    if type(value) in {list, tuple}:
+        return type(value)(_plain(one, name) for one in value)
+    if type(value) in {dict, UserDict}:
+        return {key: _plain(one, name) for key, one in value.items()}
+    refuse_model(
+        name,
+        f"Between two layers the model hands on a {type(value).__name__} (`{name}`), which cannot "
+        "be kept on disk; choose a data-free recipe such as 'nvfp4a16'.",
+    )

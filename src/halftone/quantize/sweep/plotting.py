@@ -1,0 +1,172 @@
+"""The plot of a sweep: predicted loss against size, as an SVG that stands alone.
+
+Called by `halftone sweep` with the finished document; it decides nothing. Equal documents give
+equal bytes. Needs the extra `report`.
+"""
+
+import io
+from itertools import cycle
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, Final
+
+from halftone.quantize.sweep.document import Measure, Point, SweepDocument
+from halftone.spec.errors import EnvironmentFault
+from halftone.spec.names import Reason
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_GB: Final = 10**9
+_AXIS: Final = {
+    Measure.WeightError: "predicted loss:\nmean squared relative error of weights",
+    Measure.OutputDivergence: "predicted loss: relative squared error\nof layer outputs, summed",
+}
+# Each preset has a shape of its own; colour never stands alone.
+_MARKERS: Final = ("s", "D", "^", "v", "P", "X", "<", ">", "p", "h")
+_TITLE_COLUMNS: Final = 110
+_PRESET_INK: Final = "#8a5a00"
+_FRONT_INK: Final = "#1f5fa8"
+_PROPOSED_INK: Final = "#b3261e"
+_MUTED: Final = "#5f6368"
+
+
+def require_plotting() -> None:
+    """Raise EnvironmentFault(MissingDependency) without matplotlib, before anything is measured."""
+    try:
+        import matplotlib as mpl  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise EnvironmentFault(
+            Reason.MissingDependency,
+            str(error.name),
+            f"The plot of a sweep needs {error.name}, which is not installed; run "
+            "`pip install 'halftone[report]'`.",
+        ) from error
+
+
+def plot(document: SweepDocument) -> bytes:
+    """The SVG of `document`: front, presets, budget and what is proposed."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    with mpl.rc_context(_settings()):
+        figure = draw(document)
+        buffer = io.StringIO()
+        nothing: Any = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+    return buffer.getvalue().encode()
+
+
+def draw(document: SweepDocument) -> "Figure":
+    """The figure, for a canvas of the caller's choice."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.add_subplot()
+    _draw_front(axes, document)
+    _draw_proposed(axes, document.proposed)
+    _draw_presets(axes, document)
+    _draw_limits(axes, document)
+    _scale_losses(axes)
+    axes.set_xlabel("size of all tensors (GB, 10⁹ bytes)")
+    axes.set_ylabel(_AXIS[document.measure])
+    axes.set_title(_title(document), loc="left")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _draw_front(axes: "Axes", document: SweepDocument) -> None:
+    points = [point for point in document.front if _loss(point) > 0]
+    axes.plot(
+        [point.bytes / _GB for point in points],
+        [_loss(point) for point in points],
+        marker="o",
+        drawstyle="steps-post",
+        color=_FRONT_INK,
+        label=f"best of {document.combinations:,} combinations",
+    )
+
+
+def _draw_presets(axes: "Axes", document: SweepDocument) -> None:
+    for preset, marker in zip(document.presets, cycle(_MARKERS), strict=False):
+        if preset.loss is None or _loss(preset) <= 0:
+            continue
+        axes.plot(
+            [preset.bytes / _GB],
+            [_loss(preset)],
+            marker=marker,
+            linestyle="none",
+            color=_PRESET_INK,
+            markerfacecolor="none",
+            markersize=9,
+            zorder=6,  # hollow, around whatever lies there too
+            label=f"preset {preset.name}",
+        )
+
+
+def _draw_limits(axes: "Axes", document: SweepDocument) -> None:
+    budget = document.budgetBytes / _GB
+    axes.axvline(budget, color=_PROPOSED_INK, linestyle="--", label=f"budget, {budget:.4g} GB")
+    kept = document.front[-1]
+    if not kept.precision:
+        size = kept.bytes / _GB
+        label = f"as it is, {size:.4g} GB (no loss)"
+        axes.axvline(size, color=_MUTED, linestyle=":", label=label)
+
+
+def _draw_proposed(axes: "Axes", point: Point) -> None:
+    if _loss(point) <= 0:
+        return
+    axes.plot(
+        [point.bytes / _GB],
+        [_loss(point)],
+        marker="*",
+        linestyle="none",
+        markersize=17,
+        color=_PROPOSED_INK,
+        markeredgecolor="white",
+        label=f"proposed, {point.bytes / _GB:.4g} GB",
+        zorder=5,
+    )
+
+
+def _scale_losses(axes: "Axes") -> None:
+    """A logarithmic axis with plain numbers: losses of formats are decades apart."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _title(document: SweepDocument) -> str:
+    model = "/".join(document.source.uri.rstrip("/").split("/")[-2:])
+    lines = ", ".join(f"{x.role}: {x.format}" for x in document.proposed.precision)
+    return "\n".join([model, *wrap(f"proposed: {lines}", _TITLE_COLUMNS)])
+
+
+def _loss(point: Point) -> float:
+    return 0.0 if point.loss is None else float(point.loss)
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "halftone",
+        "text.parse_math": False,  # a name may hold a dollar sign
+        "font.family": ["DejaVu Sans", "sans-serif"],
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "axes.edgecolor": _MUTED,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#dadce0",
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "lines.linewidth": 1.4,
+        "lines.markersize": 5,
+    }

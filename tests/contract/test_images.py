@@ -1,0 +1,215 @@
+"""The Dockerfiles: what they may hold, and the tool that builds them here.
+
+We test these aspects:
+- an image begins at a short name, installs only what is pinned with hashes, and copies only files
+  that the checkout has and `.dockerignore` lets through
+- it runs as a user that is not root, and all its caches lie in one place that anybody may write
+- it holds no address and no secret
+- the tool builds every stage that is meant for users, makes the base image once, and says what is
+  missing
+
+Whether an image builds and runs is seen by `make images`, which needs the network and minutes.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tools import images, requirements
+
+DOCKERFILES = sorted((ROOT / "images").glob("*/Dockerfile"))
+FILES = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+
+# Stands for both programs: writes down how it was called, and has an image once one is committed.
+STAND_IN = """#!/bin/sh
+echo "$*" >> "{log}"
+case "$*" in
+    *" --format "*) echo 5 GB ;;
+    *" inspect "*) grep -q " commit " "{log}" ;;
+    *" from "*) echo working-container ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `FROM` and what follows: (instruction, its text)."""
+
+    name: str
+    parent: str
+    lines: tuple[tuple[str, str], ...]
+
+
+def instructions(path: Path) -> Iterator[tuple[str, str]]:
+    """Every instruction of a Dockerfile; comments gone, continued lines joined."""
+    kept = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    for line in "\n".join(kept).replace("\\\n", " ").splitlines():
+        if line.strip():
+            word, _, text = line.strip().partition(" ")
+            yield word.upper(), " ".join(text.split())
+
+
+def stages(path: Path) -> dict[str, Stage]:
+    """The stages by name, in order."""
+    found: dict[str, Stage] = {}
+    for word, text in instructions(path):
+        if word == "FROM":
+            parent, _, name = text.partition(" AS ")
+            found[name] = Stage(name, parent, ())
+        elif found:
+            name, stage = list(found.items())[-1]
+            found[name] = Stage(name, stage.parent, (*stage.lines, (word, text)))
+    return found
+
+
+def inherited(found: dict[str, Stage], name: str) -> list[tuple[str, str]]:
+    """What holds in a stage: its ancestors' instructions, then its own."""
+    stage = found[name]
+    before = inherited(found, stage.parent) if stage.parent in found else []
+    return [*before, *stage.lines]
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """Every command that a `RUN` holds, as words."""
+    for word, text in instructions(path):
+        if word == "RUN":
+            yield from (shlex.split(part) for part in text.split("&&"))
+
+
+def variables(lines: list[tuple[str, str]]) -> dict[str, str]:
+    """What `ENV` sets."""
+    pairs = [word for kind, text in lines if kind == "ENV" for word in shlex.split(text)]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def targets(path: Path) -> list[str]:
+    """The stages that the tool builds of a file."""
+    return [one.target for one in images.IMAGES.values() if one.dockerfile == path]
+
+
+def test_there_are_images_and_the_tool_knows_all() -> None:
+    assert {one.dockerfile for one in images.IMAGES.values()} == set(DOCKERFILES)
+    for image in images.IMAGES.values():
+        assert image.target in stages(image.dockerfile)
+
+
+@FILES
+def test_every_stage_begins_at_a_short_name_or_at_an_earlier_stage(path: Path) -> None:
+    arguments = dict(text.split("=", 1) for word, text in instructions(path) if word == "ARG")
+    earlier: set[str] = set()
+    for name, stage in stages(path).items():
+        parent = re.sub(r"\$\{(\w+)\}", lambda match: arguments[match[1]], stage.parent)
+        assert parent in earlier or parent == images.BASE, name
+        assert "/" not in parent
+        earlier.add(name)
+
+
+@FILES
+def test_whatever_is_installed_is_pinned_with_hashes(path: Path) -> None:
+    installing = [c for c in commands(path) if {"install", "sync", "build"} & set(c[1:4])]
+    assert len(installing) >= 3
+    for command in installing:
+        files = [word for word in command if word.startswith("requirements/")]
+        if "--no-deps" in command:  # our own wheel, built a line above
+            assert "--offline" in command
+            continue
+        assert "--require-hashes" in command, command
+        assert [requirements.check(Path(file).stem) for file in files] == [[]], command
+    assert {"apt-get", "curl", "wget", "git"} & {command[0] for command in commands(path)} == set()
+
+
+@FILES
+def test_whatever_is_copied_is_there(path: Path) -> None:
+    ignored, *let_through = (ROOT / ".dockerignore").read_text().split("\n*\n")[-1].split("!")
+    allowed = {line.strip() for line in "".join(let_through).splitlines()}
+    copied = [t.split() for word, t in instructions(path) if word in ("COPY", "ADD")]
+    own = [words for words in copied if not words[0].startswith("--from=")]
+    assert own
+    assert not ignored.strip()
+    for *sources, _ in own:
+        for source in sources:
+            assert (ROOT / source).exists(), source
+            assert Path(source).parts[0] in allowed, source
+    others = {words[0].removeprefix("--from=") for words in copied if words not in own}
+    assert others <= stages(path).keys()
+
+
+@FILES
+def test_it_runs_as_another_user_than_root_with_one_place_for_caches(path: Path) -> None:
+    found = stages(path)
+    assert list(found)[-1] in targets(path)  # what `docker build` makes unasked
+    for target in targets(path):
+        lines = inherited(found, target)
+        users = [text for word, text in lines if word == "USER"]
+        assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", users[-1])
+        assert [json.loads(t) for word, t in lines if word == "ENTRYPOINT"][-1] == ["halftone"]
+        settings = variables(lines)
+        [place] = {settings[name] for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
+        assert ["mkdir", "-m", "1777", place] in list(commands(path))
+        assert settings["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+@FILES
+def test_it_says_what_it_is_and_holds_no_address_and_no_secret(path: Path) -> None:
+    text = path.read_text()
+    assert "://" not in text
+    for target in targets(path):
+        lines = inherited(stages(path), target)
+        named = " ".join(t for word, t in lines if word in ("ENV", "ARG", "LABEL")).upper()
+        assert not re.search(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY", named)
+        labels = {label.split("=")[0] for w, t in lines if w == "LABEL" for label in shlex.split(t)}
+        wanted = ("title", "description", "licenses", "version", "revision")
+        assert labels >= {f"org.opencontainers.image.{name}" for name in wanted}
+
+
+def run_tool(tmp_path: Path, *words: str, path: str | None = None) -> tuple[int, str]:
+    """The tool with stand-ins for both programs: its status, and what it said was wrong."""
+    folder = tmp_path / "path"
+    folder.mkdir(exist_ok=True)
+    for name in ("buildah", "mmdebstrap"):
+        (folder / name).write_text(STAND_IN.format(log=tmp_path / "log"))
+        (folder / name).chmod(0o755)
+    settings = {**os.environ, "PATH": path or f"{folder}:/usr/bin:/bin"}
+    settings["HALFTONE_IMAGES_DIR"] = str(tmp_path / "store")
+    command = [sys.executable, "-m", "tools.images", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_the_base_is_made_once_and_nothing_is_pulled_or_copied_from_the_machine(
+    tmp_path: Path,
+) -> None:
+    code, said = run_tool(tmp_path, "build")
+    assert (code, said) == (0, "")
+    called = (tmp_path / "log").read_text().splitlines()
+    assert len([line for line in called if f" {images.BASE}" in line and "commit" in line]) == 1
+    built = [line for line in called if " bud " in line]
+    assert len(built) == len(images.IMAGES)
+    for line in built:
+        assert "--pull=never" in line
+        assert all(mount.endswith(":ro") for mount in re.findall(r"--volume (\S+)", line))
+        assert f"--root {tmp_path}/store/" in line
+
+
+def test_a_missing_program_is_named_with_its_remedy(tmp_path: Path) -> None:
+    code, said = run_tool(tmp_path, "build", path=str(tmp_path / "nothing"))
+    assert code == 1
+    assert said.endswith("is missing; `apt-get install buildah mmdebstrap` brings it.\n")
+
+
+@pytest.mark.parametrize("words", [("push",), ("build", "nginx"), ("run",)])
+def test_what_is_no_verb_or_image_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    code, said = run_tool(tmp_path, *words)
+    assert code == 1
+    assert said.startswith("images: `build`, `check` or `run`, then names of halftone-calibrator")

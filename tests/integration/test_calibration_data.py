@@ -1,0 +1,420 @@
+"""Calibration data as the model gets it, by the tokenizer and processor of real transformers.
+
+One process of the quantize environment prepares every case; what transformers makes of the same
+rows unaided is asked there too.
+
+We test these aspects:
+- ids and inputs are transformers' own: text, messages, pictures, of Qwen3.5 and of Gemma 4
+- JSON Lines, Parquet, data: addresses, the Hub and a bucket give the same samples of the same rows
+- `samples` counts rows of each modality; chained modalities are each of them alone
+- long rows: text is cut, rows with images are passed over; both are counted
+- what is digested, and that templates with a date give the same ids every day
+- every refusal, with the row or field, and that no copy of an image stays behind
+"""
+
+import base64
+import hashlib
+import json
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.builders import tiny_config, write_checkpoint
+from tests.builders.companions import SPECIAL_TOKENS
+from tests.builders.datasets import chat_rows, json_lines, png, text_rows, write_images, write_rows
+from tests.doubles.hub import HubDouble
+from tests.doubles.s3 import S3Double
+from tests.environments import ask
+
+pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(60)]
+
+TOKEN = "hf_" + "s3cret" * 5
+PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+TEXTS = text_rows(12) + chat_rows(8, seed=1)
+BOTH = ["Text", "Image"]
+
+
+class Refused(NamedTuple):
+    """Rows, or the name of a file, that are refused; `calibration` has what is not the usual.
+
+    FILE in `said` is the name of the file.
+    """
+
+    reason: str
+    said: str
+    rows: Any
+    calibration: dict[str, Any] = {}  # noqa: RUF012  # nobody writes into it
+    checkpoint: str = "qwen3_5"
+
+
+IMAGE = {"modalities": ["Image"]}
+SHOWN = chat_rows(1, images=["pictures/0.png"])[0]
+REFUSED = {
+    "beyond the context": Refused(
+        "SequenceTooLong", "`max_position_embeddings` of `config.json` is 2048", TEXTS,
+        {"maxSequenceLength": 2049},
+    ),
+    "images for a text-only model": Refused(
+        "ModalityNotSupported", "has no `vision_config`", [SHOWN], IMAGE, "llama"
+    ),
+    "images without a processor": Refused(
+        "ModalityNotSupported", "neither `preprocessor_config.json` nor", [SHOWN], IMAGE, "blind"
+    ),
+    "too few": Refused(
+        "TooFewSamples", "asks for 20 rows without `images`, and", TEXTS[:19], {"samples": 20}
+    ),
+    "no images": Refused("DatasetUnusable", "no usable row with `images`", TEXTS, IMAGE),
+    "no text": Refused("DatasetUnusable", "no usable row without `images`", [{"text": ""}, SHOWN]),
+    "all too long": Refused(
+        "SequenceTooLong", "(1 are longer than `maxSequenceLength` 12)", [SHOWN],
+        IMAGE | {"maxSequenceLength": 12},
+    ),
+    "fewer places than images": Refused(
+        "DatasetUnusable", "line 1 of `FILE` has 2 `images` and 1 places for them",
+        [SHOWN | {"images": ["pictures/0.png"] * 2}], IMAGE,
+    ),
+    "no place in text": Refused(
+        "DatasetUnusable", "has 1 `images` and 0 places", [{"text": "a", "images": [SHOWN]}], IMAGE
+    ),
+    "a place without an image": Refused(
+        "DatasetUnusable", "has a place for an image and no `images`", [{"text": PICTURE}]
+    ),
+    "a part without an image": Refused(
+        "DatasetUnusable", "has a place for an image and no `images`",
+        [{"messages": SHOWN["messages"]}], {}, "llama",
+    ),
+    "a missing image": Refused(
+        "DatasetUnusable", "`images[0]` of line 1 of `FILE` cannot be used",
+        [SHOWN | {"images": ["pictures/none.png"]}], IMAGE,
+    ),
+    "a broken image": Refused(
+        "DatasetUnusable", "`images[0]` of line 1 of `FILE` does not open",
+        [SHOWN | {"images": ["pictures/broken.png"]}], IMAGE,
+    ),
+    "an image outside": Refused(
+        "DatasetUnusable", "is no path below the folder", [SHOWN | {"images": ["../x.png"]}], IMAGE
+    ),
+    "a strip that the processor cannot resize": Refused(
+        "DatasetUnusable", "The source's processor does not take line 1 of `FILE` (ValueErr",
+        [SHOWN | {"images": ["pictures/strip.png"]}], IMAGE,
+    ),
+    "no chat template": Refused(
+        "DatasetUnusable", "`messages`, and the source has no chat template", TEXTS[12:], {}, "mute"
+    ),
+    "a template that objects": Refused(
+        "DatasetUnusable", "(TemplateError: roles must alternate)", TEXTS[12:], {}, "strict"
+    ),
+    "no tokenizer": Refused(
+        "ModelNotRunnable", "transformers cannot load the tokenizer of", TEXTS, {}, "bare"
+    ),
+    "a larger vocabulary than the model's": Refused(
+        "ModelNotRunnable", "and the model has 100", TEXTS, {}, "small"
+    ),
+    "no Parquet": Refused("DatasetUnusable", "is no Parquet file that can be", "garbage.parquet"),
+    "Parquet without text": Refused(
+        "DatasetUnusable", "The columns of `other.parquet` are `body`, `id`", "other.parquet"
+    ),
+    "Parquet with an empty row": Refused(
+        "DatasetUnusable", "row 3 of `empty.parquet` has neither", "empty.parquet"
+    ),
+    "Parquet whose images are no list": Refused(
+        "DatasetUnusable", "Column `images` of `single.parquet` holds", "single.parquet"
+    ),
+}  # fmt: skip
+PARQUET: dict[str, list[dict[str, Any]]] = {
+    "other.parquet": [{"id": 1, "body": "a"}],
+    "empty.parquet": [{"text": "a"}, {"text": "b"}, {"text": None}],
+    "single.parquet": [{"text": "a", "images": {"path": "a.png"}}],
+}
+
+
+class Asked(NamedTuple):
+    """What the peer answered, and what it was asked about."""
+
+    cases: dict[str, Any]
+    direct: dict[str, Any]
+    left: list[str]
+    shown: list[dict[str, Any]]
+
+    def __getitem__(self, name: Any) -> Any:
+        return self.cases[name]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints and data sets."""
+    folder = tmp_path_factory.mktemp("calibration")
+    for model in ("qwen3_5", "gemma4_unified", "llama"):
+        write_checkpoint(folder / model, model)
+    write_checkpoint(folder / "small", tiny_config("llama", vocab_size=100))
+    for name in ("mute", "strict", "dated", "bare"):
+        shutil.copytree(folder / "llama", folder / name)
+    shutil.copytree(folder / "qwen3_5", folder / "blind")
+    (folder / "blind" / "preprocessor_config.json").unlink()
+    (folder / "mute" / "chat_template.jinja").unlink()
+    (folder / "bare" / "tokenizer.json").unlink()
+    objection = "{{ raise_exception('roles must alternate') }}"
+    (folder / "strict" / "chat_template.jinja").write_text(objection)
+    (folder / "dated" / "chat_template.jinja").write_text("{{ strftime_now('%Y-%m-%d') }}")
+    write_images(folder / "pictures", 6)
+    (folder / "pictures" / "broken.png").write_bytes(png()[:-40])
+    (folder / "pictures" / "strip.png").write_bytes(png(1, 300))
+    (folder / "pictures" / "large.png").write_bytes(png(320, 320))
+    (folder / "garbage.parquet").write_bytes(b"PAR1 and no more")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(work: Path) -> Iterator[Asked]:
+    """All cases, prepared in one process."""
+    names = [f"pictures/{index}.png" for index in range(6)]
+    shown = chat_rows(6, images=names)
+    shown.append({"text": f"two {PICTURE}{PICTURE}", "images": [names[1], names[0]]})
+    with (
+        S3Double() as s3,
+        HubDouble(work / "hub", "org/rows", kind="dataset", token=TOKEN, large_file_bytes=1) as hub,
+    ):
+        s3.put("rows", "set/rows.jsonl", json_lines(shown))
+        for name in names:
+            s3.put("rows", f"set/{name}", (work / name).read_bytes())
+        cases = local(work, shown) | served(hub, s3)
+        for name, case in REFUSED.items():
+            cases[name] = asked(work, name, case.rows, case.checkpoint, **case.calibration)
+        (work / "temporary").mkdir()
+        request = {
+            "temporary": str(work / "temporary"),
+            "cases": cases,
+            "direct": directly(work, shown),
+            "parquet": parquet(work, shown),
+        }
+        answer = ask("quantize", "calibration_data.py", request, work=work, timeout_s=300)
+    yield Asked(**answer, shown=shown)
+
+
+def asked(
+    work: Path, name: str, rows: Any, checkpoint: str = "qwen3_5", **calibration: Any
+) -> dict[str, Any]:
+    """A case over `rows`, written beside the pictures, or over the file or folder that they name."""
+    path = work / (rows if isinstance(rows, str) else file_of(name))
+    if not isinstance(rows, str):
+        write_rows(path, rows)
+    usual: dict[str, Any] = {"samples": 1, "maxSequenceLength": 256}
+    given = usual | {"dataset": {"path": str(path)}} | calibration
+    return {"checkpoint": str(work / checkpoint), "calibration": given}
+
+
+def file_of(name: str) -> str:
+    """What the file of a case is called."""
+    return f"{name.replace(' ', '-')}.jsonl"
+
+
+def local(work: Path, shown: list[dict[str, Any]]) -> dict[str, Any]:
+    """Cases over files of this machine."""
+    write_rows(work / "split" / "a" / "1.jsonl", TEXTS[:5])
+    write_rows(work / "split" / "b.json", TEXTS[5:])
+    inside = [row | {"images": [address(work / one) for one in row["images"]]} for row in shown]
+    long = chat_rows(1, images=["pictures/0.png"])[0]
+    long["messages"].append({"role": "user", "content": "word " * 100})
+    all_seven = IMAGE | {"samples": 7}
+    both = {"samples": 7, "seed": 3}
+    return {
+        "text": asked(work, "text", TEXTS, samples=7, seed=3),
+        "text in two files": asked(work, "", "split", samples=7, seed=3),
+        "text by another seed": asked(work, "", "text.jsonl", samples=7, seed=4),
+        "text, cut": asked(work, "", "text.jsonl", samples=20, maxSequenceLength=90),
+        "text of llama": asked(work, "", "text.jsonl", "llama", samples=7, seed=3),
+        "dated": asked(work, "dated", TEXTS[12:], "dated"),
+        "pictures": asked(work, "pictures", shown, **all_seven),
+        "pictures of gemma": asked(work, "", "pictures.jsonl", "gemma4_unified", **all_seven),
+        "pictures inside": asked(work, "inside", inside, **all_seven),
+        "pictures in Parquet": asked(work, "", "shown.parquet", **all_seven),
+        "both": asked(work, "both", [*TEXTS, *shown], modalities=BOTH, **both),
+        "both turned": asked(work, "", "both.jsonl", modalities=BOTH[::-1], **both),
+        "long": asked(work, "long", [long, *shown], **IMAGE, samples=6),
+        "fewer": asked(work, "", "long.jsonl", **IMAGE, samples=9, fewerSamples="Allow"),
+    }
+
+
+def served(hub: HubDouble, s3: S3Double) -> dict[str, Any]:
+    """Cases over the Hub and a bucket; their environment stays for the cases that follow."""
+    repository = {"huggingFace": {"repository": "org/rows", "path": "data"}}
+    bucket = {"s3": {"uri": "s3://rows/set", "endpointUrl": s3.endpoint}}
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": TOKEN}
+    return {
+        "pictures of the Hub": asked(hub.directory.parent, "", "", **IMAGE, samples=7,
+            dataset=repository) | {"environment": {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}},
+        "pictures of a bucket": asked(hub.directory.parent, "", "", **IMAGE, samples=7,
+            dataset=bucket) | {"environment": keys},
+    }  # fmt: skip
+
+
+def directly(work: Path, shown: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every row, for transformers alone."""
+    rows = {f"text {index}": ("qwen3_5", row) for index, row in enumerate(TEXTS)}
+    for model in ("qwen3_5", "gemma4_unified"):
+        rows |= {f"{model} {index}": (model, row) for index, row in enumerate(shown)}
+    return {
+        name: {
+            "checkpoint": str(work / model),
+            "row": row,
+            "images": [str(work / image) for image in row.get("images", ())],
+        }
+        for name, (model, row) in rows.items()
+    }
+
+
+def parquet(work: Path, shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parquet files for the peer to write, in groups of few rows."""
+    rows = []
+    for row in json.loads(json.dumps(shown)):
+        for message in row.get("messages", ()):
+            if isinstance(message["content"], str):  # a column has one type
+                message["content"] = [{"type": "text", "text": message["content"]}]
+        held = [(work / image).read_bytes() for image in row["images"]]
+        images = [{"bytes": base64.b64encode(one).decode(), "path": "x.png"} for one in held]
+        rows.append({"messages": None, "text": None} | row | {"images": images})
+    (work / "hub" / "data").mkdir(parents=True)
+    files = PARQUET | {"shown.parquet": rows, "hub/data/train.parquet": rows}
+    return [{"file": str(work / name), "rows": held, "groups": 3} for name, held in files.items()]
+
+
+def address(image: Path) -> str:
+    """A picture as a data: address."""
+    return "data:image/png;base64," + base64.b64encode(image.read_bytes()).decode()
+
+
+def digest(samples: list[dict[str, Any]], pictures: list[list[bytes]]) -> str:
+    """SHA-256 over ids and pictures, as `statistics.json` states it."""
+    body = b""
+    for sample, shown in zip(samples, pictures, strict=True):
+        [ids] = sample["ids"]
+        body += struct.pack(f"<{len(ids) + 2}q", len(ids), *ids, len(shown))
+        body += b"".join(hashlib.sha256(picture).digest() for picture in shown)
+    return hashlib.sha256(body).hexdigest()
+
+
+def test_text_is_what_the_tokenizer_makes_of_it(answers: Asked) -> None:
+    whole = [answers.direct[f"text {index}"]["ids"] for index in range(len(TEXTS))]
+    drawn = [whole.index(sample["ids"]) for sample in answers["text"]["samples"]]
+
+    assert drawn == sorted(set(drawn))  # without replacement, in the order of the data
+    assert len(drawn) == 7
+    for sample in answers["text"]["samples"]:
+        assert sample["input_ids"][:2] == [[1, len(sample["ids"][0])], "torch.int64"]
+        assert sample["attention_mask"][0] == sample["input_ids"][0]
+        assert set(sample) == {"ids", "input_ids", "attention_mask"}
+    [measured] = answers["text"]["measured"]
+    assert measured["usable"] == 20
+    assert measured["tokens"] == sum(len(one["ids"][0]) for one in answers["text"]["samples"])
+    assert measured["sha256"] == digest(answers["text"]["samples"], [[]] * 7)
+    assert (measured["images"], measured["truncated"]) == (0, 0)
+
+
+def test_the_draw_follows_from_the_rows_and_the_seed(answers: Asked) -> None:
+    digests = {name: answers[name]["measured"][0]["sha256"] for name in (
+        "text", "text in two files", "text by another seed", "text of llama")}  # fmt: skip
+
+    assert digests["text"] == digests["text in two files"] == digests["text of llama"]
+    assert digests["text"] != digests["text by another seed"]
+
+
+def test_long_text_is_cut_and_counted(answers: Asked) -> None:
+    whole = [answers.direct[f"text {index}"]["ids"][0] for index in range(len(TEXTS))]
+    longer = sum(len(ids) > 90 for ids in whole)
+
+    assert [sample["ids"][0] for sample in answers["text, cut"]["samples"]] == [
+        ids[:90] for ids in whole
+    ]
+    assert 0 < longer < len(TEXTS)
+    assert answers["text, cut"]["measured"][0]["truncated"] == longer
+
+
+def test_a_template_with_a_date_gives_the_same_ids_every_day(answers: Asked) -> None:
+    [sample] = answers["dated"]["samples"]
+    first = len(SPECIAL_TOKENS)
+
+    assert sample["ids"] == [[first + "0123456789".index(c) + 15 if c != "-" else first + 12
+                              for c in "2025-01-01"]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "model"), [("pictures", "qwen3_5"), ("pictures of gemma", "gemma4_unified")]
+)
+def test_pictures_are_what_the_processor_makes_of_them(
+    answers: Asked, work: Path, case: str, model: str
+) -> None:
+    expected = [answers.direct[f"{model} {index}"] for index in range(7)]
+
+    assert answers[case]["samples"] == expected
+    assert "pixel_values" in expected[0]
+    [measured] = answers[case]["measured"]
+    pictures = [[(work / image).read_bytes() for image in row["images"]] for row in answers.shown]
+    assert measured["sha256"] == digest(expected, pictures)
+    assert (measured["images"], measured["usable"]) == (8, 7)
+
+
+@pytest.mark.parametrize("where", ["inside", "in Parquet", "of the Hub", "of a bucket"])
+def test_the_same_pictures_from_anywhere_are_the_same_samples(answers: Asked, where: str) -> None:
+    found, plain = answers[f"pictures {where}"], answers["pictures"]
+
+    assert found["samples"] == plain["samples"]
+    assert found["measured"][0]["sha256"] == plain["measured"][0]["sha256"]
+
+
+def test_data_are_named_and_pinned(answers: Asked, work: Path) -> None:
+    [hub] = answers["pictures of the Hub"]["measured"]
+    [bucket] = answers["pictures of a bucket"]["measured"]
+    [file] = answers["pictures"]["measured"]
+
+    assert hub["uri"] == "hf://datasets/org/rows@main/data"
+    assert len(hub["revision"]) == 40
+    assert (bucket["uri"], bucket["revision"]) == ("s3://rows/set", None)
+    assert (file["uri"], file["revision"]) == (str(work / "pictures.jsonl"), None)
+
+
+def test_chained_modalities_are_each_of_them_alone(answers: Asked) -> None:
+    both, turned = answers["both"], answers["both turned"]
+    text, pictures = both["measured"]
+
+    assert both == turned
+    assert both["modalities"] == ["Text"] * 7 + ["Image"] * 7
+    assert both["samples"] == answers["text"]["samples"] + answers["pictures"]["samples"]
+    assert text["sha256"] == answers["text"]["measured"][0]["sha256"]
+    assert pictures["sha256"] == answers["pictures"]["measured"][0]["sha256"]
+
+
+def test_rows_with_images_that_are_too_long_are_passed_over(answers: Asked) -> None:
+    long, fewer = answers["long"], answers["fewer"]
+
+    assert len(long["samples"]) == 6
+    assert all(len(sample["ids"][0]) <= 256 for sample in long["samples"])
+    assert long["measured"][0]["truncated"] == 0
+    assert fewer["samples"] == answers["pictures"]["samples"]
+    assert fewer["measured"][0]["usable"] == fewer["measured"][0]["samples"] == 7
+    assert fewer["notices"] == [
+        "Image: 7 samples instead of 9; the data hold no more usable rows.",
+        "Image: 1 rows were passed over, because they are longer than `maxSequenceLength` 256.",
+    ]
+
+
+def test_samples_are_the_same_each_time(answers: Asked) -> None:
+    assert all(answers[name]["again"] for name in answers.cases if name not in REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_used_is_refused_in_a_sentence(answers: Asked, name: str) -> None:
+    case = REFUSED[name]
+    reason, subject, message = answers[name]["refused"]
+
+    assert reason == case.reason
+    assert case.said.replace("FILE", file_of(name)) in message
+    assert subject
+    assert "s3cret" not in message
+
+
+def test_nothing_stays_behind(answers: Asked) -> None:
+    assert answers.left == []
