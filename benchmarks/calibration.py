@@ -24,7 +24,7 @@ _PEERS = ROOT / "tests" / "peers"
 _ROUNDS = 3
 _SAMPLES = 32
 _TOKENS = 256
-_ROUTED_SAMPLES = 4  # through 2 GB of experts a layer; memory hardly depends on their number
+_ROUTED = (2, 64)  # samples and tokens through 2 GB of experts a layer: memory hardly depends on it
 _ATTENTION = r"re:.*self_attn\.[qkvo]_proj$"
 _MLP = r"re:.*mlp\.(gate|up|down)_proj$"
 _LAYER_BYTES = 2e9
@@ -41,7 +41,7 @@ def main(scratch: Path) -> list[Result]:
 
 def _against_oneshot(scratch: Path) -> list[Result]:
     source = checkpoints.llama_like(scratch / "llama-like")
-    recipe = _recipe(scratch, ("Attention", "Mlp"), _SAMPLES)
+    recipe = _recipe(scratch, ("Attention", "Mlp"), _SAMPLES, _TOKENS)
     ours: list[Seconds] = []
     theirs: list[Seconds] = []
     unpropagated: list[Seconds] = []
@@ -94,7 +94,7 @@ def _writing_time(ours: list[Seconds], theirs: list[Seconds], details: dict[str,
 
 def _peaks(scratch: Path) -> list[Result]:
     source = checkpoints.layers_of_experts(scratch / "layers-of-experts")
-    recipe = _recipe(scratch, ("Experts",), _ROUTED_SAMPLES)
+    recipe = _recipe(scratch, ("Experts",), *_ROUTED)
     measured, _ = _calibrate(source, recipe, scratch)
     written = _quantize(source, recipe, scratch)
     rows = []
@@ -173,10 +173,10 @@ def _peer(script: str, case: dict[str, Any], scratch: Path) -> tuple[Run, Any]:
     return done, answer["seconds"]
 
 
-def _recipe(scratch: Path, roles: tuple[str, ...], samples: int) -> Path:
+def _recipe(scratch: Path, roles: tuple[str, ...], samples: int, tokens: int) -> Path:
     """A recipe file with its data beside it: letters, one token each."""
     draw = random.Random(0)
-    rows = ["".join(draw.choices(string.printable, k=_TOKENS)) for _ in range(samples)]
+    rows = ["".join(draw.choices(string.printable, k=tokens)) for _ in range(samples)]
     dataset = scratch / "calibration.jsonl"
     dataset.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     recipe = {
@@ -185,7 +185,7 @@ def _recipe(scratch: Path, roles: tuple[str, ...], samples: int) -> Path:
         "calibration": {
             "dataset": {"path": str(dataset)},
             "samples": samples,
-            "maxSequenceLength": _TOKENS,
+            "maxSequenceLength": tokens,
         },
     }
     path = scratch / "calibrated.yaml"

@@ -76,17 +76,22 @@ def decoded(planned: Planned, directory: Path) -> dict[str, Bits]:
 def _decode(stored: dict[str, builders.Tensor], module: str, fmt: Format) -> Bits:
     scale = stored[f"{module}.weight_scale"]
     if fmt in {Format.NVFP4, Format.NVFP4A16}:
-        packed = codes(stored[f"{module}.weight_packed"])
+        multiplies = f"{module}.weight_scale_2" in stored
+        packed = codes(stored[f"{module}.weight" if multiplies else f"{module}.weight_packed"])
+        shared = stored[f"{module}.weight_{'scale_2' if multiplies else 'global_scale'}"]
         out = np.empty((packed.shape[0], packed.shape[1] * 2), np.uint16)
-        divisor = float(builders.as_float32(stored[f"{module}.weight_global_scale"])[0])
-        decoding.decode_nvfp4(packed, codes(scale), divisor, out)
+        factor = float(builders.as_float32(shared).reshape(-1)[0])
+        decoding.decode_nvfp4(packed, codes(scale), factor, out, multiplies=multiplies)
         return out
-    weight = codes(stored[f"{module}.weight"])
+    weight, scales = codes(stored[f"{module}.weight"]), builders.as_float32(scale)
     out = np.empty(weight.shape, np.uint16)
-    if fmt is Format.FP8_DYNAMIC:
-        decoding.decode_fp8_channel_bf16(weight, builders.as_float32(scale), out)
+    if fmt is Format.FP8:
+        decoding.decode_fp8_tensor_bf16(weight, float(scales.reshape(-1)[0]), out)
+    elif fmt is Format.FP8_DYNAMIC:
+        decoding.decode_fp8_channel_bf16(weight, scales, out)
     else:
-        decoding.decode_fp8_block_bf16(weight, builders.as_float32(scale), 128, 128, out)
+        blocks = scales.reshape(-(-weight.shape[0] // 128), -1)
+        decoding.decode_fp8_block_bf16(weight, blocks, 128, 128, out)
     return out
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import as_float32, encode, read_header, shard_of
+from .files import Tensor, as_float32, encode, read_header, shard_of
 
 
 def double_global_scale(directory: Path, modules: Sequence[str]) -> None:
@@ -60,8 +60,6 @@ def round_to_two_bits(directory: Path, tensor: str) -> None:
     dtype, shape = entries[tensor]["dtype"], tuple(entries[tensor]["shape"])
 
     def rounded(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        from .files import Tensor
-
         values = as_float32(Tensor(dtype, shape, data.tobytes())).reshape(shape)
         top = np.abs(values).max(axis=-1, keepdims=True)
         top[top == 0] = 1
@@ -98,3 +96,18 @@ def _read(directory: Path, tensor: str) -> NDArray[np.uint8]:
     entries, start = read_header(path)
     begin, end = entries[tensor]["data_offsets"]
     return np.frombuffer(path.read_bytes()[start + begin : start + end], np.uint8).copy()
+
+
+def multiply(directory: Path, names: Sequence[str], factor: float) -> None:
+    """Multiply scales that are stored as F32 or BF16, exactly where `factor` is a power of two."""
+    for name in names:
+        entries, _ = read_header(shard_of(directory, name))
+        dtype, shape = entries[name]["dtype"], tuple(entries[name]["shape"])
+
+        def scaled(
+            data: NDArray[np.uint8], dtype: str = dtype, shape: tuple[int, ...] = shape
+        ) -> NDArray[np.uint8]:
+            values = as_float32(Tensor(dtype, shape, data.tobytes())) * np.float32(factor)
+            return np.frombuffer(encode(np.asarray(values, np.float32), dtype).data, np.uint8)
+
+        rewrite(directory, name, scaled)

@@ -44,8 +44,8 @@ def write_statistics(
 ) -> Path:
     """Both files for `planned` in `folder`, which is made; returns it.
 
-    `amax` gives the largest magnitude for a module's name, and for `{attention}.k`, `{attention}.v`.
-    `changed` replaces whole arrays, or removes those that are None; `fields` replace the document's.
+    `amax` gives the largest magnitude for a module's name, and for `{attention}.k` and `.v`.
+    `changed` replaces whole arrays, or removes those that are None; `fields` are the document's.
     """
     arrays = measured_arrays(planned, amax) | {
         name: np.atleast_1d(np.array(value, _dtype(name)))

@@ -50,6 +50,7 @@ def warm_kernels() -> None:
         kernels.amax(tile)
         kernels.quantize_nvfp4(tile, 1.0, kernels.MIN_MAX, packed, scale)
         kernels.quantize_fp8_channel(tile, codes, scales[:, 0])
+        kernels.quantize_fp8_tensor(tile, 1.0, codes)
         kernels.quantize_fp8_block(tile, codes, scales[:1], True)
         decoding.decode_nvfp4(packed, scale, 1.0, tile)
         weight_errors.nvfp4_errors(tile, packed, scale, 1.0, 1.0)

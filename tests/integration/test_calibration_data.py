@@ -17,15 +17,16 @@ import hashlib
 import json
 import shutil
 import struct
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from tests.builders import tiny_config, write_checkpoint
 from tests.builders.companions import SPECIAL_TOKENS
-from tests.builders.datasets import chat_rows, json_lines, png, text_rows, write_images, write_rows
+from tests.builders.datasets import chat_rows, json_lines, png, write_images, write_rows
+from tests.calibration_cases import BOTH, IMAGE, PARQUET, PICTURE, REFUSED, TEXTS
 from tests.doubles.hub import HubDouble
 from tests.doubles.s3 import S3Double
 from tests.environments import ask
@@ -33,106 +34,10 @@ from tests.environments import ask
 pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(60)]
 
 TOKEN = "hf_" + "s3cret" * 5
-PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
-TEXTS = text_rows(12) + chat_rows(8, seed=1)
-BOTH = ["Text", "Image"]
 
 
-class Refused(NamedTuple):
-    """Rows, or the name of a file, that are refused; `calibration` has what is not the usual.
-
-    FILE in `said` is the name of the file.
-    """
-
-    reason: str
-    said: str
-    rows: Any
-    calibration: dict[str, Any] = {}  # noqa: RUF012  # nobody writes into it
-    checkpoint: str = "qwen3_5"
-
-
-IMAGE = {"modalities": ["Image"]}
-SHOWN = chat_rows(1, images=["pictures/0.png"])[0]
-REFUSED = {
-    "beyond the context": Refused(
-        "SequenceTooLong", "`max_position_embeddings` of `config.json` is 2048", TEXTS,
-        {"maxSequenceLength": 2049},
-    ),
-    "images for a text-only model": Refused(
-        "ModalityNotSupported", "has no `vision_config`", [SHOWN], IMAGE, "llama"
-    ),
-    "images without a processor": Refused(
-        "ModalityNotSupported", "neither `preprocessor_config.json` nor", [SHOWN], IMAGE, "blind"
-    ),
-    "too few": Refused(
-        "TooFewSamples", "asks for 20 rows without `images`, and", TEXTS[:19], {"samples": 20}
-    ),
-    "no images": Refused("DatasetUnusable", "no usable row with `images`", TEXTS, IMAGE),
-    "no text": Refused("DatasetUnusable", "no usable row without `images`", [{"text": ""}, SHOWN]),
-    "all too long": Refused(
-        "SequenceTooLong", "(1 are longer than `maxSequenceLength` 12)", [SHOWN],
-        IMAGE | {"maxSequenceLength": 12},
-    ),
-    "fewer places than images": Refused(
-        "DatasetUnusable", "line 1 of `FILE` has 2 `images` and 1 places for them",
-        [SHOWN | {"images": ["pictures/0.png"] * 2}], IMAGE,
-    ),
-    "no place in text": Refused(
-        "DatasetUnusable", "has 1 `images` and 0 places", [{"text": "a", "images": [SHOWN]}], IMAGE
-    ),
-    "a place without an image": Refused(
-        "DatasetUnusable", "has a place for an image and no `images`", [{"text": PICTURE}]
-    ),
-    "a part without an image": Refused(
-        "DatasetUnusable", "has a place for an image and no `images`",
-        [{"messages": SHOWN["messages"]}], {}, "llama",
-    ),
-    "a missing image": Refused(
-        "DatasetUnusable", "`images[0]` of line 1 of `FILE` cannot be used",
-        [SHOWN | {"images": ["pictures/none.png"]}], IMAGE,
-    ),
-    "a broken image": Refused(
-        "DatasetUnusable", "`images[0]` of line 1 of `FILE` does not open",
-        [SHOWN | {"images": ["pictures/broken.png"]}], IMAGE,
-    ),
-    "an image outside": Refused(
-        "DatasetUnusable", "is no path below the folder", [SHOWN | {"images": ["../x.png"]}], IMAGE
-    ),
-    "a strip that the processor cannot resize": Refused(
-        "DatasetUnusable", "The source's processor does not take line 1 of `FILE` (ValueErr",
-        [SHOWN | {"images": ["pictures/strip.png"]}], IMAGE,
-    ),
-    "no chat template": Refused(
-        "DatasetUnusable", "`messages`, and the source has no chat template", TEXTS[12:], {}, "mute"
-    ),
-    "a template that objects": Refused(
-        "DatasetUnusable", "(TemplateError: roles must alternate)", TEXTS[12:], {}, "strict"
-    ),
-    "no tokenizer": Refused(
-        "ModelNotRunnable", "transformers cannot load the tokenizer of", TEXTS, {}, "bare"
-    ),
-    "a larger vocabulary than the model's": Refused(
-        "ModelNotRunnable", "and the model has 100", TEXTS, {}, "small"
-    ),
-    "no Parquet": Refused("DatasetUnusable", "is no Parquet file that can be", "garbage.parquet"),
-    "Parquet without text": Refused(
-        "DatasetUnusable", "The columns of `other.parquet` are `body`, `id`", "other.parquet"
-    ),
-    "Parquet with an empty row": Refused(
-        "DatasetUnusable", "row 3 of `empty.parquet` has neither", "empty.parquet"
-    ),
-    "Parquet whose images are no list": Refused(
-        "DatasetUnusable", "Column `images` of `single.parquet` holds", "single.parquet"
-    ),
-}  # fmt: skip
-PARQUET: dict[str, list[dict[str, Any]]] = {
-    "other.parquet": [{"id": 1, "body": "a"}],
-    "empty.parquet": [{"text": "a"}, {"text": "b"}, {"text": None}],
-    "single.parquet": [{"text": "a", "images": {"path": "a.png"}}],
-}
-
-
-class Asked(NamedTuple):
+@dataclass(frozen=True)
+class Asked:
     """What the peer answered, and what it was asked about."""
 
     cases: dict[str, Any]
@@ -140,7 +45,7 @@ class Asked(NamedTuple):
     left: list[str]
     shown: list[dict[str, Any]]
 
-    def __getitem__(self, name: Any) -> Any:
+    def __getitem__(self, name: str) -> Any:
         return self.cases[name]
 
 
@@ -169,7 +74,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def answers(work: Path) -> Iterator[Asked]:
+def answers(work: Path) -> Asked:
     """All cases, prepared in one process."""
     names = [f"pictures/{index}.png" for index in range(6)]
     shown = chat_rows(6, images=names)
@@ -192,13 +97,13 @@ def answers(work: Path) -> Iterator[Asked]:
             "parquet": parquet(work, shown),
         }
         answer = ask("quantize", "calibration_data.py", request, work=work, timeout_s=300)
-    yield Asked(**answer, shown=shown)
+    return Asked(**answer, shown=shown)
 
 
 def asked(
     work: Path, name: str, rows: Any, checkpoint: str = "qwen3_5", **calibration: Any
 ) -> dict[str, Any]:
-    """A case over `rows`, written beside the pictures, or over the file or folder that they name."""
+    """A case over `rows`, written beside the pictures, or over the file or folder of that name."""
     path = work / (rows if isinstance(rows, str) else file_of(name))
     if not isinstance(rows, str):
         write_rows(path, rows)
@@ -220,7 +125,7 @@ def local(work: Path, shown: list[dict[str, Any]]) -> dict[str, Any]:
     long = chat_rows(1, images=["pictures/0.png"])[0]
     long["messages"].append({"role": "user", "content": "word " * 100})
     all_seven = IMAGE | {"samples": 7}
-    both = {"samples": 7, "seed": 3}
+    both: dict[str, Any] = {"samples": 7, "seed": 3}
     return {
         "text": asked(work, "text", TEXTS, samples=7, seed=3),
         "text in two files": asked(work, "", "split", samples=7, seed=3),
@@ -335,10 +240,9 @@ def test_long_text_is_cut_and_counted(answers: Asked) -> None:
 
 def test_a_template_with_a_date_gives_the_same_ids_every_day(answers: Asked) -> None:
     [sample] = answers["dated"]["samples"]
-    first = len(SPECIAL_TOKENS)
 
-    assert sample["ids"] == [[first + "0123456789".index(c) + 15 if c != "-" else first + 12
-                              for c in "2025-01-01"]]  # fmt: skip
+    # The stand-in tokenizer has a token for every byte, after the special ones.
+    assert sample["ids"] == [[len(SPECIAL_TOKENS) + byte for byte in b"2025-01-01"]]
 
 
 @pytest.mark.parametrize(
@@ -388,12 +292,12 @@ def test_chained_modalities_are_each_of_them_alone(answers: Asked) -> None:
 
 
 def test_rows_with_images_that_are_too_long_are_passed_over(answers: Asked) -> None:
-    long, fewer = answers["long"], answers["fewer"]
+    long, fewer, fitting = answers["long"], answers["fewer"], answers["pictures"]["samples"]
 
-    assert len(long["samples"]) == 6
-    assert all(len(sample["ids"][0]) <= 256 for sample in long["samples"])
+    # The long row is the first of eight; the draw has it among the first six, and another after it.
+    assert long["samples"] == [fitting[index] for index in (0, 1, 2, 4, 5, 6)]
     assert long["measured"][0]["truncated"] == 0
-    assert fewer["samples"] == answers["pictures"]["samples"]
+    assert fewer["samples"] == fitting
     assert fewer["measured"][0]["usable"] == fewer["measured"][0]["samples"] == 7
     assert fewer["notices"] == [
         "Image: 7 samples instead of 9; the data hold no more usable rows.",

@@ -19,6 +19,8 @@ from halftone.spec.calibration import Dataset, HuggingFaceDataset, Modality, S3D
 from halftone.spec.errors import HalftoneError
 from halftone.spec.names import Reason
 from halftone.stores.datasets import open_dataset
+from halftone.stores.directory import DirectorySource
+from halftone.stores.pinned import Listing
 from tests.builders.datasets import json_lines, png, text_rows, write_rows
 from tests.doubles.hub import HubDouble, Place
 from tests.doubles.s3 import Fault, S3Double
@@ -29,8 +31,9 @@ ROWS = text_rows(3000, words=40)  # 700 kB: some pieces of a network
 TOKEN = "hf_" + "s3cret" * 5
 
 
-def on_hub(path: str | None = None, **more: str) -> Dataset:
-    return Dataset(huggingFace=HuggingFaceDataset(repository="org/rows", path=path, **more))
+def on_hub(path: str | None = None, revision: str = "main") -> Dataset:
+    repository = HuggingFaceDataset(repository="org/rows", path=path, revision=revision)
+    return Dataset(huggingFace=repository)
 
 
 def refusal(dataset: Dataset) -> HalftoneError:
@@ -96,6 +99,19 @@ def test_rows_of_a_file_are_read_among_any_number_of_other_files(tmp_path: Path)
     files = open_dataset(Dataset(path=str(tmp_path)))
     assert [entry.path for entry in files.source.files()] == ["rows.jsonl"]
     files.close()
+
+
+def test_files_that_hold_no_rows_do_not_count(tmp_path: Path) -> None:
+    for index in range(40):
+        (tmp_path / f"{index}.png").write_bytes(b"")
+    for index in range(2):
+        write_rows(tmp_path / f"{index}.jsonl", text_rows(1))
+    listing = Listing(whole="data set", most=2, suffixes=(".jsonl",))
+
+    assert len(DirectorySource(tmp_path, listing).files()) == 2
+    write_rows(tmp_path / "2.jsonl", text_rows(1))
+    with pytest.raises(HalftoneError, match=r"holds more than 2 files; .* of one data set"):
+        DirectorySource(tmp_path, listing)
 
 
 def test_a_file_changed_while_it_is_read_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ through the same product, so log probabilities of the whole vocabulary must be e
 We test these aspects:
 - ours: NVFP4A16, FP8_DYNAMIC, FP8_BLOCK (with and without activations), on Qwen3, on the pocket
   model with its linear attention, and on Gemma 4 with layers that have no `v_proj`
+- ours, calibrated, in both layouts: W4A4 with an input scale for each group, static FP8, and an
+  FP8 KV cache with two scales for each layer that has one
 - others': W4A4, static FP8 with merged shards, ModelOpt's four kinds, the Hub's own FP8 blocks
 - activations really are quantized: without that the twin answers differently
 - an FP8 KV cache, of a hybrid model too, quantizes queries, keys and values with its scales
@@ -27,6 +29,7 @@ from tests.builders import Tensor, read_checkpoint, tiny_config, write_checkpoin
 from tests.commands import quantize_directory
 from tests.conftest import ROOT
 from tests.environments import ask
+from tests.quantizing import recipe
 from tests.twins import write_twin
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(60)]
@@ -94,7 +97,25 @@ PAIRS = [
     Pair("pocket-cache", (KV, A16), cache=True, twin_of="pocket-nvfp4a16"),
     Pair("gemma-nvfp4a16", (A16,)),
     Pair("gemma-fp8-dynamic", (TOKEN,), "token"),
+    Pair("pocket-calibrated", (KV, W4A4), "nvfp4", cache=True),
+    Pair("pocket-calibrated-modelopt", (KV, W4A4), "nvfp4", cache=True),
+    Pair("gemma-calibrated-modelopt", (KV, W4A4), "nvfp4", cache=True),
+    Pair("qwen3-calibrated", (KV, TENSOR), "tensor", cache=True),
+    Pair("qwen3-calibrated-modelopt", (KV, TENSOR), "tensor", cache=True),
 ]
+_CACHE = {"kvCache": {"format": "FP8", "scales": "Calibrated"}}
+_MODELOPT = _CACHE | {"checkpointFormat": "ModelOpt"}
+_LANGUAGE = dict.fromkeys(("Attention", "LinearAttention", "Mlp"), "NVFP4")
+_STATIC = {"Attention": "FP8", "Mlp": "FP8"}
+# Statistics are made by hand: every group and every cache gets a scale of its own.
+_RECIPES = {
+    "qwen3-fp8-block-a16": recipe(Attention="FP8_BLOCK_A16", Mlp="FP8_BLOCK_A16"),
+    "pocket-calibrated": recipe(_CACHE, **_LANGUAGE),
+    "pocket-calibrated-modelopt": recipe(_MODELOPT, **_LANGUAGE),
+    "gemma-calibrated-modelopt": recipe(_MODELOPT, Mlp="NVFP4"),
+    "qwen3-calibrated": recipe(_CACHE, **_STATIC),
+    "qwen3-calibrated-modelopt": recipe(_MODELOPT, **_STATIC),
+}
 # Served without a treatment of activations: what a server that ignores the scheme would answer.
 PLAIN = [pair for pair in PAIRS if (pair.scheme or pair.cache) and not pair.powers_of_two]
 
@@ -145,12 +166,15 @@ def _checkpoints(work: Path) -> dict[str, Path]:
             sources[model], work / f"{model}-{preset}", preset
         ).directory
         for model, presets in (
-            ("qwen3", ("nvfp4a16", "fp8-dynamic", "fp8-block", "fp8-block-a16")),
+            ("qwen3", ("nvfp4a16", "fp8-dynamic", "fp8-block")),
             ("pocket", ("nvfp4a16", "fp8-dynamic", "fp8-block")),
             ("gemma", ("nvfp4a16", "fp8-dynamic")),
         )
         for preset in presets
     }
+    for name, chosen in _RECIPES.items():
+        source = sources[name.partition("-")[0]]
+        made[name] = quantize_directory(source, work / name, chosen).directory
     return made | _others(work, qwen3, made)
 
 
@@ -254,6 +278,10 @@ def test_warnings_of_vllm_reach_its_log(served: Served) -> None:
     assert "global scale is different" not in said("qwen3-nvfp4a16")
     assert "scaling factor 1.0" in said("qwen3-cache-of-one")
     assert "scaling factor 1.0" not in said("qwen3-cache")
+    for name in _RECIPES:
+        assert "scale is different" not in said(name)
+        assert "scale differs" not in said(name)
+        assert "scaling factor 1.0" not in said(name)
 
 
 def test_vllm_as_released_does_not_load_weight_only_fp8_blocks(served: Served) -> None:

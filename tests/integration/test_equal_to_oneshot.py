@@ -9,6 +9,7 @@ We test these aspects:
 - Gemma-4 with a calibrated cache, which it refuses: ours runs, and gives what it gives once the
   check of its configuration is switched off
 - images and text together, where only its pipeline for whole models runs
+- Qwen3-MoE layer by layer, where its copy of the configuration loses the causal mask: ours keeps it
 """
 
 import json
@@ -94,15 +95,16 @@ LINEAR = Case(
     imageText=True,
 )
 EXPERTS = [
-    Case("qwen3_moe", "qwen3_moe", nvfp4("Attention", "Experts")),
+    Case("qwen3_moe", "qwen3_moe", nvfp4("Attention", "Experts"), options={"pipeline": "basic"}),
     Case("qwen3_5_moe", "qwen3_5_moe", nvfp4("Experts", "SharedExperts"), imageText=True),
 ]
+MASKLESS = Case("qwen3_moe-layer-by-layer", "qwen3_moe", nvfp4("Attention", "Experts"))
 REFUSED = Case("gemma", "gemma4_unified", nvfp4("Mlp"), imageText=True)
 PERMITTED = Case(
     "gemma-permitted", "gemma4_unified", nvfp4("Mlp"), True, {"perLayerAttributes": True}
 )
 MIXED = Case("images", "qwen3_5", nvfp4("Attention", "Mlp"), True, {"pipeline": "basic"})
-CASES = [*DENSE, FP8, LINEAR, *EXPERTS, REFUSED, PERMITTED, MIXED]
+CASES = [*DENSE, FP8, LINEAR, *EXPERTS, MASKLESS, REFUSED, PERMITTED, MIXED]
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,19 @@ def test_inspect_tells_our_shared_scales_from_theirs(
     assert kinds_of(found["ours"]) == set()
     wanted = "UnequalGlobalScales" if name == LINEAR.name else "UnequalInputScales"
     assert wanted in kinds_of(found["theirs"])
+
+
+def test_the_library_loses_the_causal_mask_of_a_traced_model_and_we_do_not(
+    outcomes: dict[str, Outcome],
+) -> None:
+    """Only what attention has touched differs, from its first output on; its keys do later."""
+    whole, traced = outcomes[EXPERTS[0].name], outcomes[MASKLESS.name]
+    assert traced.error is None
+    assert traced.ours == whole.ours
+    measured = [key for key in traced.theirs if key.endswith((".input_global_scale", *CACHES))]
+    first = [key for key in measured if ".layers.0.self_attn." in key]
+    different = [key for key in first if traced.theirs[key] != whole.theirs[key]]
+    assert different == ["model.layers.0.self_attn.o_proj.input_global_scale"]
 
 
 def test_a_calibrated_cache_of_gemma_is_refused_by_the_library_and_measured_by_us(

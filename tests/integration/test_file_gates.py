@@ -3,9 +3,12 @@
 We test these aspects:
 - an honest checkpoint passes, with the numbers that quantization measured
 - each sabotage is caught, and the culprit is named
+- of a calibrated one too: an input scale for each expert, a cache without scales, and two
+  configurations that do not say the same
 - a listed `WeightError` replaces the one that runs unasked
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -23,8 +26,10 @@ from halftone.validate.gates.weight_error import measure_weight_error
 from tests.builders import drop_tensors, sabotage, set_value, write_checkpoint
 from tests.commands import Made, quantize_directory
 from tests.inspecting import edit_config
+from tests.quantizing import recipe
 
 LAYERS = "model.language_model.layers"
+EXPERTS = f"{LAYERS}.0.mlp.experts"
 Measured = tuple[GateResult, dict[str, Any]]
 
 
@@ -40,6 +45,17 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
     folder = tmp_path_factory.mktemp("experts")
     source = write_checkpoint(folder / "source", "qwen3_5_moe", experts="Fused")
     return source, quantize_directory(source, folder / "made", "nvfp4a16")
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
+    """Experts and linear attention in ModelOpt's layout, with a measured cache."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    source = write_checkpoint(folder / "source", "qwen3_5_moe", experts="Fused")
+    roles = ("Attention", "LinearAttention", "Experts", "SharedExperts")
+    fields = {"kvCache": {"format": "FP8", "scales": "Calibrated"}, "checkpointFormat": "ModelOpt"}
+    chosen = recipe(fields, **dict.fromkeys(roles, "NVFP4"))
+    return source, quantize_directory(source, folder / "made", chosen)
 
 
 def copy_of(made: Made, target: Path, change: Callable[[Path], object]) -> Path:
@@ -65,7 +81,7 @@ def weight_error(
         return measure_weight_error(gate, made.planned, original, files)
 
 
-@pytest.mark.parametrize("model", ["dense", "experts"])
+@pytest.mark.parametrize("model", ["dense", "experts", "calibrated"])
 def test_an_honest_checkpoint_passes_with_the_errors_that_quantization_measured(
     model: str, request: pytest.FixtureRequest
 ) -> None:
@@ -119,6 +135,61 @@ def test_structure_names_what_is_wrong(
     assert any(culprit in defect["tensor"] for defect in evidence["defects"]), evidence["defects"]
     assert result.culprit is not None
     assert culprit in result.culprit
+
+
+def each_its_own(checkpoint: Path) -> None:
+    """Give every expert the input scale of its own activations, as llm-compressor's oneshot does.
+
+    No tensor is malformed, and no expert alone is served worse for it.
+    """
+    for number in range(8):
+        name = f"{EXPERTS}.{number}.down_proj.input_scale"
+        sabotage.multiply(checkpoint, [name], 2.0 ** -(number % 3))
+
+
+def edit_modelopt(checkpoint: Path) -> None:
+    path = checkpoint / "hf_quant_config.json"
+    document = json.loads(path.read_text())
+    document["quantization"]["exclude_modules"].append("*self_attn*")
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        (each_its_own, f"{EXPERTS}.1.down_proj.input_scale"),
+        (
+            lambda d: drop_tensors(d, f"{LAYERS}.3.self_attn.v_proj.v_scale"),
+            f"{LAYERS}.3.self_attn.v_proj.v_scale",
+        ),
+        (
+            lambda d: edit_config(d, lambda c: c["quantization_config"].pop("kv_cache_scheme")),
+            "config.json:kv_cache_scheme",
+        ),
+        (edit_modelopt, "hf_quant_config.json"),
+        (lambda d: drop_tensors(d, "2.up_proj.input_scale"), f"{EXPERTS}.2.up_proj.input_scale"),
+    ],
+    ids=[
+        "an input scale for each expert",
+        "no scale for values",
+        "no cache asked for",
+        "two configurations",
+        "no input scale",
+    ],
+)
+def test_structure_names_what_is_wrong_with_measured_scales(
+    calibrated: tuple[Path, Made],
+    tmp_path: Path,
+    change: Callable[[Path], object],
+    culprit: str,
+) -> None:
+    source, made = calibrated
+    spoiled = copy_of(made, tmp_path / "spoiled", change)
+
+    result, _ = structure(source, made, spoiled)
+
+    assert result.outcome is Outcome.Failed
+    assert result.culprit == culprit, result.message
 
 
 def test_a_zeroed_row_is_found_by_its_number(dense: tuple[Path, Made], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""vLLM 0.32 builds and loads what we write: every family, every preset, module by module.
+"""vLLM 0.32 builds and loads what we write: every family, preset and layout, module by module.
 
 `tests/peers/vllm_configuration.py` builds vLLM's own model classes on our `config.json` and writes
 down what each layer was told; here that is held against the plan.
@@ -7,12 +7,14 @@ We test these aspects:
 - each linear layer, merged or not, routed experts, shared experts, routers, head, vision, audio
   and multi-token prediction get the format that the plan gives them, or none; no quantized matrix
   is left unasked, and a layer without `v_proj` is no obstacle
-- vLLM's loader finds a tensor for every parameter, and merged matrices share a global scale
+- vLLM's loader finds a tensor for every parameter; merged matrices share a global scale and an
+  input scale, experts of a layer an input scale
 - what its own NVFP4 dequantizer makes of the merged matrices is what our decoder makes of ours
-- calibrated presets, which cannot be written yet, are read the same, KV cache included
+- KV scales that were measured arrive in the layer that they are of, in both layouts
 - experts with weight-only FP8 do not load, which is vLLM's limit and noticed when it falls
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +22,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from halftone.checkpoint.architectures import find
-from halftone.checkpoint.quantization_config import quantized_model_config
 from halftone.plan.planning import Planned
-from halftone.quantize.companions import write_json
-from halftone.spec.formats import Format
-from halftone.spec.names import CONFIG_FILE
-from halftone.spec.recipes import load_recipe
+from halftone.spec.formats import CheckpointFormat, Format
+from halftone.spec.job import Recipe
+from halftone.spec.recipes import load_recipe, presets
 from tests.builders import (
     Config,
     has_experts,
     read_file,
     tiny_config,
     write_checkpoint,
-    write_companions,
 )
+from tests.builders.numbers import bf16_to_float32, float32_to_bf16
 from tests.builders.shapes import ExpertLayout
-from tests.commands import plan_directory, quantize_directory
+from tests.builders.statistics import any_amax, caches
+from tests.commands import quantize_directory
 from tests.environments import ask
-from tests.quantizing import DATA_FREE, Bits, decoded
+from tests.quantizing import Bits, decoded, recipe
 
 pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(120)]
 
@@ -58,15 +58,37 @@ MODELS: dict[str, Config] = {
     "mistral": {},
     "mixtral": {"intermediate_size": 128},
 }
-CALIBRATED = ("nvfp4-mlp", "nvfp4-language")
+_LANGUAGE = ("Attention", "Mlp", "Experts", "SharedExperts", "LinearAttention")
+_MODELOPT = {"checkpointFormat": "ModelOpt"}
+# What no preset shows: the other formats of both layouts, and several at once.
+RECIPES: dict[str, Recipe] = {
+    "modelopt-nvfp4a16": recipe(_MODELOPT, **dict.fromkeys(_LANGUAGE, "NVFP4A16")),
+    "modelopt-fp8": recipe(_MODELOPT, **dict.fromkeys(_LANGUAGE, "FP8")),
+    "modelopt-fp8-dynamic": recipe(
+        _MODELOPT, Attention="FP8_DYNAMIC", LinearAttention="FP8_DYNAMIC"
+    ),
+    "modelopt-fp8-block": recipe(_MODELOPT, Attention="FP8_BLOCK"),
+    "modelopt-mixed": recipe(
+        _MODELOPT | {"kvCache": {"format": "FP8", "scales": "Calibrated"}},
+        Attention="FP8",
+        Mlp="NVFP4",
+        Experts="NVFP4",
+        SharedExperts="FP8_DYNAMIC",
+        LinearAttention="FP8_DYNAMIC",
+    ),
+    "modelopt-experts-kept": recipe(_MODELOPT, Attention="FP8", SharedExperts="NVFP4"),
+    "fp8": recipe(
+        {"kvCache": {"format": "FP8", "scales": "Calibrated"}}, **dict.fromkeys(_LANGUAGE, "FP8")
+    ),
+}
 MERGED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
     "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),
     "in_proj_ba": ("in_proj_b", "in_proj_a"),
 }
-# Parameters that no checkpoint needs: KV scales are 1, and A16 experts have no input scale.
-_PLACEHOLDERS = (".attn.", "_input_global_scale")
+_NVFP4 = {Format.NVFP4, Format.NVFP4A16}
+_SHARING = _NVFP4 | {Format.FP8}
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 
 
@@ -96,24 +118,28 @@ def _is_read(case: Case) -> bool:
 
 
 CASES = [
-    *(Case(m, p) for m in MODELS for p in (*DATA_FREE, *CALIBRATED) if _has_the_roles(m, p)),
+    *(Case(m, p) for m in MODELS for p in presets() if _has_the_roles(m, p)),
+    *(Case(m, r) for m in ("qwen3_5", "qwen3_5_moe", "gemma4_unified", "llama") for r in RECIPES),
     *(Case(m, "nvfp4a16", experts="Fused") for m in ("qwen3_5_moe", "qwen3_moe")),
     *(
         Case(m, p, draft=True)
         for m in ("qwen3_5", "qwen3_5_moe")
-        for p in (*DATA_FREE, "nvfp4-language")
+        for p in presets()
         if _has_the_roles(m, p)
     ),
 ]
 READ = [case for case in CASES if _is_read(case)]
 
 
+def _recipe(case: Case) -> Recipe:
+    return RECIPES.get(case.preset) or load_recipe(case.preset)
+
+
 @dataclass(frozen=True)
 class Answer:
-    """The plan, the block that we write, what vLLM says to it, and the values that it reads."""
+    """The plan, what vLLM says to its checkpoint, and the values that it reads."""
 
     planned: Planned
-    block: dict[str, Any]
     said: dict[str, Any]
     directory: Path
     values: Path
@@ -123,7 +149,7 @@ class Answer:
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     """Every case, from one process of vLLM."""
     root = tmp_path_factory.mktemp("vllm")
-    written: dict[tuple[str, str, ExpertLayout], tuple[Planned, dict[str, Any]]] = {}
+    written: dict[tuple[str, str, ExpertLayout], Planned] = {}
     requests = []
     for case in CASES:
         place = root / case.model / case.experts
@@ -133,36 +159,16 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
             config = tiny_config(case.model, **MODELS[case.model])
             write_checkpoint(place / "source", config, experts=case.experts)
         if key not in written:
-            written[key] = _written(place / "source", target, case)
-        values = str(root / f"{case.name}.safetensors") if case.preset in DATA_FREE else None
+            written[key] = quantize_directory(place / "source", target, _recipe(case)).planned
+        values = str(root / f"{case.name}.safetensors")
         requests.append({"directory": str(target), "draft": case.draft, "values": values})
     said = ask("serve", "vllm_configuration.py", requests, work=root, timeout_s=280)
     out = {}
     for case, request, one in zip(CASES, requests, said, strict=True):
-        planned, block = written[case.model, case.preset, case.experts]
+        planned = written[case.model, case.preset, case.experts]
         place = Path(str(request["directory"]))
-        out[case.name] = Answer(planned, block, one, place, Path(str(request["values"])))
+        out[case.name] = Answer(planned, one, place, Path(str(request["values"])))
     return out
-
-
-def _written(source: Path, target: Path, case: Case) -> tuple[Planned, dict[str, Any]]:
-    """Our checkpoint, or for what cannot be written yet its configuration alone."""
-    chosen = load_recipe(case.preset)
-    config = tiny_config(case.model, **MODELS[case.model])
-    architecture = find(config)
-    assert architecture is not None
-    if case.preset in DATA_FREE:
-        planned = quantize_directory(source, target, chosen).planned
-    else:
-        planned = plan_directory(source, chosen)
-        target.mkdir(parents=True)
-        write_companions(target, config)
-    present = (line.role for line in planned.plan.roles)
-    ours = quantized_model_config(config, architecture, chosen, present)
-    if case.preset in CALIBRATED:
-        write_json(target / CONFIG_FILE, ours)
-    block: dict[str, Any] = ours["quantization_config"]
-    return planned, block
 
 
 @pytest.mark.parametrize("case", READ, ids=[case.name for case in READ])
@@ -184,34 +190,63 @@ def test_every_layer_gets_the_format_of_the_plan(case: Case, answers: dict[str, 
     assert any(module.startswith(region) for module in asked)
 
 
-@pytest.mark.parametrize("case", READ, ids=[case.name for case in READ])
+TABLED = [case for case in READ if _recipe(case).checkpointFormat is not CheckpointFormat.ModelOpt]
+
+
+@pytest.mark.parametrize("case", TABLED, ids=[case.name for case in TABLED])
 def test_the_block_holds_expressions_and_never_a_list_of_modules(
     case: Case, answers: dict[str, Answer]
 ) -> None:
-    block = answers[case.name].block
+    config = json.loads((answers[case.name].directory / "config.json").read_text())
+    block = config["quantization_config"]
     targets = [target for group in block["config_groups"].values() for target in group["targets"]]
     names = [e for e in (*targets, *block["ignore"]) if not e.startswith("re:")]
     assert names == ["lm_head"]
-    cache = answers[case.name].said["kvCache"]
-    assert (cache is not None) is (case.preset in CALIBRATED)
 
 
-LOADED = [case for case in READ if case.preset in DATA_FREE]
+@pytest.mark.parametrize("case", READ, ids=[case.name for case in READ])
+def test_measured_scales_of_the_cache_arrive_where_they_belong(
+    case: Case, answers: dict[str, Answer]
+) -> None:
+    answer = answers[case.name]
+    cached = _recipe(case).kvCache is not None
+    assert (answer.said["kvCache"] != "auto") is cached
+    expected = {
+        f"{runtime_name(attention)}.attn.{half}_scale": _fp8_scale(any_amax(f"{attention}.{half}"))
+        for attention in caches(answer.planned)
+        for half in "kv"
+        if not case.draft
+    }
+    found = {runtime_name(name): value for name, value in answer.said["cacheScales"].items()}
+    assert found == expected
 
 
-@pytest.mark.parametrize("case", LOADED, ids=[case.name for case in LOADED])
+def _fp8_scale(amax: float) -> float:
+    """amax / 448, a BF16 number."""
+    scale = np.array([amax], np.float32) / np.float32(448)
+    return float(bf16_to_float32(float32_to_bf16(scale))[0])
+
+
+@pytest.mark.parametrize("case", READ, ids=[case.name for case in READ])
 def test_the_loader_fills_every_parameter_and_merged_scales_are_equal(
     case: Case, answers: dict[str, Answer]
 ) -> None:
     said = answers[case.name].said
-    missing = [name for name in said["unloaded"] if not any(p in name for p in _PLACEHOLDERS)]
+    formats = {t.format for t in answers[case.name].planned.tensors}
+    # No checkpoint needs these: KV scales may be 1, and weight-only NVFP4 has no input scale.
+    placeholders = [".attn."] + (["input_"] if Format.NVFP4A16 in formats else [])
+    missing = [name for name in said["unloaded"] if not any(p in name for p in placeholders)]
     assert missing == []
     assert said["parameters"] > 10
     assert said["unequalGlobalScales"] == []
-    assert (said["globalScales"] > 0) is (case.preset.startswith("nvfp4") and not case.draft)
+    assert (said["globalScales"] > 0) is (bool(formats & _SHARING) and not case.draft)
 
 
-NVFP4 = [case for case in LOADED if case.preset.startswith("nvfp4") and not case.draft]
+NVFP4 = [
+    case
+    for case in READ
+    if not case.draft and _NVFP4 & {line.format for line in _recipe(case).precision}
+]
 
 
 @pytest.mark.parametrize("case", NVFP4, ids=[case.name for case in NVFP4])
@@ -224,7 +259,7 @@ def test_what_vllm_dequantizes_after_merging_is_what_we_wrote(
     ours = {
         runtime_name(name): bits
         for name, bits in decoded(answer.planned, answer.directory).items()
-        if formats[runtime_name(name)] is Format.NVFP4A16
+        if formats[runtime_name(name)] in _NVFP4
     }
     theirs = read_file(answer.values)
     seen = set()
@@ -288,11 +323,13 @@ def format_of(scheme: dict[str, Any] | None) -> Format | None:
     """Our word for vLLM's scheme; KeyError for one that we never ask for."""
     if scheme is None:
         return None
-    assert not scheme["static"]
     chosen = scheme["class"].removeprefix("CompressedTensors").removesuffix("MoEMethod")
-    if chosen in {"W4A4Fp4", "W4A4Nvfp4"}:
+    if chosen in {"W4A4Fp4", "W4A4Nvfp4", "ModelOptNvFp4"}:
         return Format.NVFP4A16 if scheme["use_a16"] else Format.NVFP4
+    chosen = "W8A8Fp8" if chosen == "ModelOptFp8" else chosen
+    assert bool(scheme["static"]) is (scheme["strategy"] == "tensor")
     return {
+        ("W8A8Fp8", "tensor"): Format.FP8,
         ("W8A8Fp8", "channel"): Format.FP8_DYNAMIC,
         ("W8A8Fp8", "block"): Format.FP8_BLOCK,
         ("W8A16Fp8", "block"): Format.FP8_BLOCK_A16,

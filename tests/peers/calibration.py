@@ -2,15 +2,14 @@
 
     python calibration.py CASES.json ANSWERS.json
 
-CASES is a list of `{"source", "quantization", "output"}`, and `"whole": true` where the model is to
-be run beside, as transformers loads it. ANSWERS gets what `calibrate` returned, wrote and told its
+CASES is a list of `{"source", "quantization", "output"}`, with `"environment"` where it needs one and
+`"whole": true` where the model is to be run beside, as transformers loads it. ANSWERS gets what `calibrate` returned, wrote and told its
 progress, or how it refused; for `whole` also what our own hooks saw in that model. It must not
 import the tests; of the package it uses what a caller would.
 """
 
 import json
 import os
-import resource
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file
 
 from halftone.checkpoint.index import read_checkpoint
@@ -33,7 +31,7 @@ from halftone.stores import open_source
 class Told:
     """What calibration told its progress."""
 
-    def __init__(self, do: Callable[[int], None] = lambda done: None) -> None:
+    def __init__(self, do: Callable[[int], None]) -> None:
         self.total = self.done = self.skipped = 0
         self._do = do
 
@@ -48,9 +46,11 @@ class Told:
         self.skipped += steps
 
 
-def calibrated(case: dict[str, Any]) -> dict[str, Any]:
-    """One case by `calibrate`."""
-    told, output = Told(), Path(case["output"])
+def calibrated(
+    case: dict[str, Any], do: Callable[[int], None] = lambda done: None
+) -> dict[str, Any]:
+    """One case by `calibrate`; `do` is called after each step."""
+    told, output = Told(do), Path(case["output"])
     try:
         checkpoint = read_checkpoint(open_source(case["source"]))
         recipe = resolve(Quantization.model_validate(case["quantization"]), "test")
@@ -91,8 +91,6 @@ def whole(case: dict[str, Any]) -> dict[str, Any]:
             module.register_forward_pre_hook(seen.linear(name))
         elif name.endswith(".experts"):
             module.register_forward_pre_hook(seen.experts(name, module))
-    layers = {id(m): n for n, m in model.named_modules() if n.endswith("self_attn")}
-    del layers
     with torch.no_grad():
         for sample in prepare_data(calibration, checkpoint).samples():
             model(**sample.inputs, past_key_values=seen.cache(model.config), use_cache=True)
@@ -175,6 +173,7 @@ def main(cases: Path, answers: Path) -> None:
     """Answer every case of a file."""
     found = []
     for case in json.loads(cases.read_text()):
+        os.environ.update(case.get("environment", {}))
         said = Path(f"{case['output']}.said")
         said.parent.mkdir(parents=True, exist_ok=True)
         with overheard(said):

@@ -22,7 +22,7 @@ from typing import Any
 # The environment's own setting would keep a case from its double of the Hub.
 os.environ.pop("HF_HUB_OFFLINE", None)
 
-import pyarrow
+import pyarrow as pa
 import torch
 from PIL import Image
 from pyarrow import parquet
@@ -57,7 +57,7 @@ def prepare(case: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described(inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Inputs as JSON: ids in full; of the others shape, type and a sum that shows any difference."""
+    """Inputs as JSON: ids in full; of each tensor shape, type and a sum that shows differences."""
     found: dict[str, Any] = {"ids": inputs["input_ids"].tolist()}
     for name, value in sorted(inputs.items()):
         weights = torch.arange(1, value.numel() + 1, dtype=torch.float64)
@@ -95,7 +95,7 @@ def write(file: str, rows: list[dict[str, Any]], groups: int) -> None:
         for image in row.get("images") or ():
             if isinstance(image, dict) and image.get("bytes"):
                 image["bytes"] = base64.b64decode(image["bytes"])
-    table = pyarrow.Table.from_pylist(rows)
+    table = pa.Table.from_pylist(rows)
     parquet.write_table(table, file, row_group_size=groups)
 
 
@@ -108,7 +108,7 @@ def main(request: Path, answer: Path) -> None:
         write(**one)
     cases = {name: prepare(case) for name, case in asked["cases"].items()}
     direct = {name: directly(**one) for name, one in asked["direct"].items()}
-    left = os.listdir(asked["temporary"])
+    left = [path.name for path in Path(asked["temporary"]).iterdir()]
     answer.write_text(json.dumps({"cases": cases, "direct": direct, "left": left}))
 
 

@@ -6,8 +6,9 @@ The request is a list of `directory` (a checkpoint), `prompts` (token ids), `mod
 takes pictures), `mended` (whether vLLM is mended first, see below), `activations` (of a twin: for
 each module the scheme that its input is quantized with before BF16 weights, and the static scale)
 and `cache` (of a twin: for each attention module, by a part of its name, the scales that queries,
-keys and values are quantized with). The answer gives for each `logProbabilities` of the whole vocabulary at every position, `generated`
-token ids, `treated` (layers whose input is quantized), `kernels` of ours, `log` and `error`.
+keys and values are quantized with). The answer gives for each `logProbabilities` of the whole
+vocabulary at every position, `generated` token ids, `treated` (layers whose input is quantized),
+`kernels` of ours, `log` and `error`.
 
 Quantization of a twin's activations is the tests' own, in NumPy.
 """

@@ -46,7 +46,7 @@ Case = dict[str, Any]
 OBSERVER = "static_minmax"
 
 
-class TimedModifier(QuantizationModifier):
+class TimedModifier(QuantizationModifier):  # type: ignore[misc]  # the library has no types here
     """The library's modifier, which writes down when its lifecycle reaches each stage."""
 
     seconds: ClassVar[defaultdict[str, float]] = defaultdict(float)

@@ -204,9 +204,11 @@ def load(model: torch.nn.Module, config: VllmConfig, model_config: Any) -> dict[
     parameters = dict(model.named_parameters())
     merged = {}  # one scale for each matrix that was merged; of experts, a row for each expert
     for name, parameter in parameters.items():
-        if name.endswith(SHARED) and "w2_weight" not in name:
+        if name in loaded and name.endswith(SHARED) and "w2_weight" not in name:
             every = "input" in name  # experts share the scale of what enters them
-            merged[name] = parameter.detach().reshape(1 if every else parameter[..., :1].numel(), -1)
+            merged[name] = parameter.detach().reshape(
+                1 if every else parameter[..., :1].numel(), -1
+            )
     return {
         "parameters": len(parameters),
         "unloaded": sorted(parameters.keys() - loaded),
@@ -214,7 +216,7 @@ def load(model: torch.nn.Module, config: VllmConfig, model_config: Any) -> dict[
         "cacheScales": {
             name: float(parameter)
             for name, parameter in parameters.items()
-            if name.endswith((".attn.k_scale", ".attn.v_scale"))
+            if name in loaded and name.endswith((".attn.k_scale", ".attn.v_scale"))
         },
         "unequalGlobalScales": sorted(
             name for name, scales in merged.items() if not scales.eq(scales[:, :1]).all()

@@ -313,6 +313,7 @@ def huge_png(side: int) -> bytes:
         (b"", "does not open (UnidentifiedImageError); it must be a whole picture of BMP, GIF"),
         (b"GIF89a", "does not open"),
         (png()[:-30], "does not open"),
+        (b"P6 1 1 255\n\0\0\0", "does not open"),  # a whole picture of a kind that is not taken
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "does not open"),
         (huge_png(10_000), "has more than 89478485 pixels"),
         (huge_png(60_000), "has more than 89478485 pixels"),

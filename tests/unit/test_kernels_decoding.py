@@ -31,17 +31,19 @@ def same(found: reference.Floats, expected: reference.Floats) -> bool:
     packed=arrays(np.uint8, (3, 24)),
     scale=arrays(np.uint8, (3, 3)),
     global_scale=st.floats(2.0**-100, 2.0**100, width=32),
+    multiplies=st.booleans(),
 )
-@settings(max_examples=40)
+@settings(max_examples=60)
 def test_nvfp4_is_decoded_as_in_the_reference(
-    packed: reference.Codes, scale: reference.Codes, global_scale: float
+    packed: reference.Codes, scale: reference.Codes, global_scale: float, multiplies: bool
 ) -> None:
     found = np.empty((3, 48), np.float32)
-    decoding.decode_nvfp4(packed, scale, global_scale, found)
-    expected = reference.nvfp4_dequantize(packed, scale, np.float32(global_scale))
+    decoding.decode_nvfp4(packed, scale, global_scale, found, multiplies=multiplies)
+    shared = np.float32(global_scale)
+    expected = reference.nvfp4_dequantize(packed, scale, shared, multiplies=multiplies)
     assert same(found, expected)
     narrow = np.empty((3, 48), np.uint16)
-    decoding.decode_nvfp4(packed, scale, global_scale, narrow)
+    decoding.decode_nvfp4(packed, scale, global_scale, narrow, multiplies=multiplies)
     assert same(reference.bf16_decode(narrow), reference.bf16_decode(float32_to_bf16(expected)))
 
 
@@ -125,6 +127,9 @@ def test_nvfp4_errors_are_those_of_the_decoded_values(name: str) -> None:
     assert found == pytest.approx(expected, rel=1e-5)
     assert found[:2] == pytest.approx(sums[:2], rel=1e-6)
     assert found[2] > found[1]
+    factors = [float(np.float32(1) / divisor) for divisor in (own, serving)]
+    again = weight_errors.nvfp4_errors(tile, packed, scale, *factors, multiplies=True)
+    assert again == pytest.approx(found, rel=1e-5)
 
 
 @given(tile=tiles(column_multiple=1))

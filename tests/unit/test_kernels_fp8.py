@@ -1,4 +1,4 @@
-"""The FP8 kernels against the NumPy reference, for rows and for blocks, ragged edges included."""
+"""The FP8 kernels against the NumPy reference: rows, blocks with ragged edges, whole groups."""
 
 import numpy as np
 import pytest
@@ -37,6 +37,14 @@ def by_block(
     return codes, scale, kernels.quantize_fp8_block(tile, codes, scale, power_of_two)
 
 
+def by_tensor(tile: Tile) -> tuple[reference.Codes, reference.Bf16, tuple[float, float]]:
+    """(codes, scale `[1, 1]`, sums)."""
+    codes = np.full(tile.shape, 0xAA, np.uint8)
+    scale = kernels.fp8_scale(kernels.amax(tile))
+    sums = kernels.quantize_fp8_tensor(tile, scale, codes)
+    return codes, float32_to_bf16(np.array([[scale]], np.float32)), sums
+
+
 def check(
     tile: Tile,
     block: tuple[int, int],
@@ -61,6 +69,22 @@ def check(
 @settings(max_examples=40)
 def test_channel_bytes_are_the_references(tile: Tile) -> None:
     check(tile, (1, tile.shape[1]), by_channel(tile))
+
+
+@given(tile=tiles(column_multiple=1))
+@settings(max_examples=40)
+def test_tensor_bytes_are_the_references(tile: Tile) -> None:
+    check(tile, (tile.shape[0], tile.shape[1]), by_tensor(tile))
+
+
+def test_a_long_tensor_is_summed_in_parts() -> None:
+    tile = float32_to_bf16(hard_matrices(304, 400)["outliers"][:, :399])
+    check(tile, (tile.shape[0], tile.shape[1]), by_tensor(tile))
+
+
+@pytest.mark.parametrize(("amax", "scale"), [(0.0, 2.0**-7), (1e-45, 2.0**-7), (448.0, 1.0)])
+def test_a_scale_is_never_zero(amax: float, scale: float) -> None:
+    assert kernels.fp8_scale(amax) == scale
 
 
 @given(tile=tiles(column_multiple=1), power_of_two=st.booleans())

@@ -1,6 +1,7 @@
-"""From stored codes back to weights, exactly as compressed-tensors decompresses them.
+"""From stored codes back to weights, exactly as compressed-tensors and ModelOpt decompress them.
 
-NVFP4: code * (block scale / global scale), both operations in float32. FP8: code * scale in
+NVFP4: code * (block scale / global scale) in the former's layout and code * (block scale * global
+scale) in the latter's, all operations in float32. FP8: code * scale in
 float32. Where a result is stored as BF16 it is rounded once, to nearest even. (compressed-tensors
 multiplies FP8 by a BF16 scale in BF16: the exact product fits float32, so the result is the same;
 its `FP8BlockDequantizer` does what is done here.)
@@ -34,16 +35,23 @@ Bf16 = NDArray[np.uint16]
 
 
 def decode_nvfp4(
-    packed: Codes, scale: Codes, global_scale: float, out: NDArray[np.float32] | NDArray[np.uint16]
+    packed: Codes,
+    scale: Codes,
+    global_scale: float,
+    out: NDArray[np.float32] | NDArray[np.uint16],
+    *,
+    multiplies: bool = False,
 ) -> None:
     """Dequantize `packed[rows, K/2]` with `scale[rows, K/16]` into `out[rows, K]`.
 
-    `global_scale` is the stored divisor. `out` is float32, or uint16 for BF16 bits.
+    `global_scale` is as stored: a divisor, or with `multiplies` ModelOpt's factor. `out` is
+    float32, or uint16 for BF16 bits.
     """
     rows, columns = out.shape
     require(packed.shape == (rows, columns // 2) and columns % 16 == 0, "packed", packed.shape)
     require(scale.shape == (rows, columns // 16), "scale", scale.shape)
-    _decode_nvfp4(packed.reshape(-1), scale.reshape(-1), np.float32(global_scale), out.reshape(-1))
+    shared = np.float32(global_scale)
+    _decode_nvfp4(packed.reshape(-1), scale.reshape(-1), shared, multiplies, out.reshape(-1))
 
 
 def decode_fp8_block(
@@ -130,15 +138,16 @@ def _decode_blocks(
 
 
 @kernel
-def _decode_nvfp4(packed: Any, scale: Any, global_scale: Any, out: Any) -> None:
-    divisor = splat(global_scale)
+def _decode_nvfp4(packed: Any, scale: Any, global_scale: Any, multiplies: Any, out: Any) -> None:
+    shared = splat(global_scale)
     steps = np.zeros(LANES, np.float32)
     spare = np.zeros(LANES, np.uint8)
     for first in range(0, scale.size, LANES):
         count = min(LANES, scale.size - first)
         for g in range(count):
             spare[g] = scale[first + g]
-        store(steps, 0, e4m3_to(load(spare, 0)) / divisor)
+        blocks = e4m3_to(load(spare, 0))
+        store(steps, 0, blocks * shared if multiplies else blocks / shared)
         for g in range(count):
             values = e2m1_to(load_nibbles(packed, (first + g) * 8))
             store_as(out, (first + g) * 16, values * splat(steps[g]))

@@ -6,9 +6,10 @@ is told by what it leaves out, several by every module that they take in. Called
 by the conversion; vLLM's reading of it is in `serving_modelopt`.
 """
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from halftone import __version__
@@ -28,6 +29,7 @@ ALGORITHMS: Final[dict[Format, str]] = {
     Format.FP8_BLOCK: "fp8_pb_wo",
 }
 _MIXED: Final = "MIXED_PRECISION"
+_LAYER: Final = re.compile(r"\blayers\.(\d+)", re.ASCII)
 _FP8_CACHE: Final = "FP8"
 _EIGHT_BITS: Final[dict[str, Any]] = {"dynamic": False, "num_bits": 8, "type": "float"}
 _FOUR_BITS: Final[dict[str, Any]] = {
@@ -111,9 +113,10 @@ def excluded_modules(architecture: Architecture, formats: Mapping[str, Format | 
 
 
 def _served(architecture: Architecture, formats: Mapping[str, Format | None]) -> dict[str, Format]:
-    """Quantized modules as a server builds them: the experts of a layer are one."""
+    """Quantized modules as a server builds them, in its order: the experts of a layer are one."""
     served: dict[str, Format] = {}
-    for name, fmt in formats.items():
+    for name in sorted(formats, key=_order(architecture)):
+        fmt = formats[name]
         if fmt is None:
             continue
         row = architecture.place(f"{name}.weight").row
@@ -127,6 +130,19 @@ def _served(architecture: Architecture, formats: Mapping[str, Format | None]) ->
                 "server loads the experts of a layer in one format.",
             )
     return served
+
+
+def _order(architecture: Architecture) -> Callable[[str], tuple[int, int, str]]:
+    """Layer by layer as the architecture's table goes, whatever order they lie in on disk."""
+    positions = {row.path: position for position, row in enumerate(architecture.rows)}
+
+    def key(name: str) -> tuple[int, int, str]:
+        row = architecture.place(f"{name}.weight").row
+        layer = _LAYER.search(name)
+        position = len(positions) if row is None else positions[row.path]
+        return (int(layer[1]) if layer else -1, position, name)
+
+    return key
 
 
 def _details(fmt: Format) -> dict[str, int]:

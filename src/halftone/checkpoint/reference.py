@@ -121,11 +121,16 @@ def nvfp4_quantize(weights: Weights, codes: Codes, global_scale: np.float32) -> 
     return low[:, 0::2] | (low[:, 1::2] << np.uint8(4))
 
 
-def nvfp4_dequantize(packed: Codes, codes: Codes, global_scale: np.float32) -> Floats:
-    """What a server computes: code * (block scale / global scale)."""
+def nvfp4_dequantize(
+    packed: Codes, codes: Codes, global_scale: np.float32, *, multiplies: bool = False
+) -> Floats:
+    """Code * (block scale / global scale), or with `multiplies` code * (block scale * factor)."""
     rows = packed.shape[0]
     halves = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*codes.shape, 16)
-    return (e2m1_decode(halves) * _steps(codes, global_scale)).reshape(rows, -1)
+    steps = _steps(codes, global_scale)
+    if multiplies:
+        steps = (e4m3_decode(codes) * np.float32(global_scale))[..., None]
+    return (e2m1_decode(halves) * steps).reshape(rows, -1)
 
 
 def fp8_scales(weights: Weights, block: tuple[int, int], power_of_two: bool = False) -> Bf16:

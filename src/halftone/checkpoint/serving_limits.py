@@ -1,4 +1,4 @@
-"""What vLLM 0.32 refuses to load although the format can store it: 128x128 FP8 blocks.
+"""What vLLM 0.32 refuses to load although the format can store it: FP8 in blocks, and experts.
 
 Planning warns of it, inspection calls it a defect; both ask here. Each rule was met by building the
 real model classes (tests/integration/test_vllm_reads_the_configuration.py); a later server may
@@ -7,8 +7,11 @@ lift it.
 
 from typing import Final
 
-from halftone.spec.formats import FP8_BLOCK_SIDE
+from halftone.spec.formats import FP8_BLOCK_SIDE, Format
 
+# In which formats vLLM 0.32 serves routed experts from ModelOpt's layout. Of FP8 it knows one scale
+# a matrix only: it fails on scales of rows, and takes one scale of a block for all of them.
+MODELOPT_EXPERTS: Final = frozenset({Format.NVFP4, Format.NVFP4A16, Format.FP8})
 # `CompressedTensorsW8A16Fp8` asserts `is_static_input_scheme is False` after loading and has None
 # there (seen by loading; vllm#34863). The checkpoint is well formed and later servers may take it,
 # so planning warns and inspection does not call it a defect.
@@ -29,5 +32,15 @@ def block_fp8_obstacle(
         return (
             f"it has {rows} rows, and vLLM 0.32 merges it with its neighbours only where blocks of "
             f"{FP8_BLOCK_SIDE} rows come out even"
+        )
+    return None
+
+
+def modelopt_block_obstacle(columns: int) -> str | None:
+    """The same for a matrix of `columns` in ModelOpt's layout, whatever its rows are."""
+    if columns % FP8_BLOCK_SIDE:
+        return (
+            f"it has {columns} columns, and of ModelOpt's blocks vLLM 0.32 takes multiples of "
+            f"{FP8_BLOCK_SIDE}"
         )
     return None

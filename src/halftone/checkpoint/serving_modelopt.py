@@ -30,6 +30,8 @@ _ALGORITHMS: Final[dict[str, Scheme]] = {
     "FP8_BLOCK_SCALES": Scheme(WeightLayout.Fp8Block, Activations.Dynamic),
     "MXFP8": Scheme(WeightLayout.Other, Activations.Dynamic),
 }
+# Of a whole model, the server takes routed experts in these for experts in FP8.
+_EXPERTS_ARE_PER_TENSOR: Final = {"FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "FP8_BLOCK_SCALES"}
 _FOUR_BIT_ALGORITHMS: Final = {"NVFP4", "W4A16_NVFP4"}
 
 
@@ -76,8 +78,16 @@ class ModelOptRules(Rules):
             towers = ("vision_tower", "vision_model", "vit_large_projector")
             if any(tower in module.name for tower in towers):
                 return None
+            experts = module.kind is ModuleKind.RoutedExperts
+            if experts and self.algorithm in _EXPERTS_ARE_PER_TENSOR:
+                return _ALGORITHMS["FP8"]
             return _ALGORITHMS[self.algorithm]
         algorithm = self._layer_algorithm(module)
+        if module.kind is ModuleKind.RoutedExperts and algorithm in _EXPERTS_ARE_PER_TENSOR:
+            raise WillNotLoad(
+                f"`quantized_layers` gives '{module.name}' {algorithm}, and a server does not load "
+                "routed experts in that from this layout"
+            )
         return None if algorithm is None else _ALGORITHMS.get(algorithm)
 
     def _is_excluded(self, module: ServedModule) -> bool:

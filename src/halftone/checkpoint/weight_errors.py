@@ -25,8 +25,13 @@ def nvfp4_errors(
     scale: Codes,
     own_global_scale: float,
     serving_global_scale: float,
+    *,
+    multiplies: bool = False,
 ) -> tuple[float, float, float]:
-    """(sum w², sum error² under the tensor's own global scale, under the one a server takes)."""
+    """(sum w², sum error² under the tensor's own global scale, under the one a server takes).
+
+    Both are as stored: divisors, or with `multiplies` ModelOpt's factors.
+    """
     rows, columns = weights.shape
     require(packed.shape == (rows, columns // 2) and columns % 16 == 0, "packed", packed.shape)
     require(scale.shape == (rows, columns // 16), "scale", scale.shape)
@@ -36,6 +41,7 @@ def nvfp4_errors(
         scale.reshape(-1),
         np.float32(own_global_scale),
         np.float32(serving_global_scale),
+        multiplies,
     )
     return float(sums[0]), float(sums[1]), float(sums[2])
 
@@ -64,8 +70,11 @@ def fp8_tensor_errors(weights: Weights, codes: Codes, scale: float) -> tuple[flo
 
 
 @kernel
-def _nvfp4_errors(weights: Any, packed: Any, scale: Any, own: Any, serving: Any) -> Any:
-    unit = np.float32(1.0) / inverse_binade(own)  # weights * global scale is of the order of 2688
+def _nvfp4_errors(
+    weights: Any, packed: Any, scale: Any, own: Any, serving: Any, multiplies: Any
+) -> Any:
+    # Weights times the divisor are of the order of 2688.
+    unit = inverse_binade(own) if multiplies else np.float32(1.0) / inverse_binade(own)
     own_steps = np.zeros(LANES, np.float32)
     serving_steps = np.zeros(LANES, np.float32)
     spare = np.zeros(LANES, np.uint8)
@@ -75,8 +84,10 @@ def _nvfp4_errors(weights: Any, packed: Any, scale: Any, own: Any, serving: Any)
         for g in range(count):
             spare[g] = scale[first + g]
         steps = e4m3_to(load(spare, 0))
-        store(own_steps, 0, steps / splat(own) * splat(unit))
-        store(serving_steps, 0, steps / splat(serving) * splat(unit))
+        own_step = steps * splat(own) if multiplies else steps / splat(own)
+        serving_step = steps * splat(serving) if multiplies else steps / splat(serving)
+        store(own_steps, 0, own_step * splat(unit))
+        store(serving_steps, 0, serving_step * splat(unit))
         weight2 = own2 = serving2 = splat(0.0)
         for g in range(count):
             x = weights_at(weights, (first + g) * 16) * splat(unit)

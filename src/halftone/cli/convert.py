@@ -1,9 +1,8 @@
 """`halftone convert`: a quantized checkpoint in the other layout, its codes untouched."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,9 +41,23 @@ def convert(source: str, output: Path, layout: str, as_json: bool) -> None:
                 checkpoint, output.absolute(), CheckpointFormat(layout), progress=shown
             )
     if as_json:
-        click.echo(json.dumps(asdict(done), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_document(done), indent=2, ensure_ascii=False))
     else:
         _tell(done, output)
+
+
+def _document(done: "Conversion") -> dict[str, Any]:
+    return {
+        "source": done.source,
+        "from": done.came_from,
+        "to": done.became,
+        "files": done.files,
+        "bytes": done.nbytes,
+        "tensors": done.tensors,
+        "changedTensors": done.changed,
+        "nearestScales": done.nearest,
+        "leftBehind": done.left_behind,
+    }
 
 
 def _tell(done: "Conversion", output: Path) -> None:

@@ -23,7 +23,7 @@ from halftone.spec.names import SINGLE_SHARD_FILE, Reason
 
 # 4 GB is a compromise: what a kill costs at most, against the number of files on the Hub.
 MAX_SHARD_BYTES: Final = 4_000_000_000
-_SMALL_BYTES: Final = 65_536
+SMALL_BYTES: Final = 65_536
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -154,7 +154,7 @@ def _stored(
 def _shard(file: str, units: list[Unit]) -> OutputShard:
     parts = [part for unit in units for stored in unit.parts for part in stored]
     # `sort` is stable: inside a class the order of the units, that is of the model, stays.
-    parts.sort(key=lambda part: (-part.dtype.bits, part.nbytes > _SMALL_BYTES))
+    parts.sort(key=lambda part: (-part.dtype.bits, part.nbytes > SMALL_BYTES))
     rows = []
     begin = 0
     for part in parts:

@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from halftone.checkpoint.architectures.table import Architecture
-from halftone.checkpoint.serving_limits import WEIGHT_ONLY_BLOCKS, block_fp8_obstacle
+from halftone.checkpoint.serving_limits import (
+    WEIGHT_ONLY_BLOCKS,
+    block_fp8_obstacle,
+    modelopt_block_obstacle,
+)
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.documents import Notice
-from halftone.spec.formats import Format
+from halftone.spec.formats import CheckpointFormat, Format
 from halftone.spec.names import WarningReason
 from halftone.spec.roles import Role
 
@@ -14,7 +18,7 @@ _BLOCK_FORMATS = frozenset({Format.FP8_BLOCK, Format.FP8_BLOCK_A16})
 
 
 def loading_notices(
-    tensors: Sequence[LogicalTensor], architecture: Architecture
+    tensors: Sequence[LogicalTensor], architecture: Architecture, layout: CheckpointFormat
 ) -> Iterator[Notice]:
     """A warning for each kind of obstacle in the planned checkpoint, with its first tensor."""
     order = {row.path: place for place, row in enumerate(architecture.rows)}
@@ -27,7 +31,7 @@ def loading_notices(
         if tensor.format not in _BLOCK_FORMATS or tensor.row is None:
             continue
         followed = order[tensor.row.path] < last.get(tensor.group or "", 0)
-        obstacle, other = _obstacle(tensor, followed)
+        obstacle, other = _obstacle(tensor, followed, layout)
         kind = (tensor.format is Format.FP8_BLOCK_A16, other)
         if obstacle is None or kind in told:
             continue
@@ -40,7 +44,9 @@ def loading_notices(
         )
 
 
-def _obstacle(tensor: LogicalTensor, followed: bool) -> tuple[str | None, Format]:
+def _obstacle(
+    tensor: LogicalTensor, followed: bool, layout: CheckpointFormat
+) -> tuple[str | None, Format]:
     """Why vLLM cannot load a matrix of FP8 blocks, and a format that it can."""
     expert = tensor.role is Role.Experts
     weight_only = tensor.format is Format.FP8_BLOCK_A16
@@ -49,4 +55,6 @@ def _obstacle(tensor: LogicalTensor, followed: bool) -> tuple[str | None, Format
     obstacle = block_fp8_obstacle(
         routed_expert=expert, weight_only=weight_only, rows=tensor.shape[0], followed=followed
     )
+    if obstacle is None and layout is CheckpointFormat.ModelOpt:
+        obstacle = modelopt_block_obstacle(tensor.shape[1])
     return obstacle, Format.FP8_BLOCK if expert and weight_only else Format.FP8_DYNAMIC

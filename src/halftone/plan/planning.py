@@ -22,7 +22,11 @@ from halftone.plan.layout import MAX_SHARD_BYTES, OutputShard, StoredPart, lay_o
 from halftone.plan.loading import loading_notices
 from halftone.plan.measurements import cached_attention
 from halftone.plan.notices import notices
-from halftone.plan.precision import fused_groups, refuse_inexpressible
+from halftone.plan.precision import (
+    fused_groups,
+    refuse_inexpressible,
+    refuse_unserved_experts,
+)
 from halftone.plan.resources import estimate
 from halftone.plan.sources import refuse_packed, source_scales, stale_tensors
 from halftone.plan.summary import role_summaries, sizes
@@ -115,6 +119,7 @@ def _accepted(
     tensors = tuple(t for t in logical.tensors if t.name not in stale)
     roles = role_summaries(tensors, recipe.checkpointFormat)
     _refuse_nothing_to_quantize(recipe, roles)
+    refuse_unserved_experts(roles, recipe)
     groups = fused_groups(tensors)
     scales_of_caches = kv_scales(cached_attention(tensors, recipe), recipe.checkpointFormat)
     cache_parts = tuple(part for both in scales_of_caches for part in both[1:])
@@ -134,7 +139,7 @@ def _accepted(
         resources=_resources(checkpoint, source, shards, recipe),
         warnings=(
             *notices(checkpoint, architecture, recipe, logical, scales, roles, source, method),
-            *loading_notices(tensors, architecture),
+            *loading_notices(tensors, architecture, recipe.checkpointFormat),
         ),
         refusal=None,
     ).sealed()

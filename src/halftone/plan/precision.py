@@ -4,18 +4,20 @@ A chain of small judgements over names and shapes; each refusal names the tensor
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from halftone.checkpoint.architectures.blocks import LAYER
 from halftone.checkpoint.architectures.table import Placement
 from halftone.checkpoint.headers import TensorEntry
-from halftone.spec.documents import Group
+from halftone.checkpoint.serving_limits import MODELOPT_EXPERTS
+from halftone.spec.documents import Group, RoleSummary
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS, CheckpointFormat, Format
 from halftone.spec.job import Recipe
 from halftone.spec.names import Reason
+from halftone.spec.roles import Role
 
 if TYPE_CHECKING:
     from halftone.plan.tensors import LogicalTensor
@@ -34,6 +36,22 @@ def refuse_inexpressible(recipe: Recipe) -> None:
                 f"`quantization.checkpointFormat: {layout}` cannot express {line.format}, which "
                 f"the recipe gives to {line.role}; use "
                 f"{CheckpointFormat.CompressedTensors}, or give that role {Format.FP8_BLOCK}.",
+            )
+
+
+def refuse_unserved_experts(roles: Iterable[RoleSummary], recipe: Recipe) -> None:
+    """Raise RefusedInput(NotSupported) for experts that no server loads from the layout."""
+    if recipe.checkpointFormat is CheckpointFormat.CompressedTensors:
+        return
+    for line in roles:
+        if line.role is Role.Experts and line.format not in {None, *MODELOPT_EXPERTS}:
+            raise RefusedInput(
+                Reason.NotSupported,
+                "quantization.checkpointFormat",
+                f"vLLM 0.32 does not load routed experts in {line.format} from "
+                f"`quantization.checkpointFormat: {recipe.checkpointFormat}`; use "
+                f"{CheckpointFormat.CompressedTensors}, or give {line.role} one of "
+                f"{', '.join(sorted(MODELOPT_EXPERTS))}.",
             )
 
 

@@ -115,11 +115,11 @@ class Comparison:
         scale = module.scale
         if scale is None or own is None or served is None:
             raise AssertionError("a pair can be decoded. This is a bug. Please report.")
-        if not module.is_divisor:  # the kernel divides
-            own, served = 1.0 / own, 1.0 / served
         packed = self._read("codes", tile.pair.entry, tile)
         blocks = self._read("scales", scale, tile)
-        return weight_errors.nvfp4_errors(weights, packed, blocks, own, served)
+        return weight_errors.nvfp4_errors(
+            weights, packed, blocks, own, served, multiplies=not module.is_divisor
+        )
 
     def _fp8(self, tile: Tile, weights: Weights) -> tuple[float, float, float]:
         module, scale = tile.pair.module, tile.pair.module.scale

@@ -4,7 +4,7 @@ A server quantizes the input of a merged layer once, and several kernels (FlashI
 quantize the input of all experts of a layer with one scale. vLLM 0.32 keeps the largest stored
 number of a merged layer: of ModelOpt's factors that is the widest range, of compressed-tensors'
 divisors the narrowest, which clips what the other members were measured for. Of experts it keeps
-the widest range, so nothing is clipped and the others' steps are coarser.
+the widest range, so nothing is clipped and the others only have more range than they need.
 
 Called by `halftone.validate.inspection` (anyone's checkpoint) and, with the plan, by the gate
 `structure`.
@@ -68,8 +68,8 @@ def expert_remarks(inventory: Inventory, scales: Scales) -> list[Remark]:
             subject=widest,
             message=f"The experts of {len(spread)} of {len(products)} layers and projections have "
             "input scales of their own, but several kernels use one for all of a layer, that of "
-            "the largest activations; the others' steps are coarser then, by up to "
-            f"{spread[widest]:.2f} times in `{widest}`.",
+            "the largest activations; the others are served with a wider range than was measured "
+            f"for them, by up to {spread[widest]:.2f} times in `{widest}`.",
         )
     ]
 

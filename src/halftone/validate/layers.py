@@ -13,7 +13,7 @@ from halftone.checkpoint.architectures.table import TEXT_PREFIXES
 from halftone.spec.names import CONFIG_FILE, DefectKind
 from halftone.spec.roles import Role
 from halftone.validate.findings import Defect
-from halftone.validate.inventory import Inventory, layer_of
+from halftone.validate.inventory import CACHE_SCALES, Inventory, layer_of
 
 _EXPERT_COUNTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
 _TRUNKS: Final = {*TEXT_PREFIXES, ""}
@@ -39,6 +39,8 @@ def missing_in_layers(inventory: Inventory, config: Mapping[str, Any]) -> Iterat
     )
     for module in inventory.modules.values():
         where = layer_of(module.name)
+        if module.parts.keys() <= set(CACHE_SCALES):
+            continue  # no module of the model; `cache_scales` knows which layers have them
         if where is not None and module.place.role not in _OUTSIDE_THE_TRUNK:
             head, number = where
             inside = module.name.removeprefix(f"{head}layers.{number}").removeprefix(".")

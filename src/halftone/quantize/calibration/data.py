@@ -15,21 +15,22 @@ import shutil
 import struct
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from halftone.checkpoint.index import Checkpoint
+from halftone.quantize.calibration.data_limits import refuse_impossible
 from halftone.quantize.calibration.rows_drawing import drawn
 from halftone.quantize.calibration.rows_index import RowIndex
 from halftone.quantize.calibration.samples import Encoded, Encoder, Sample
 from halftone.quantize.calibration.samples_processors import load_coders
 from halftone.spec.calibration import Calibration, FewerSamples, Modality
 from halftone.spec.errors import RefusedInput
-from halftone.spec.names import CONFIG_FILE, Reason
+from halftone.spec.names import Reason
 from halftone.spec.statistics import MeasuredData
 from halftone.stores.datasets import DatasetFiles, open_dataset
 
@@ -79,7 +80,7 @@ def prepare_data(calibration: Calibration, checkpoint: Checkpoint) -> Calibratio
     Raises RefusedInput: DatasetUnusable with the row, TooFewSamples, SequenceTooLong,
     ModalityNotSupported, ModelNotRunnable, and whatever the stores raise.
     """
-    refuse_beyond_context(calibration, checkpoint.config)
+    refuse_impossible(calibration, checkpoint)
     # Whatever order the job has them in, so that equal work gives equal statistics.
     modalities = [modality for modality in Modality if modality in calibration.modalities]
     coders = load_coders(checkpoint, images=Modality.Image in modalities)
@@ -99,19 +100,6 @@ def prepare_data(calibration: Calibration, checkpoint: Checkpoint) -> Calibratio
         raise
     notices = tuple(said for part in parts for said in _notices(part, calibration))
     return CalibrationData(measured, notices, parts, encoder, folder)
-
-
-def refuse_beyond_context(calibration: Calibration, config: Mapping[str, Any]) -> None:
-    """Raise RefusedInput(SequenceTooLong) when rows may be longer than the model's context."""
-    text_config = config.get("text_config") or config
-    context = text_config.get("max_position_embeddings")
-    if isinstance(context, int) and calibration.maxSequenceLength > context:
-        raise RefusedInput(
-            Reason.SequenceTooLong,
-            f"{_FIELD}.maxSequenceLength",
-            f"`{_FIELD}.maxSequenceLength` is {calibration.maxSequenceLength}, and "
-            f"`max_position_embeddings` of `{CONFIG_FILE}` is {context}; ask for no more.",
-        )
 
 
 def _draw(calibration: Calibration, index: RowIndex, encoder: Encoder, modality: Modality) -> Drawn:

@@ -111,7 +111,8 @@ class Encoder:
         """What is tokenized: `text` as it is, or `messages` as the chat template writes them."""
         if row.text is not None:
             return row.text
-        if self._coders.template is None:
+        template = self._coders.template
+        if template is None:
             refuse(
                 row.place,
                 f"{row.place} has `messages`, and the source has no chat template; put its "
@@ -120,7 +121,8 @@ class Encoder:
         try:
             text: str = self._coders.tokenizer.apply_chat_template(
                 list(row.messages or ()),
-                chat_template=self._coders.template,
+                # Of several the tokenizer takes its default.
+                chat_template=template if isinstance(template, str) else None,
                 tokenize=False,
                 strftime_now=_TODAY.strftime,
             )

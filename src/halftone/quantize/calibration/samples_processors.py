@@ -15,27 +15,25 @@ from typing import Any, Final
 
 from halftone.checkpoint.index import Checkpoint
 from halftone.spec.errors import HalftoneError, RefusedInput
-from halftone.spec.names import CONFIG_FILE, Reason
+from halftone.spec.names import INDEX_FILE, Reason
 
 _SUFFIXES: Final = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 # Vocabularies have up to some tens of megabytes.
 _MAX_BYTES: Final = 256_000_000
 _TEMPLATES: Final = "additional_chat_templates/"
-# Where a repository describes how images become inputs; either will do.
-_PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
-_MODALITIES: Final = "quantization.calibration.modalities"
 
 
 @dataclass(frozen=True)
 class Coders:
-    """What turns rows into inputs: `processor` only for images, `template` only where there is one.
+    """What turns rows into inputs: `processor` only for images.
 
-    Token ids are below `vocabulary`; `image_id` is the one that stands for images.
+    `template` is the chat template, several by name, or None; token ids are below `vocabulary`, and
+    `image_id` is the one that stands for images.
     """
 
     tokenizer: Any
     processor: Any
-    template: str | None
+    template: str | dict[str, str] | None
     vocabulary: int | None
     image_id: int | None
 
@@ -43,11 +41,8 @@ class Coders:
 def load_coders(checkpoint: Checkpoint, *, images: bool) -> Coders:
     """The tokenizer of `checkpoint` and, with `images`, its processor.
 
-    Raises RefusedInput(ModalityNotSupported) for images where the model or its files know none,
-    RefusedInput(ModelNotRunnable) when transformers cannot load what is there.
+    Raises RefusedInput(ModelNotRunnable) when transformers cannot load what is there.
     """
-    if images:
-        refuse_without_images(checkpoint)
     from transformers import AutoProcessor, AutoTokenizer
 
     config = checkpoint.config
@@ -68,29 +63,13 @@ def load_coders(checkpoint: Checkpoint, *, images: bool) -> Coders:
     return Coders(tokenizer, processor, template, text_config.get("vocab_size"), image_id)
 
 
-def refuse_without_images(checkpoint: Checkpoint) -> None:
-    """Raise RefusedInput(ModalityNotSupported) unless `checkpoint` can be given images."""
-    if not isinstance(checkpoint.config.get("vision_config"), dict):
-        said = f"`{CONFIG_FILE}` has no `vision_config`, so the model takes text alone"
-        way_out = "leave out `Image`"
-    elif not {entry.path for entry in checkpoint.other_files} & set(_PROCESSORS):
-        said = f"the source has neither `{_PROCESSORS[0]}` nor `{_PROCESSORS[1]}`"
-        way_out = "put in the file that the model was published with, or leave out `Image`"
-    else:
-        return
-    raise RefusedInput(
-        Reason.ModalityNotSupported,
-        _MODALITIES,
-        f"`{_MODALITIES}` asks for `Image`, and {said}; {way_out}.",
-    )
-
-
 def _copy(checkpoint: Checkpoint, folder: Path) -> None:
     """The files that describe tokenizer and processor, into `folder`."""
     source = checkpoint.source
     for entry in source.files():
         name = entry.path.removeprefix(_TEMPLATES)
-        if "/" in name or not name.endswith(_SUFFIXES) or entry.size_bytes > _MAX_BYTES:
+        small = name.endswith(_SUFFIXES) and entry.size_bytes <= _MAX_BYTES
+        if "/" in name or not small or name == INDEX_FILE:
             continue
         (folder / entry.path).parent.mkdir(exist_ok=True)
         (folder / entry.path).write_bytes(source.read_range(entry.path, 0, entry.size_bytes))

@@ -83,8 +83,9 @@ def _recipe(
         if place.row is None or not place.row.stacked:
             by_role[place.role].add(fmt)
     lines = []
-    for role, found in by_role.items():
-        if found == {None}:
+    for role in dict.fromkeys([*(row.role for row in source.architecture.rows), *by_role]):
+        found = by_role.get(role, set())
+        if found <= {None}:
             continue
         fmt = next(iter(found))
         if len(found) > 1 or fmt is None or role not in QUANTIZABLE_ROLES:

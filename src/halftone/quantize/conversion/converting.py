@@ -23,7 +23,7 @@ from halftone.quantize.conversion.shards import Progress, write_shards
 from halftone.quantize.conversion.source import read_quantized
 from halftone.quantize.conversion.spans import spans_of
 from halftone.quantize.conversion.staging import require_space, staged_output
-from halftone.quantize.conversion.steps import Action, steps_of, survives_as_bf16
+from halftone.quantize.conversion.steps import steps_of, survives_as_bf16
 from halftone.quantize.workspace import storage_errors
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
@@ -105,7 +105,7 @@ def convert(
         files=tuple(sorted(files)),
         nbytes=sum(files.values()),
         tensors=len(steps),
-        changed=sum(s.action is not Action.Copy or s.name != s.source.name for s in steps.values()),
+        changed=sum(step.changes for step in steps.values()),
         nearest=tuple(shards.nearest),
         left_behind=left,
     )

@@ -6,10 +6,10 @@ Called by `converting`. Memory is one span, whatever the size of a shard or of a
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from halftone.checkpoint.headers import serialize_header
-from halftone.plan.layout import shard_names
+from halftone.plan.layout import SMALL_BYTES, natural_key, shard_names
 from halftone.quantize.conversion.source import QuantizedSource
 from halftone.quantize.conversion.spans import SPAN_BYTES, spans_of
 from halftone.quantize.conversion.steps import Action, Step, apply
@@ -17,9 +17,6 @@ from halftone.quantize.workspace import storage_errors
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.names import Reason
-
-# Scales, which the validation reads alone, lie together at the beginning of a shard.
-_SMALL_BYTES: Final = 65_536
 
 
 class Progress(Protocol):
@@ -72,10 +69,8 @@ def _write_shard(
     source: FileSource, steps: list[Step], descriptor: int, progress: Progress
 ) -> list[str]:
     """Write header and tensors; returns the names of scales that are the nearest and not exact."""
-    # `sort` is stable; wider dtypes first, so that every tensor is aligned to its dtype.
-    ordered = sorted(steps, key=lambda s: (-s.dtype.bits, s.nbytes > _SMALL_BYTES))
     rows, begin = [], 0
-    for step in ordered:
+    for step in sorted(steps, key=_place):
         rows.append((step.name, step.dtype, step.shape, begin, begin + step.nbytes))
         begin += step.nbytes
     header = serialize_header(rows, {"format": "pt"})
@@ -94,6 +89,12 @@ def _write_shard(
         if not exact:
             nearest.append(step.name)
     return nearest
+
+
+def _place(step: Step) -> tuple[Any, ...]:
+    """Where `step` stands in its shard: as in those that `halftone.plan.layout` lays out."""
+    order = natural_key(step.unit), step.member, step.part
+    return (-step.dtype.bits, step.nbytes > SMALL_BYTES, *order)
 
 
 def _refuse_long(step: Step) -> NoReturn:

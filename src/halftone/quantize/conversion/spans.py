@@ -15,7 +15,7 @@ from halftone.spec.files import FileSource
 
 SPAN_BYTES: Final = 32 * 2**20
 # Bytes between two tensors that cost less than a request of their own.
-_GAP_BYTES: Final = 2**20
+GAP_BYTES: Final = 2**20
 
 
 class Piece(NamedTuple):
@@ -31,15 +31,20 @@ class Piece(NamedTuple):
         return self.data.nbytes != self.entry.nbytes
 
 
-def spans_of(source: FileSource, entries: Sequence[TensorEntry]) -> Iterator[Piece]:
+def spans_of(
+    source: FileSource,
+    entries: Sequence[TensorEntry],
+    span_bytes: int = SPAN_BYTES,
+    gap_bytes: int = GAP_BYTES,
+) -> Iterator[Piece]:
     """`entries`, tensors of one shard sorted by offset; only those above a span are cut."""
-    buffer = np.empty(SPAN_BYTES, np.uint8)
+    buffer = np.empty(span_bytes, np.uint8)
     run: list[TensorEntry] = []
     for entry in entries:
-        if run and not _belongs(entry, run):
+        if run and not _belongs(entry, run, span_bytes, gap_bytes):
             yield from _whole(source, run, buffer)
             run = []
-        if entry.nbytes > SPAN_BYTES:
+        if entry.nbytes > span_bytes:
             yield from _cut(source, entry, buffer)
         else:
             run.append(entry)
@@ -47,10 +52,12 @@ def spans_of(source: FileSource, entries: Sequence[TensorEntry]) -> Iterator[Pie
         yield from _whole(source, run, buffer)
 
 
-def _belongs(entry: TensorEntry, run: Sequence[TensorEntry]) -> bool:
+def _belongs(
+    entry: TensorEntry, run: Sequence[TensorEntry], span_bytes: int, gap_bytes: int
+) -> bool:
     """Whether one request for `run` may fetch `entry` too."""
     gap = entry.offset - (run[-1].offset + run[-1].nbytes)
-    return gap <= _GAP_BYTES and entry.offset + entry.nbytes - run[0].offset <= SPAN_BYTES
+    return gap <= gap_bytes and entry.offset + entry.nbytes - run[0].offset <= span_bytes
 
 
 def _whole(source: FileSource, run: Sequence[TensorEntry], buffer: Bytes) -> Iterator[Piece]:
@@ -64,7 +71,7 @@ def _whole(source: FileSource, run: Sequence[TensorEntry], buffer: Bytes) -> Ite
 
 
 def _cut(source: FileSource, entry: TensorEntry, buffer: Bytes) -> Iterator[Piece]:
-    for begin in range(0, entry.nbytes, SPAN_BYTES):
-        data = buffer[: min(SPAN_BYTES, entry.nbytes - begin)]
+    for begin in range(0, entry.nbytes, buffer.nbytes):
+        data = buffer[: min(buffer.nbytes, entry.nbytes - begin)]
         source.read_into(entry.file, entry.offset + begin, data.data)
         yield Piece(entry, begin, data)

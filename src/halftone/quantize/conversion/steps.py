@@ -5,7 +5,7 @@ Every tensor is converted by itself, whatever shard it lies in, so the work stre
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import prod
 from typing import Final
@@ -48,18 +48,35 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One tensor of the source, and the tensor that it becomes."""
+    """One tensor of the source, and the tensor that it becomes.
+
+    `unit`, `member` and `part` say where it stands among others: a server's merged matrix, the
+    matrix in it, and which of the tensors that its format stores.
+    """
 
     source: TensorEntry
     name: str
     dtype: Dtype
     shape: tuple[int, ...]
-    action: Action = Action.Copy
+    action: Action
+    unit: str
+    member: str = ""
+    part: int = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes in the output."""
         return self.dtype.nbytes(self.shape)
+
+    @property
+    def changes(self) -> bool:
+        """Whether the output's tensor is not the source's to the letter."""
+        same = (self.name, self.dtype, self.shape) == (
+            self.source.name,
+            self.source.dtype,
+            self.source.shape,
+        )
+        return not same or self.action is not Action.Copy
 
     @property
     def is_narrowed(self) -> bool:
@@ -81,20 +98,19 @@ def steps_of(
     """
     steps = {}
     for module, parts in source.modules.items():
-        fmt = source.formats.get(module)
-        changed = {} if fmt is None else _of_module(module, parts, fmt, source.layout, to)
+        changed = _of_module(module, parts, source, to) if module in source.formats else {}
         for parameter, entry in parts.items():
             step = changed.get(parameter)
             if parameter in CACHE_SCALES:
                 step = _of_cache(entry, module, parameter, to)
-            steps[entry.name] = step or Step(entry, entry.name, entry.dtype, entry.shape)
+            steps[entry.name] = step or _kept(entry)
     _refuse_twins(steps.values())
     narrowed = [s.source for s in steps.values() if s.action is Action.Cast and s.is_narrowed]
     safe = survivors(narrowed)
     for entry in narrowed:
         if entry.name not in safe:
-            step = steps[entry.name]
-            steps[entry.name] = Step(entry, step.name, entry.dtype, step.shape)
+            wider = replace(steps[entry.name], dtype=entry.dtype, action=Action.Copy)
+            steps[entry.name] = wider
     return steps
 
 
@@ -122,14 +138,15 @@ def survives_as_bf16(data: Bytes) -> bool:
     return not (data.view(np.uint32) & np.uint32(0xFFFF)).any()
 
 
+def _kept(entry: TensorEntry) -> Step:
+    return Step(entry, entry.name, entry.dtype, entry.shape, Action.Copy, unit=entry.name)
+
+
 def _of_module(
-    module: str,
-    parts: Mapping[str, TensorEntry],
-    fmt: Format,
-    layout: CheckpointFormat,
-    to: CheckpointFormat,
+    module: str, parts: Mapping[str, TensorEntry], source: QuantizedSource, to: CheckpointFormat
 ) -> dict[str, Step]:
     """Steps of what a format stores for `module`, by parameter in the source."""
+    fmt = source.formats[module]
     if to not in FORMATS[fmt].layouts:
         raise RefusedInput(
             Reason.NotSupported,
@@ -137,8 +154,9 @@ def _of_module(
             f"`{module}` is {fmt}, which {to}'s layout has no words for: a server would quantize "
             "its activations too; leave the checkpoint as it is, or quantize the source anew.",
         )
-    before, after = stored_tensors(fmt, layout), stored_tensors(fmt, to)
+    before, after = stored_tensors(fmt, source.layout), stored_tensors(fmt, to)
     shape = matrix_shape(parts[before[0].suffix])
+    weight = f"{module}.weight"
     return {
         old.suffix: Step(
             parts[old.suffix],
@@ -146,8 +164,11 @@ def _of_module(
             _dtype(parts[old.suffix], new),
             new.shape(*shape),
             _action(parts[old.suffix], new, fmt, to),
+            source.architecture.place(weight).group or weight,
+            weight,
+            part,
         )
-        for old, new in zip(before, after, strict=True)
+        for part, (old, new) in enumerate(zip(before, after, strict=True))
     }
 
 
@@ -176,7 +197,7 @@ def _of_cache(entry: TensorEntry, module: str, parameter: str, to: CheckpointFor
     part = scales.keys if parameter == "k_scale" else scales.values
     dtype = Dtype.F32 if entry.dtype is Dtype.F16 else part.dtype
     action = Action.Copy if entry.dtype is dtype else Action.Cast
-    return Step(entry, part.name, dtype, part.shape, action)
+    return Step(entry, part.name, dtype, part.shape, action, unit=part.name)
 
 
 def _encoded(values: Floats, dtype: Dtype) -> Bytes:

@@ -239,8 +239,8 @@ def _refuse_all_out(rows: Sequence[Candidate]) -> None:
         raise RefusedInput(
             Reason.CalibrationRequired,
             "--format",
-            f"Activations of {formats} must be measured; give data with `--dataset FILE`, or "
-            "leave `--format` out.",
+            f"Without data nothing can be said of {formats} on this model; give `--dataset FILE`, "
+            "or leave `--format` out.",
         )
     row = next(row for row in out if row.because is not None)
     raise RefusedInput(Reason.ShapeNotQuantizable, str(row.role), str(row.because))

@@ -74,17 +74,19 @@ def units_of(tensors: Iterable[LogicalTensor]) -> tuple[Unit, ...]:
 
 
 def sampled(
-    tensors: Mapping[Role, Sequence[LogicalTensor]], layers: int | None
+    tensors: Mapping[Role, Sequence[LogicalTensor]],
+    layers: int | None,
+    role_bytes: int = ROLE_BYTES,
 ) -> dict[Role, Sampled]:
     """What is measured of each role; `layers` is the most of a role, None for the rule above."""
     found = {}
     for role, matrices in tensors.items():
         units = units_of(matrices)
         every = list(dict.fromkeys(unit.layer for unit in units))
-        if layers is not None or _bytes(units) > ROLE_BYTES:
+        if layers is not None or _bytes(units) > role_bytes:
             chosen = set(spread(every, layers or LAYERS))
             units = tuple(unit for unit in units if unit.layer in chosen)
-        if _bytes(units) > ROLE_BYTES:
+        if _bytes(units) > role_bytes:
             experts = list(dict.fromkeys(u.expert for u in units if u.expert is not None))
             some = {None, *spread(experts, EXPERTS)}
             units = tuple(unit for unit in units if unit.expert in some)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from halftone.checkpoint.index import Checkpoint
 from halftone.quantize import kernels
-from halftone.quantize.sweep.encoding import Encoder, weights_of
+from halftone.quantize.sweep.rounding import WeightRounder, weights_of
 from halftone.quantize.sweep.sampling import Unit
 from halftone.quantize.tiles import Tile, TileReader, tiles_of
 from halftone.spec.dtypes import Dtype
@@ -50,12 +50,12 @@ def measure(
     `advance` is told of bytes of source as they are done, from any thread. Raises
     RefusedInput(NonFiniteWeight) for NaN and infinities.
     """
-    reader, encoder = TileReader(checkpoint.source), Encoder(recipe)
+    reader, rounder = TileReader(checkpoint.source), WeightRounder(recipe)
     # Formats whose weights are another's are not measured twice.
     distinct = {role: tuple(dict.fromkeys(map(weights_of, some))) for role, some in formats.items()}
     with ThreadPoolExecutor(workers, thread_name_prefix="weights") as pool:
         futures = [
-            pool.submit(_measure, reader, encoder, unit, distinct[unit.role], advance)
+            pool.submit(_measure, reader, rounder, unit, distinct[unit.role], advance)
             for unit in units
         ]
         try:
@@ -109,7 +109,7 @@ def is_bfloat16(unit: Unit) -> bool:
 
 def _measure(
     reader: TileReader,
-    encoder: Encoder,
+    rounder: WeightRounder,
     unit: Unit,
     formats: Sequence[Format],
     advance: Callable[[int], None],
@@ -120,7 +120,7 @@ def _measure(
     for tile in tiles:
         weights = reader.read(tile)
         for fmt in formats:
-            weight, error = encoder.encode(fmt, weights, maximum, is_bfloat16(unit))
+            weight, error = rounder.round(fmt, weights, maximum, is_bfloat16(unit))
             sums[fmt] = WeightError(sums[fmt].weight + weight, sums[fmt].error + error)
         advance(tile.source_bytes)
     reader.forget(unit.members)

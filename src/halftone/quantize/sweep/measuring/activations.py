@@ -14,7 +14,6 @@ from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from halftone.quantize import kernels
 from halftone.spec.formats import FORMATS, FP8_BLOCK_SIDE, Format
 
-_FP8_MAX: Final = 448.0
 _SIXTEEN_BITS: Final = frozenset({Format.NVFP4A16, Format.FP8_BLOCK_A16})
 
 Rounding = Callable[[Any], Any]
@@ -50,9 +49,8 @@ def _nvfp4(args: Any, amax: float) -> Rounding:
 
 
 def _static(args: Any, amax: float) -> Rounding:
-    """One scale for all, amax / 448 as BF16; an input that was always zero has the scale 1."""
-    scale = torch.tensor([amax / _FP8_MAX]).to(torch.bfloat16).float()
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    """One measured scale for everything."""
+    scale = torch.tensor([float(kernels.fp8_scale(amax))])
 
     def rounded(x: Any) -> Any:
         here = scale.to(x.device)

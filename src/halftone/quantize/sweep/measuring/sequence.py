@@ -27,9 +27,9 @@ from halftone.quantize.calibration.streaming import StreamedModel
 from halftone.quantize.calibration.weights import Names, stored_tensors
 from halftone.quantize.sweep.candidates import Standing, with_precision
 from halftone.quantize.sweep.document import LayerDivergence
-from halftone.quantize.sweep.encoding import Encoder
 from halftone.quantize.sweep.measuring.layers import Progress
 from halftone.quantize.sweep.measuring.variants import Placed, variant
+from halftone.quantize.sweep.rounding import WeightRounder
 from halftone.quantize.sweep.sampling import Unit, units_of
 from halftone.quantize.sweep.sweeping import Prepared
 from halftone.quantize.tiles import TileReader
@@ -69,7 +69,7 @@ def measure(
     last = max(tried)
     samples = sum(one.samples for one in data.measured)
     progress.begin(samples * _passes(tried, last))
-    encoder = Encoder(prepared.recipe)
+    rounder = WeightRounder(prepared.recipe)
     found: list[LayerDivergence] = []
     with Partial(folder, "sweep", {}) as partial:
         run = Run(
@@ -85,7 +85,7 @@ def measure(
             layer = model.module.get_submodule(model.layers[index])
             if index in tried:
                 with _Outputs(layer, folder) as outputs, run.rehearsing(index) as again:
-                    found += _try(tried[index], outputs, again, watch, encoder, progress)
+                    found += _try(tried[index], outputs, again, watch, rounder, progress)
             if index < last:
                 _count(run.layer(index, _accept), progress)
     return tuple(found)
@@ -96,7 +96,7 @@ def _try(
     outputs: "_Outputs",
     again: Callable[[], Iterator[int]],
     watch: Watch,
-    encoder: Encoder,
+    rounder: WeightRounder,
     progress: Progress,
 ) -> Iterator[LayerDivergence]:
     """One layer: as it is, with its inputs measured, and then in each variant."""
@@ -105,7 +105,7 @@ def _try(
     for one in tried:
         amax = _input_maxima((placed.unit for placed in one.placed), seen)
         for fmt in one.formats:
-            with variant(one.placed, fmt, encoder, amax):
+            with variant(one.placed, fmt, rounder, amax):
                 divergence = outputs.divergence(_counted(again(), progress))
             yield LayerDivergence(
                 layer=one.layer, role=one.role, format=fmt, divergence=f"{divergence:.6g}"

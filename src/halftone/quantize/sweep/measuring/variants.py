@@ -14,8 +14,8 @@ import torch
 from halftone.plan.tensors import LogicalTensor
 from halftone.quantize import kernels
 from halftone.quantize.kernels import Weights
-from halftone.quantize.sweep.encoding import Encoder
 from halftone.quantize.sweep.measuring.activations import activation_rounding
+from halftone.quantize.sweep.rounding import WeightRounder
 from halftone.quantize.sweep.sampling import Unit
 from halftone.quantize.sweep.weight_errors import is_bfloat16
 from halftone.spec.dtypes import Dtype
@@ -34,7 +34,7 @@ class Placed(NamedTuple):
 
 @contextmanager
 def variant(
-    placed: Sequence[Placed], fmt: Format, encoder: Encoder, amax: Mapping[str, float]
+    placed: Sequence[Placed], fmt: Format, rounder: WeightRounder, amax: Mapping[str, float]
 ) -> Iterator[None]:
     """`placed` in `fmt`; `amax` has by unit the largest magnitude that entered its input group."""
     originals: list[tuple[Any, Any]] = []
@@ -44,7 +44,7 @@ def variant(
             maximum = max(_amax(module, member) for module, member in _members(one))
             rounding = activation_rounding(fmt, amax.get(one.unit.name))
             for module, member in _members(one):
-                weight = _encoded(module, member, fmt, maximum, is_bfloat16(one.unit), encoder)
+                weight = _encoded(module, member, fmt, maximum, is_bfloat16(one.unit), rounder)
                 originals.append((module, module.weight))
                 module._parameters["weight"] = torch.nn.Parameter(weight, requires_grad=False)
                 if rounding is not None:
@@ -78,13 +78,13 @@ def _encoded(
     fmt: Format,
     maximum: float,
     bfloat16: bool,
-    encoder: Encoder,
+    rounder: WeightRounder,
 ) -> Any:
     """The weights of `module` as a server dequantizes them, float32, where the module's are."""
     made = torch.empty(member.shape, dtype=torch.float32)
     rows = made.numpy()
     for start, tile in _tiles(module, member):
-        encoder.encode(fmt, tile, maximum, bfloat16, rows[start : start + len(tile)])
+        rounder.round(fmt, tile, maximum, bfloat16, rows[start : start + len(tile)])
     return made.to(module.weight.device)
 
 

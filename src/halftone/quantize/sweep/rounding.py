@@ -1,7 +1,7 @@
-"""A tile of weights in one format, by the engine's own kernels: what it would store, and its error.
+"""A tile of weights after a format's rounding, by the engine's own kernels: its error, its values.
 
 Called by `weight_errors` for the sums, and by `measuring` also for the weights as a server
-dequantizes them. Nothing is written; `writing.ShardWriter` makes the same calls for what is stored.
+dequantizes them. `halftone.quantize.encoding` calls the same kernels for what is stored.
 """
 
 from typing import Final
@@ -12,19 +12,15 @@ from numpy.typing import NDArray
 from halftone.checkpoint import decoding
 from halftone.checkpoint.scratch import Scratch
 from halftone.quantize import kernels
+from halftone.quantize.encoding import SEARCHES
 from halftone.quantize.kernels import Weights
 from halftone.spec.formats import FP8_BLOCK_SIDE, Format
-from halftone.spec.job import BlockScale, Recipe, ScaleSearch
+from halftone.spec.job import BlockScale, Recipe
 
 # A format whose weights are those of another: only their activations differ.
 _WEIGHTS_OF: Final = {
     Format.NVFP4: Format.NVFP4A16,
     Format.FP8_BLOCK_A16: Format.FP8_BLOCK,
-}
-_SEARCHES: Final = {
-    ScaleSearch.MinMax: kernels.MIN_MAX,
-    ScaleSearch.MeanSquaredError: kernels.MEAN_SQUARED_ERROR,
-    ScaleSearch.Exhaustive: kernels.EXHAUSTIVE,
 }
 
 
@@ -33,19 +29,19 @@ def weights_of(fmt: Format) -> Format:
     return _WEIGHTS_OF.get(fmt, fmt)
 
 
-class Encoder:
-    """Encodes tiles as `recipe` would; safe to use from several threads.
+class WeightRounder:
+    """Rounds tiles as `recipe` would; safe to use from several threads.
 
     A tile is `uint16[rows, K]` of BF16 bits or `float32[rows, K]`, and begins at a multiple of 128
     rows of its matrix.
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self._search = _SEARCHES[recipe.scaleSearch]
+        self._search = SEARCHES[recipe.scaleSearch]
         self._power_of_two = recipe.blockScale is BlockScale.PowerOfTwo
         self._scratch = Scratch()
 
-    def encode(
+    def round(
         self,
         fmt: Format,
         weights: Weights,
@@ -66,7 +62,7 @@ class Encoder:
             case Format.FP8_BLOCK:
                 return self._fp8_block(weights, out)
             case _:
-                raise NotImplementedError(fmt)
+                return self._fp8_tensor(weights, maximum, out)
 
     def _nvfp4(
         self, weights: Weights, maximum: float, bfloat16: bool, out: NDArray[np.float32] | None
@@ -79,6 +75,16 @@ class Encoder:
         if out is not None:
             decoding.decode_nvfp4(packed, scale, divisor, out)
         return weight, error
+
+    def _fp8_tensor(
+        self, weights: Weights, maximum: float, out: NDArray[np.float32] | None
+    ) -> tuple[float, float]:
+        codes = self._take("codes", *weights.shape)
+        scale = kernels.fp8_scale(maximum)
+        sums = kernels.quantize_fp8_tensor(weights, scale, codes)
+        if out is not None:
+            decoding.decode_fp8_tensor(codes, float(scale), out)
+        return sums
 
     def _fp8_channel(
         self, weights: Weights, out: NDArray[np.float32] | None
