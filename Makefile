@@ -85,6 +85,12 @@ requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgr
 verify: $(DEV) ## Check that generated files fit their sources
 	$(VENV)/python -m tools.requirements check
 
+##@ Images
+.PHONY: images
+images: ## Build the container images and check them, with buildah as root (15 GB, minutes)
+	$(PYTHON) -m tools.images build
+	$(PYTHON) -m tools.images check
+
 ##@ Housekeeping
 .PHONY: clean
 clean: ## Remove build outputs and caches; environments stay

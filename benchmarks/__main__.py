@@ -1,6 +1,6 @@
 """Run the benchmarks and print one table: `python -m benchmarks [NAME …]`.
 
-Sources of 2 to 5 GB are made under `build/benchmarks/` (or `--scratch DIR`) and need 12 GB there.
+Sources of up to 6 GB are made under `build/benchmarks/` (or `--scratch DIR`) and need 14 GB there.
 """
 
 import argparse
@@ -16,6 +16,7 @@ BENCHMARKS = (
     "remote_inspect",
     "quantize",
     "memory",
+    "calibration",
     "validating",
     "publish_s3",
 )

@@ -147,6 +147,10 @@ def rows(rates: Mapping[str, Rate]) -> list[Result]:
         target = f"{low} to {high}" if low else f"<= {high}"
         met = low <= error <= high
         wanted.append((f"relative error, Gaussian, {name}", target, f"{error:.4f}", met))
+    searched, plain = (rates[f"nvfp4 {name}"].relative_error for name in ("Exhaustive", "MinMax"))
+    ratio = (searched or 0.0) / (plain or 1.0)
+    against = "relative error, Gaussian, Exhaustive against MinMax"
+    wanted.append((against, "<= 0.86 times", f"{ratio:.3f} times", 0 < ratio <= 0.86))
     return [Result(*row, {"rates": measured}) for row in wanted]
 
 

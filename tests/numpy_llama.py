@@ -75,7 +75,8 @@ def _attention(linear: Callable[[str, Array], Array], x: Array, config: Any) -> 
     scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
     shares /= shares.sum(-1, keepdims=True)
-    return np.einsum("hqk,khd->qhd", shares, v).reshape(tokens, heads * size)
+    mixed: Array = np.einsum("hqk,khd->qhd", shares, v)
+    return mixed.reshape(tokens, heads * size)
 
 
 def _rotated(x: Array, config: Any) -> Array:
@@ -88,7 +89,8 @@ def _rotated(x: Array, config: Any) -> Array:
 
 
 def _normed(x: Array, weight: Array, config: Any) -> Array:
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + config["rms_norm_eps"]) * weight
+    size: Array = np.sqrt((x**2).mean(-1, keepdims=True) + config["rms_norm_eps"])
+    return x / size * weight
 
 
 def _nearest(values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Checkpoints in forms that servers take and that we do not write: calibrated ones, and ModelOpt's.
+"""Checkpoints in forms that servers take, by the tests' own hand: static FP8, and ModelOpt's.
 
 Called by tests of the engine. Each function takes a small checkpoint, ours or a BF16 source, and
 writes another; activation scales are made up, the same for whatever a server merges. It must not
@@ -22,32 +22,17 @@ _CACHE = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor
 _FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
 
 
-def with_activation_scales(nvfp4a16: Path, out: Path) -> Path:
-    """W4A4 of compressed-tensors from its W4A16: input scales, and a configuration that says so."""
+def as_modelopt_nvfp4(nvfp4a16: Path, out: Path) -> Path:
+    """ModelOpt's W4A16_NVFP4."""
     stored, config = read_checkpoint(nvfp4a16), _config(nvfp4a16)
-    block = config["quantization_config"]
-    for group in block["config_groups"].values():
-        group["input_activations"] = group["weights"] | {"dynamic": "local"}
-    divisor = _number(2688 / LARGEST_ACTIVATION)
-    for module in _modules(stored):
-        stored[f"{module}.input_global_scale"] = divisor
-    return _write(nvfp4a16, out, config, stored)
-
-
-def as_modelopt_nvfp4(compressed: Path, out: Path) -> Path:
-    """ModelOpt's W4A16_NVFP4, or NVFP4 where `compressed` has input scales."""
-    stored, config = read_checkpoint(compressed), _config(compressed)
     made: Stored = {}
     for name, tensor in stored.items():
         module, _, part = name.rpartition(".")
         renamed = {"weight_packed": "weight", "weight_global_scale": "weight_scale_2"}.get(part)
-        renamed = "input_scale" if part == "input_global_scale" else renamed
-        is_global = part.endswith("global_scale")
+        is_global = part == "weight_global_scale"
         made[f"{module}.{renamed or part}"] = _inverse(tensor) if is_global else tensor
-    algorithm = "NVFP4" if any(name.endswith("input_scale") for name in made) else "W4A16_NVFP4"
-    cache = {"kv_cache_quant_algo": "FP8"} if any(n.endswith(".k_scale") for n in made) else {}
-    config["quantization_config"] = _modelopt(algorithm, group_size=16, **cache)
-    return _write(compressed, out, config, made)
+    config["quantization_config"] = _modelopt("W4A16_NVFP4", group_size=16)
+    return _write(nvfp4a16, out, config, made)
 
 
 def as_modelopt_fp8_blocks(fp8_block: Path, out: Path) -> Path:
@@ -102,15 +87,11 @@ def without_activations(compressed: Path, out: Path) -> Path:
     return _write(compressed, out, config, read_checkpoint(compressed))
 
 
-def with_fp8_cache(compressed: Path, out: Path, scales: tuple[float, float] | None) -> Path:
-    """The same with an FP8 KV cache, its key and value `scales` calibrated or left out."""
-    stored, config = read_checkpoint(compressed), _config(compressed)
+def with_fp8_cache(compressed: Path, out: Path) -> Path:
+    """The same with an FP8 KV cache, and no scales for it."""
+    config = _config(compressed)
     config["quantization_config"]["kv_cache_scheme"] = _CACHE
-    layers = {name.partition(".k_proj.")[0] for name in stored if ".k_proj." in name}
-    for layer in layers if scales else ():
-        assert scales is not None
-        stored |= {f"{layer}.k_scale": _number(scales[0]), f"{layer}.v_scale": _number(scales[1])}
-    return _write(compressed, out, config, stored)
+    return _write(compressed, out, config, read_checkpoint(compressed))
 
 
 def with_another_global_scale(nvfp4a16: Path, out: Path) -> Path:

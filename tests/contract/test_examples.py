@@ -1,4 +1,4 @@
-"""Every numbered example parses, is planned without a refusal, and names its command."""
+"""Every numbered example parses, is planned without a refusal, has data and names its command."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from halftone.checkpoint.index import read_checkpoint
 from halftone.plan.planning import plan_checkpoint
+from halftone.spec.documents import Method
 from halftone.spec.recipes import parse_job, read_yaml, resolve
 from halftone.stores import open_source
 from tests.conftest import ROOT
@@ -35,3 +36,9 @@ def test_an_example_is_planned(path: Path) -> None:
     source.close()
     assert plan.refusal is None
     assert plan.output is not None
+    calibration = job.spec.quantization.calibration
+    assert (calibration is not None) is (plan.method is Method.Calibrated)
+    if calibration is not None:
+        assert calibration.dataset.path is not None, "a remote data set needs a double here"
+        rows = (path.parent / calibration.dataset.path).read_text().splitlines()
+        assert len(rows) >= calibration.samples

@@ -100,6 +100,7 @@ def test_there_are_images_and_the_tool_knows_all() -> None:
     assert {one.dockerfile for one in images.IMAGES.values()} == set(DOCKERFILES)
     for image in images.IMAGES.values():
         assert image.target in stages(image.dockerfile)
+        assert (image.dockerfile.parent / "check" / "check.sh").is_file()
 
 
 @FILES

@@ -15,7 +15,7 @@ We test these aspects:
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ def _damage(folder: Path) -> None:
     for name in ("nan", "narrow", "short"):
         shutil.copytree(folder / "llama", folder / name)
     set_value(folder / "nan", "model.layers.1.self_attn.v_proj.weight", float("nan"))
-    for name, changed in (("narrow", {"intermediate_size": 128}), ("short", {"num_hidden_layers": 1})):
+    changes = {"narrow": {"intermediate_size": 128}, "short": {"num_hidden_layers": 1}}
+    for name, changed in changes.items():
         path = folder / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     write_sparse(folder / "large", _too_large())
@@ -121,7 +122,7 @@ def _too_large() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def answers(work: Path) -> Iterator[dict[str, Answer]]:
+def answers(work: Path) -> dict[str, Answer]:
     """All cases, in one process; another holds the lock of one output."""
     busy = work / "out" / "busy" / ".statistics.partial" / "lock"
     busy.parent.mkdir(parents=True)
@@ -130,9 +131,10 @@ def answers(work: Path) -> Iterator[dict[str, Answer]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for file in (work / "llama").iterdir():
             s3.put("models", f"llama/{file.name}", file.read_bytes())
-        asked = [_question(work, name, case) | {"environment": _s3(s3)} for name, case in cases.items()]
+        asked = [_question(work, name, case) for name, case in cases.items()]
+        asked = [question | {"environment": _s3(s3)} for question in asked]
         found = ask("quantize", "calibration.py", asked, work=work, timeout_s=300)
-    yield dict(zip(cases, found, strict=True))
+    return dict(zip(cases, found, strict=True))
 
 
 def _question(work: Path, name: str, case: Case) -> dict[str, Any]:

@@ -65,12 +65,27 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     objection = "{{ raise_exception('roles must alternate') }}"
     (folder / "strict" / "chat_template.jinja").write_text(objection)
     (folder / "dated" / "chat_template.jinja").write_text("{{ strftime_now('%Y-%m-%d') }}")
+    begin_every_text(folder / "gemma4_unified" / "tokenizer.json", SPECIAL_TOKENS[0])
     write_images(folder / "pictures", 6)
     (folder / "pictures" / "broken.png").write_bytes(png()[:-40])
     (folder / "pictures" / "strip.png").write_bytes(png(1, 300))
     (folder / "pictures" / "large.png").write_bytes(png(320, 320))
     (folder / "garbage.parquet").write_bytes(b"PAR1 and no more")
     return folder
+
+
+def begin_every_text(tokenizer: Path, token: str) -> None:
+    """Let a tokenizer put `token` first unless it is told not to, as Gemma's does."""
+    place = {"SpecialToken": {"id": token, "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    described = json.loads(tokenizer.read_text())
+    described["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [place, text],
+        "pair": [place, text, text],
+        "special_tokens": {token: {"id": token, "ids": [0], "tokens": [token]}},
+    }
+    tokenizer.write_text(json.dumps(described))
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +147,7 @@ def local(work: Path, shown: list[dict[str, Any]]) -> dict[str, Any]:
         "text by another seed": asked(work, "", "text.jsonl", samples=7, seed=4),
         "text, cut": asked(work, "", "text.jsonl", samples=20, maxSequenceLength=90),
         "text of llama": asked(work, "", "text.jsonl", "llama", samples=7, seed=3),
+        "text of gemma": asked(work, "", "text.jsonl", "gemma4_unified", samples=20),
         "dated": asked(work, "dated", TEXTS[12:], "dated"),
         "pictures": asked(work, "pictures", shown, **all_seven),
         "pictures of gemma": asked(work, "", "pictures.jsonl", "gemma4_unified", **all_seven),
@@ -160,6 +176,7 @@ def served(hub: HubDouble, s3: S3Double) -> dict[str, Any]:
 def directly(work: Path, shown: list[dict[str, Any]]) -> dict[str, Any]:
     """Every row, for transformers alone."""
     rows = {f"text {index}": ("qwen3_5", row) for index, row in enumerate(TEXTS)}
+    rows |= {f"gemma {index}": ("gemma4_unified", row) for index, row in enumerate(TEXTS)}
     for model in ("qwen3_5", "gemma4_unified"):
         rows |= {f"{model} {index}": (model, row) for index, row in enumerate(shown)}
     return {
@@ -225,6 +242,13 @@ def test_the_draw_follows_from_the_rows_and_the_seed(answers: Asked) -> None:
 
     assert digests["text"] == digests["text in two files"] == digests["text of llama"]
     assert digests["text"] != digests["text by another seed"]
+
+
+def test_only_text_gets_the_tokens_that_the_tokenizer_adds(answers: Asked) -> None:
+    whole = [answers.direct[f"gemma {index}"]["ids"] for index in range(len(TEXTS))]
+
+    assert [sample["ids"] for sample in answers["text of gemma"]["samples"]] == whole
+    assert [ids[0][0] == 0 for ids in whole] == ["text" in row for row in TEXTS]
 
 
 def test_long_text_is_cut_and_counted(answers: Asked) -> None:

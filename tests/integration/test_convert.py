@@ -9,6 +9,7 @@ We test these aspects:
 - companions come along; documents, and the card of a published artifact, do not
 - strangers' checkpoints: lists of names and class targets as llm-compressor writes them, scales
   that BF16 cannot hold, multipliers that no divisor has, roles whose layers differ
+- a checkpoint on the Hub is converted as one on disk is, in few requests
 - vLLM answers the same from both layouts
 """
 
@@ -21,6 +22,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from halftone.cli.opening import opened_checkpoint
+from halftone.quantize.conversion.converting import convert as carry_out
+from halftone.spec.formats import CheckpointFormat
 from tests.builders import (
     Tensor,
     as_float32,
@@ -30,6 +34,7 @@ from tests.builders import (
     write_safetensors,
 )
 from tests.commands import files_of, halftone, quantize_directory
+from tests.doubles.hub import HubDouble
 from tests.environments import ask
 from tests.inspecting import edit_config, spoiled
 from tests.quantizing import recipe
@@ -267,6 +272,25 @@ def restore(quantized: Path, source: Path, parent: str) -> None:
     }
     stored |= {name: tensor for name, tensor in plain.items() if name.startswith(f"{parent}.")}
     write_safetensors(quantized / "model.safetensors", stored)
+
+
+def test_a_remote_checkpoint_is_read_in_few_requests(
+    made: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some hundred scales, each of which is looked at before and read again for the output."""
+    with HubDouble(made["experts", "ModelOpt"]) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        with opened_checkpoint(hub.uri) as checkpoint:
+            before = checkpoint.source.traffic.requests
+            to = CheckpointFormat.CompressedTensors
+            done = carry_out(checkpoint, tmp_path / "out", to)
+            asked = checkpoint.source.traffic.requests - before
+
+    expected = files_of(made["experts", "CompressedTensors"])
+    del expected["checkpoint.json"]
+    assert files_of(tmp_path / "out") == expected
+    # The companions, ModelOpt's configuration, the scales, and the shard, once each.
+    assert asked == len(done.files) - 2 + 3
 
 
 # vLLM ---------------------------------------------------------------------------------------------

@@ -65,6 +65,18 @@ def test_what_cannot_fit_is_refused_before_work_begins(source: Path, small_disk:
     assert list(small_disk.iterdir()) == []
 
 
+def test_a_conversion_that_cannot_fit_is_refused_before_it_begins(
+    source: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    assert halftone("quantize", source, tmp_path / "ours", *RECIPE).code == 0
+
+    ended = halftone("convert", tmp_path / "ours", small_disk / "output", "--to", "ModelOpt")
+
+    assert (ended.code, ended.out) == (3, "")
+    assert f"'{small_disk / 'output'}' needs 15," in ended.err
+    assert list(small_disk.iterdir()) == []
+
+
 def test_the_files_beside_the_weights_count_too(source: Path, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for path in source.iterdir():

@@ -1,4 +1,4 @@
-"""The pocket model through real engine gates: the honest checkpoint, and plain rounding to 2 bits.
+"""The pocket model through real engine gates: honest checkpoints, plain rounding, wrong scales.
 
 A whole job is run from the command line, which starts the stage in the environment with vLLM. The
 source is loaded once, and what it answered is kept for the later runs. We test these aspects:
@@ -6,6 +6,10 @@ source is loaded once, and what it answered is kept for the later runs. We test 
   page draws all evidence
 - plain rounding to 2 bits fails `KlDivergence` and, by itself, `Task`; each names its culprit
 - in a work directory the gates that read files stop it before a model is loaded
+- the second example's W4A4 with a measured FP8 cache passes with that example's limits; halved
+  scales of activations, and scales of the cache eight times too small, pass every gate on files
+  and fail `KlDivergence`, and nothing of them is published. (Eight times too large costs an FP8
+  cache nothing that a gate could see: the format has the range to spare.)
 """
 
 import json
@@ -14,16 +18,20 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from halftone.checkpoint.digests import checkpoint_digest
 from halftone.spec.documents import CheckpointDocument, Plan
 from halftone.spec.names import CACHE_DIRECTORY, SERVE_PYTHON
 from halftone.spec.reports import GateResult, Platform, Report, Verdict
-from tests.builders import sabotage
-from tests.commands import halftone, quantize_directory
+from tests.artifacts import written
+from tests.builders import read_checkpoint, sabotage
+from tests.commands import files_of, halftone, quantize_directory
 from tests.conftest import ROOT, is_foreign
 from tests.environments import ask, python_of
 from tests.jobs import write_job
@@ -159,6 +167,99 @@ def two_bits(
         for answer in answers
     )
     return dict(zip(("divergence", "arithmetic"), judged, strict=True))
+
+
+@pytest.fixture(scope="module")
+def calibrated(honest: Honest, tmp_path_factory: pytest.TempPathFactory) -> Honest:
+    """The second example with fewer samples and gates, run as a user does."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    spec = yaml.safe_load((ROOT / "examples" / "02-pocket-model-w4a4.yaml").read_text())["spec"]
+    quantization = spec["quantization"]
+    quantization["calibration"] |= {
+        "dataset": {"path": str(EXAMPLE / "calibration.jsonl")},
+        "samples": 24,
+    }
+    gates = [g for g in spec["validation"]["gates"] if g["name"] in ("loads", "divergence")]
+    job = write_job(
+        folder,
+        source={"directory": {"path": str(MODEL)}},
+        quantization=quantization,
+        validation={"gates": gates},
+    )
+    return Honest(
+        folder, command(honest.cache, "run", job, "--workdir", folder / "work"), honest.cache
+    )
+
+
+@pytest.mark.quantize_env
+def test_four_bit_activations_and_a_measured_cache_pass_the_examples_limits(
+    calibrated: Honest,
+) -> None:
+    assert calibrated.ended.code == 0, calibrated.ended.err
+    report = calibrated.report
+    assert (report.verdict, report.method) == (Verdict.Emulated, "Calibrated")
+    score = calibrated.gate("divergence").score
+    assert score is not None
+    assert 0.01 < float(score) < 0.025
+    assert report.platform is not None
+    assert {"HalftoneCpuNvfp4Linear", "HalftoneCpuFp8KvCache"} <= {*report.platform.kernels}
+    evidence = json.loads((calibrated.workdir / "evidence" / "loads.json").read_text())
+    [scales] = evidence["cacheScales"]  # one layer has a cache
+    assert 0 < scales["key"] != 1
+    assert 0 < scales["value"] != 1
+    published = calibrated.folder / "published" / "small"
+    assert (published / "calibration" / "statistics.json").is_file()
+    assert halftone("verify", published, "--rebuild", "4", "--source", MODEL).code == 0
+
+
+@pytest.mark.quantize_env
+@pytest.mark.parametrize(
+    ("endings", "factor"),
+    [((".input_scale",), 0.5), ((".k_scale", ".v_scale"), 0.125)],
+    ids=["activation scales halved", "cache scales an eighth"],
+)
+def test_wrong_scales_are_caught_by_behaviour_and_publish_nothing(
+    calibrated: Honest, tmp_path: Path, endings: tuple[str, ...], factor: float
+) -> None:
+    work, target = tmp_path / "work", calibrated.folder / "published" / "small"
+    left = shutil.ignore_patterns("logs", "artifact*", "report*", "evidence")
+    shutil.copytree(calibrated.workdir, work, ignore=left)
+    names = [name for name in read_checkpoint(work / "checkpoint") if name.endswith(endings)]
+    sabotage.multiply(work / "checkpoint", names, factor)
+    restate(work)
+    before = files_of(target)
+
+    ended = command(calibrated.cache, "stage", "validate", "--workdir", work)
+    published = command(
+        calibrated.cache, "stage", "publish", "--workdir", work, "--report-digest", digest_of(work)
+    )
+
+    assert ended.code == 1, ended.err
+    report = Report.load(work / "report.json")
+    outcomes = {gate.name: gate.outcome for gate in report.gates}
+    assert outcomes == {
+        "structure": "Passed",
+        "weight-error": "Passed",
+        "loads": "Passed",
+        "divergence": "Failed",
+    }
+    assert published.code == 1
+    assert "its verdict is Failed" in published.err
+    assert files_of(target) == before
+
+
+def restate(work: Path) -> None:
+    """Make `checkpoint.json` true of the files that lie there, so that only gates can notice."""
+    before = CheckpointDocument.load(work / "checkpoint.json")
+    files = tuple(
+        written(file.path, (work / "checkpoint" / file.path).read_bytes()) for file in before.files
+    )
+    changed = {"files": files, "digest": checkpoint_digest(files)}
+    before.model_copy(update=changed).save(work / "checkpoint.json")
+
+
+def digest_of(work: Path) -> str:
+    return sha256((work / "report.json").read_bytes()).hexdigest()
 
 
 def test_the_honest_checkpoint_passes_with_its_real_numbers(honest: Honest) -> None:

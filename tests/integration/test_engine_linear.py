@@ -7,8 +7,8 @@ through the same product, so log probabilities of the whole vocabulary must be e
 We test these aspects:
 - ours: NVFP4A16, FP8_DYNAMIC, FP8_BLOCK (with and without activations), on Qwen3, on the pocket
   model with its linear attention, and on Gemma 4 with layers that have no `v_proj`
-- ours, calibrated, in both layouts: W4A4 with an input scale for each group, static FP8, and an
-  FP8 KV cache with two scales for each layer that has one
+- ours, calibrated, in both layouts: W4A4 with an input scale for each group, static FP8, both in
+  one model, and an FP8 KV cache with two scales for each layer that has one
 - others': W4A4, static FP8 with merged shards, ModelOpt's four kinds, the Hub's own FP8 blocks
 - activations really are quantized: without that the twin answers differently
 - an FP8 KV cache, of a hybrid model too, quantizes queries, keys and values with its scales
@@ -16,6 +16,7 @@ We test these aspects:
 - vLLM's warnings of scales stay in its log, and the kernels say which they are
 """
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,9 +48,6 @@ MERGED = {
     "in_proj_a": "in_proj_ba",
 }
 POCKET = ROOT / "examples" / "pocket-model" / "checkpoint"
-# Scales of keys and values. vLLM takes 1 for queries that have none, and rounds ModelOpt's scales
-# to the model's dtype, so these are BF16 numbers.
-CACHE = (45 / 4096, 77 / 16384)
 
 A16, W4A4 = "HalftoneCpuNvfp4A16Linear", "HalftoneCpuNvfp4Linear"
 TOKEN, TENSOR = "HalftoneCpuFp8TokenLinear", "HalftoneCpuFp8TensorLinear"
@@ -77,9 +75,7 @@ class Pair:
 
 PAIRS = [
     Pair("qwen3-nvfp4a16", (A16,)),
-    Pair("qwen3-nvfp4", (W4A4,), "nvfp4"),
     Pair("qwen3-modelopt-w4a16", (A16,), twin_of="qwen3-nvfp4a16"),
-    Pair("qwen3-modelopt-nvfp4", (W4A4,), "nvfp4", twin_of="qwen3-nvfp4"),
     Pair("qwen3-fp8-dynamic", (TOKEN,), "token"),
     Pair("qwen3-fp8-block", (BLOCK,), "powersOfTwo"),
     Pair("qwen3-modelopt-fp8-blocks", (BLOCK,), "powersOfTwo", twin_of="qwen3-fp8-block"),
@@ -88,20 +84,22 @@ PAIRS = [
     Pair("qwen3-fp8-a16", (FP8_A16,), twin_of="qwen3-fp8-dynamic"),
     Pair("qwen3-static", (TENSOR,), "tensor"),
     Pair("qwen3-modelopt-static", (TENSOR,), "tensor", twin_of="qwen3-static"),
-    Pair("qwen3-cache", (KV, A16), cache=True, twin_of="qwen3-nvfp4a16"),
     Pair("qwen3-cache-of-one", (KV, A16), cache=True, twin_of="qwen3-nvfp4a16"),
-    Pair("qwen3-modelopt-cache", (KV, A16), cache=True, twin_of="qwen3-nvfp4a16"),
     Pair("pocket-nvfp4a16", (A16,)),
     Pair("pocket-fp8-dynamic", (TOKEN,), "token"),
     Pair("pocket-fp8-block", (BLOCK,), "group"),
-    Pair("pocket-cache", (KV, A16), cache=True, twin_of="pocket-nvfp4a16"),
     Pair("gemma-nvfp4a16", (A16,)),
     Pair("gemma-fp8-dynamic", (TOKEN,), "token"),
     Pair("pocket-calibrated", (KV, W4A4), "nvfp4", cache=True),
-    Pair("pocket-calibrated-modelopt", (KV, W4A4), "nvfp4", cache=True),
-    Pair("gemma-calibrated-modelopt", (KV, W4A4), "nvfp4", cache=True),
+    Pair(
+        "pocket-calibrated-modelopt", (KV, W4A4), "nvfp4", cache=True, twin_of="pocket-calibrated"
+    ),
+    Pair("gemma4-calibrated-modelopt", (KV, W4A4), "nvfp4", cache=True),
     Pair("qwen3-calibrated", (KV, TENSOR), "tensor", cache=True),
-    Pair("qwen3-calibrated-modelopt", (KV, TENSOR), "tensor", cache=True),
+    Pair(
+        "qwen3-calibrated-modelopt", (KV, TENSOR), "tensor", cache=True, twin_of="qwen3-calibrated"
+    ),
+    Pair("qwen3-mixed-modelopt", (KV, TENSOR, W4A4), "mixed", cache=True),
 ]
 _CACHE = {"kvCache": {"format": "FP8", "scales": "Calibrated"}}
 _MODELOPT = _CACHE | {"checkpointFormat": "ModelOpt"}
@@ -112,9 +110,10 @@ _RECIPES = {
     "qwen3-fp8-block-a16": recipe(Attention="FP8_BLOCK_A16", Mlp="FP8_BLOCK_A16"),
     "pocket-calibrated": recipe(_CACHE, **_LANGUAGE),
     "pocket-calibrated-modelopt": recipe(_MODELOPT, **_LANGUAGE),
-    "gemma-calibrated-modelopt": recipe(_MODELOPT, Mlp="NVFP4"),
+    "gemma4-calibrated-modelopt": recipe(_MODELOPT, Mlp="NVFP4"),
     "qwen3-calibrated": recipe(_CACHE, **_STATIC),
     "qwen3-calibrated-modelopt": recipe(_MODELOPT, **_STATIC),
+    "qwen3-mixed-modelopt": recipe(_MODELOPT, Attention="FP8", Mlp="NVFP4"),
 }
 # Served without a treatment of activations: what a server that ignores the scheme would answer.
 PLAIN = [pair for pair in PAIRS if (pair.scheme or pair.cache) and not pair.powers_of_two]
@@ -160,7 +159,8 @@ def _checkpoints(work: Path) -> dict[str, Path]:
     """All the checkpoints, by name."""
     qwen3 = write_checkpoint(work / "qwen3", tiny_config("qwen3", hidden_size=256))
     gemma = write_checkpoint(work / "gemma", "gemma4_unified_text")
-    sources = {"qwen3": qwen3, "pocket": POCKET, "gemma": gemma}
+    images = write_checkpoint(work / "gemma4", "gemma4_unified")
+    sources = {"qwen3": qwen3, "pocket": POCKET, "gemma": gemma, "gemma4": images}
     made = {
         f"{model}-{preset}": quantize_directory(
             sources[model], work / f"{model}-{preset}", preset
@@ -180,12 +180,9 @@ def _checkpoints(work: Path) -> dict[str, Path]:
 
 def _others(work: Path, qwen3: Path, made: dict[str, Path]) -> dict[str, Path]:
     a16, blocks = made["qwen3-nvfp4a16"], made["qwen3-fp8-block"]
-    w4a4 = served_formats.with_activation_scales(a16, work / "w4a4")
     hub = write_fp8(work / "hub", tiny_config("qwen3", hidden_size=256))
     return {
-        "qwen3-nvfp4": w4a4,
         "qwen3-modelopt-w4a16": served_formats.as_modelopt_nvfp4(a16, work / "mo-w4a16"),
-        "qwen3-modelopt-nvfp4": served_formats.as_modelopt_nvfp4(w4a4, work / "mo-nvfp4"),
         "qwen3-modelopt-fp8-blocks": served_formats.as_modelopt_fp8_blocks(blocks, work / "mo-pb"),
         "qwen3-hub-fp8": hub.directory,
         "qwen3-static": served_formats.static_fp8(qwen3, work / "static", modelopt=False),
@@ -193,18 +190,13 @@ def _others(work: Path, qwen3: Path, made: dict[str, Path]) -> dict[str, Path]:
         "qwen3-fp8-a16": served_formats.without_activations(
             made["qwen3-fp8-dynamic"], work / "a16"
         ),
-        "qwen3-cache": served_formats.with_fp8_cache(a16, work / "kv", CACHE),
-        "qwen3-modelopt-cache": served_formats.as_modelopt_nvfp4(work / "kv", work / "mo-kv"),
-        "qwen3-cache-of-one": served_formats.with_fp8_cache(a16, work / "kv-one", None),
-        "pocket-cache": served_formats.with_fp8_cache(
-            made["pocket-nvfp4a16"], work / "pocket-kv", CACHE
-        ),
+        "qwen3-cache-of-one": served_formats.with_fp8_cache(a16, work / "kv-one"),
         "mismatched": served_formats.with_another_global_scale(a16, work / "mismatched"),
     }
 
 
 def _case(directory: Path) -> dict[str, Any]:
-    sees = (directory / "preprocessor_config.json").exists()
+    sees = "vision_config" in json.loads((directory / "config.json").read_text())
     return {
         "directory": str(directory),
         "prompts": PROMPTS,
@@ -227,7 +219,12 @@ def _inputs(stored: dict[str, Tensor], scheme: str | None) -> dict[str, tuple[st
         parent, _, own = matched[1].rpartition(".")
         for module in (own, MERGED.get(own, own)):  # vLLM's generic class of Gemma merges nothing
             own_name = name.partition(".weight_scale")[0]
-            found[f"{parent}.{module}"] = (scheme, served_formats.input_scale(stored, own_name))
+            if scheme == "mixed":
+                scheme_here = "nvfp4" if stored[f"{own_name}.weight"].dtype == "U8" else "tensor"
+            else:
+                scheme_here = scheme
+            scale = served_formats.input_scale(stored, own_name)
+            found[f"{parent}.{module}"] = (scheme_here, scale)
     return found
 
 
@@ -277,7 +274,6 @@ def test_warnings_of_vllm_reach_its_log(served: Served) -> None:
     assert "global scale is different" in said("mismatched")
     assert "global scale is different" not in said("qwen3-nvfp4a16")
     assert "scaling factor 1.0" in said("qwen3-cache-of-one")
-    assert "scaling factor 1.0" not in said("qwen3-cache")
     for name in _RECIPES:
         assert "scale is different" not in said(name)
         assert "scale differs" not in said(name)

@@ -7,6 +7,7 @@ We test these aspects:
   scale of their own; ours is shared, and as a server merges them our error is that of matrices
   quantized alone, while theirs is not
 - shardings and models that it refuses give the tensors that it writes for a clean sharding
+- its checkpoints go through `halftone convert` as ours do
 - for F16 and F32 sources, where it computes in the source's precision, ours is no worse
 """
 
@@ -14,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from halftone.spec.documents import Group
 from tests import builders
 from tests.builders import Tensor, as_float32, tiny_config, write_checkpoint
 from tests.builders.numbers import e4m3_to_float32
-from tests.commands import quantize_directory
+from tests.commands import halftone, quantize_directory
 from tests.environments import ask
 from tests.quantizing import codes, recipe
 
@@ -123,6 +125,7 @@ class Outcome:
     theirs: Tensors
     planned: Planned
     error: str | None
+    folder: Path
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +155,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         read = [
             builders.read_checkpoint(root / case.name / w) for w in ("source", "ours", "theirs")
         ]
-        outcomes[case.name] = Outcome(read[0], read[1], read[2], planned, error)
+        folder = root / case.name
+        outcomes[case.name] = Outcome(read[0], read[1], read[2], planned, error, folder)
     return outcomes
 
 
@@ -169,6 +173,22 @@ def test_every_tensor_is_the_librarys_bit_for_bit(name: str, outcomes: dict[str,
     assert [key for key in both.ours if both.ours[key] != both.theirs[key]] == []
     quantized = [t for t in both.planned.tensors if t.format is not None]
     assert len(quantized) >= 14  # or nothing was compared
+
+
+@named([case for case in DENSE if case.model == "qwen3"])
+def test_the_librarys_checkpoint_goes_into_modelopts_layout_as_ours_does(
+    name: str, outcomes: dict[str, Outcome], tmp_path: Path
+) -> None:
+    """Its configuration names classes and lists; ours is made of the architecture's table."""
+    for who in ("ours", "theirs"):
+        done = halftone("convert", outcomes[name].folder / who, tmp_path / who, "--to", "ModelOpt")
+        assert done.code == 0, done.err
+
+    ours, theirs = (builders.read_checkpoint(tmp_path / who) for who in ("ours", "theirs"))
+    assert ours == theirs
+    said = [(tmp_path / who / "hf_quant_config.json").read_text() for who in ("ours", "theirs")]
+    assert said[0] == said[1]
+    assert halftone("inspect", tmp_path / "theirs").code == 0
 
 
 @named(UNEQUAL)

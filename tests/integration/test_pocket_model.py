@@ -1,8 +1,8 @@
 """The committed pocket model is whole, in the layout of the Hub, and as good as its log says.
 
 We test these aspects: checksums and size; shards, index and headers; names and what the
-configuration promises; the held-out items; the figures of the training log; the score itself.
-All but the last read files only.
+configuration promises; the held-out items; the calibration data; the figures of the training log;
+the score itself. All but the last read files only.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ def test_every_file_has_the_digest_that_is_committed_beside_it() -> None:
     for name, digest in promised.items():
         assert hashlib.sha256((EXAMPLE / name).read_bytes()).hexdigest() == digest, name
     files = {f"checkpoint/{path.name}" for path in CHECKPOINT.iterdir()}
-    assert set(promised) == files | {"arithmetic.jsonl", "training-log.jsonl"}
+    assert set(promised) == files | {"arithmetic.jsonl", "calibration.jsonl", "training-log.jsonl"}
 
 
 def test_the_example_takes_at_most_fifteen_megabytes() -> None:
@@ -144,6 +144,22 @@ def test_the_held_out_items_are_made_by_code_with_a_fixed_seed(tmp_path: Path) -
     assert made.read_bytes() == committed
     items = [json.loads(line) for line in committed.splitlines()]
     assert len({item["prompt"] for item in items}) == len(items) >= 500
+
+
+def test_calibration_asks_what_is_trained_on_and_never_what_is_judged() -> None:
+    code = "import json; from pocket import calibration; print(json.dumps(calibration.questions()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=EXAMPLE, check=True, capture_output=True, text=True
+    )
+    made = json.loads(done.stdout)
+    lines = (EXAMPLE / "calibration.jsonl").read_text(encoding="utf-8").splitlines()
+    committed = [json.loads(line) for line in lines]
+    assert committed[: len(made)] == made
+    assert {tuple(row) for row in committed} == {("text",), ("messages",)}
+    held_out = (EXAMPLE / "arithmetic.jsonl").read_text(encoding="utf-8").splitlines()
+    asked = "\n".join(lines)
+    for item in map(json.loads, held_out):
+        assert not re.search(rf"(?<!\d){re.escape(item['prompt'])}", asked)
 
 
 def test_the_training_log_ends_with_figures_in_their_bands() -> None:

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 from halftone.checkpoint.digests import checkpoint_digest, file_sha256
-from halftone.spec.documents import CheckpointDocument, WrittenFile
+from halftone.spec.documents import CheckpointDocument, Method, Plan, WrittenFile
 from halftone.spec.reports import Report, Verdict
-from tests.builders import drop_tensors, sabotage, write_checkpoint
-from tests.commands import Outcome, halftone
+from tests.builders import drop_tensors, sabotage, write_checkpoint, write_statistics
+from tests.builders.datasets import text_rows, write_rows
+from tests.commands import Outcome, halftone, plan_directory
 from tests.destinations import Destination, in_bucket, in_directory, on_hub
 from tests.doubles.hub_writing import HubWritingDouble
 from tests.drafts import TOKEN
@@ -51,6 +52,13 @@ def exchange_experts(checkpoint: Path) -> None:
         sabotage.exchange(checkpoint, EXPERT + part, OTHER + part)
 
 
+def each_expert_its_own(checkpoint: Path) -> None:
+    """Give the experts of a layer input scales of their own; each alone is as good as before."""
+    for number in range(8):
+        name = f"{LAYERS}.0.mlp.experts.{number}.down_proj.input_scale"
+        sabotage.multiply(checkpoint, [name], 2.0 ** -(number % 3))
+
+
 ZEROED_ROW = Sabotage(
     "one row of lm_head zeroed",
     lambda d: sabotage.zero_row(d, "lm_head.weight", 5),
@@ -75,15 +83,35 @@ SABOTAGES = (
     Sabotage(
         "router turned", lambda d: sabotage.reverse_rows(d, ROUTER), ROUTER, model="qwen3_5_moe"
     ),
+    Sabotage(
+        "an input scale for each expert",
+        each_expert_its_own,
+        f"{LAYERS}.0.mlp.experts.1.down_proj.input_scale",
+        "calibrated",
+    ),
+    Sabotage(
+        "an input scale missing",
+        lambda d: drop_tensors(d, "layers.3.self_attn.o_proj.input_scale"),
+        f"{LAYERS}.3.self_attn.o_proj",
+        "calibrated",
+    ),
+    Sabotage(
+        "a cache without its scale",
+        lambda d: drop_tensors(d, ".v_proj.v_scale"),
+        f"{LAYERS}.3.self_attn.v_proj.v_scale",
+        "calibrated",
+    ),
 )
+FIXTURES = {"qwen3_5": "dense", "qwen3_5_moe": "experts", "calibrated": "calibrated"}
 
 
 @dataclass(frozen=True)
 class Made:
-    """A model and a work directory with its checkpoint, before any gate."""
+    """A model and a work directory with its checkpoint, before any gate; and the job's recipe."""
 
     model: Path
     workdir: Path
+    quantization: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +122,19 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make(tmp_path_factory.mktemp("experts"), "qwen3_5_moe", experts="Fused")
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Experts in 4 bits with 4-bit activations and a measured cache; statistics made by hand."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    rows = write_rows(folder / "rows.jsonl", text_rows(4))
+    quantization = {
+        "preset": "nvfp4-language",
+        "kvCache": {"format": "FP8", "scales": "Calibrated"},
+        "calibration": {"dataset": {"path": str(rows)}, "samples": 4},
+    }
+    return make(folder, "qwen3_5_moe", quantization, experts="Fused")
 
 
 @pytest.fixture
@@ -116,21 +157,29 @@ def destination(
     return in_directory(tmp_path / "shelf")
 
 
-def make(folder: Path, model: str, **layout: Any) -> Made:
+def make(
+    folder: Path, model: str, quantization: dict[str, Any] | None = None, **layout: Any
+) -> Made:
     """Plan and quantize; the job has no target yet."""
+    chosen = quantization or {"preset": "nvfp4a16"}
     write_checkpoint(folder / "model", model, **layout)
-    job = write_job(folder, publish=None)
+    job = write_job(folder, publish=None, quantization=chosen)
     planned = halftone("stage", "plan", "--workdir", folder / "work", "--job", job)
     assert planned.code == 0, planned.err
+    plan = Plan.load(folder / "work" / "plan.json")
+    if plan.method is Method.Calibrated:
+        assert plan.recipe is not None
+        write_statistics(plan_directory(folder / "model", plan.recipe), folder / "work")
     quantized = stage("quantize", folder / "work")
     assert quantized.code == 0, quantized.err
-    return Made(folder / "model", folder / "work")
+    return Made(folder / "model", folder / "work", chosen)
 
 
 def work_for(destination: Destination, made: Made, folder: Path, **changes: Any) -> Path:
     """A copy of the work directory whose job publishes to `destination`, planned again for it."""
     shutil.copytree(made.workdir, folder / "work")
     source = {"directory": {"path": str(made.model)}}
+    changes = {"quantization": made.quantization} | changes
     job = write_job(folder, source=source, publish=destination.publish, **changes)
     planned = halftone("stage", "plan", "--workdir", folder / "work", "--job", job)
     assert planned.code == 0, planned.err
@@ -174,7 +223,7 @@ def assert_shut(ended: Outcome, workdir: Path, destination: Destination, why: st
 def test_a_sabotage_is_named_and_nothing_of_it_is_published(
     done: Sabotage, destination: Destination, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    made = request.getfixturevalue("dense" if done.model == "qwen3_5" else "experts")
+    made = request.getfixturevalue(FIXTURES[done.model])
     work = work_for(destination, made, tmp_path)
     ruin(work, done)
 

@@ -2,10 +2,10 @@
 
     python calibration.py CASES.json ANSWERS.json
 
-CASES is a list of `{"source", "quantization", "output"}`, with `"environment"` where it needs one and
-`"whole": true` where the model is to be run beside, as transformers loads it. ANSWERS gets what `calibrate` returned, wrote and told its
-progress, or how it refused; for `whole` also what our own hooks saw in that model. It must not
-import the tests; of the package it uses what a caller would.
+CASES is a list of `{"source", "quantization", "output"}`, with `"environment"` where it needs one
+and `"whole": true` where the model is to be run beside, as transformers loads it. ANSWERS gets what
+`calibrate` returned, wrote and told its progress, or how it refused; for `whole` also what our own
+hooks saw in that model. It must not import the tests; of the package it uses what a caller would.
 """
 
 import json

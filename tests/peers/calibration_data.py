@@ -84,7 +84,12 @@ def directly(checkpoint: str, row: Mapping[str, Any], images: list[str]) -> dict
         place["image"] = image
     return described(
         processor.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_tensors="pt"
+            messages,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            # A processor, unlike a tokenizer and a server, adds tokens to what a template wrote.
+            processor_kwargs={"add_special_tokens": False},
         )
     )
 

@@ -2,10 +2,12 @@
 
     python calibration_kills.py CASES.json ANSWERS.json
 
-CASES is a list of `{"source", "quantization", "output", "kills": [NUMBER, ...]}`. Each number is a
-moment: a process of its own calibrates until it has changed its output directory (a file opened,
-renamed or removed there) or told its progress so many times, and is killed. At the end one is left
-alone. ANSWERS gets for each case what each process left, and how many moments the last one had.
+CASES is a list of `{"source", "quantization", "output", "moments": [NUMBER or null, ...]}`. For
+each a process of its own calibrates until it has changed its output directory (a file opened,
+renamed or removed there) or told its progress so many times, and is killed; null lets it end.
+`spoilt`, a list of `[FOLDER, PATTERN, TEXT or null]`, is done to the first file that fits, before.
+ANSWERS gets for each case what each process left and, of one that ended, what it answered and how
+many moments it had.
 """
 
 import json
@@ -74,12 +76,22 @@ def killed(case: dict[str, Any], last: int | None) -> dict[str, Any]:
     return {"left": left, "ended": ended}
 
 
+def spoil(folder: Path, pattern: str, text: str | None) -> None:
+    """Give a file another content, or take it away."""
+    path = min(folder.glob(pattern))
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+
+
 def main(cases: Path, answers: Path) -> None:
     """Answer every case of a file."""
-    found = [
-        [killed(case, last) for last in (*case["kills"], None)]
-        for case in json.loads(cases.read_text())
-    ]
+    found = []
+    for case in json.loads(cases.read_text()):
+        for folder, pattern, text in case.get("spoilt", []):
+            spoil(Path(folder), pattern, text)
+        found.append([killed(case, last) for last in case["moments"]])
     answers.write_text(json.dumps(found))
 
 

@@ -5,7 +5,8 @@
 - samples are spread evenly, first and last among them, and small roles are measured whole;
 - the loss by weight error follows its formula, routed experts counted as far as a token meets them;
 - a layer that was not measured counts as much as one that was;
-- the table knows what a shape, a server and missing data rule out, and what everything weighs.
+- the table knows what a shape, a server and missing data rule out, and what everything weighs;
+- a plot can be drawn where nothing costs anything, and is the same each time.
 """
 
 import json
@@ -22,9 +23,11 @@ from hypothesis import strategies as st
 from halftone.checkpoint.index import Checkpoint, read_checkpoint
 from halftone.quantize.sweep.candidates import Candidates, Standing, candidates, with_precision
 from halftone.quantize.sweep.choosing import Column, Combination, Combinations, Option
-from halftone.quantize.sweep.document import LayerDivergence
+from halftone.quantize.sweep.document import LayerDivergence, SweepDocument
 from halftone.quantize.sweep.losses import divergence_losses, token_shares, weight_losses
+from halftone.quantize.sweep.plotting import plot
 from halftone.quantize.sweep.sampling import EXPERTS, LAYERS, sampled, spread, units_of
+from halftone.quantize.sweep.sweeping import Wanted, measure_weights, prepare, propose
 from halftone.quantize.sweep.weight_errors import WeightError
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import CheckpointFormat, Format
@@ -328,3 +331,27 @@ def test_a_model_without_a_role_to_quantize_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedInput, match="no tensor of a role that may be quantized") as raised:
         judged(source)
     assert raised.value.reason is Reason.NothingToQuantize
+
+
+# The plot -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lossless(tmp_path_factory: pytest.TempPathFactory) -> SweepDocument:
+    """A sweep of weights that are all zero, which every format keeps."""
+    folder = tmp_path_factory.mktemp("lossless")
+    source = write_sparse(folder, tiny_config("qwen3", num_hidden_layers=1))
+    with closing(open_source(source)) as opened:
+        checkpoint = read_checkpoint(opened)
+        prepared = prepare(checkpoint, BASE, Wanted(budget_bytes=400_000))
+        return propose(prepared, measure_weights(prepared, 1, lambda done: None), None)
+
+
+def test_a_plot_is_drawn_where_nothing_costs_anything(lossless: SweepDocument) -> None:
+    assert {point.loss for point in lossless.front} == {"0"}
+    assert lossless.proposed == lossless.front[0]
+    assert b"budget, 0.0004 GB" in plot(lossless)
+
+
+def test_equal_sweeps_give_equal_plots(lossless: SweepDocument) -> None:
+    assert plot(lossless) == plot(lossless)

@@ -23,8 +23,8 @@ from pocket.arithmetic import Item, training_items
 SEED = 20260102
 ARITHMETIC_ROWS, ITEMS_A_ROW = 48, 7
 CHAT_ROWS, TURNS_A_ROW = 16, 3
-# About 128 tokens, the length that the model was trained on.
-PASSAGE_CHARACTERS = 400
+# At most about 128 tokens, the length that the model was trained on.
+PASSAGE_CHARACTERS = 300
 
 
 def questions(seed: int = SEED) -> list[dict[str, Any]]:

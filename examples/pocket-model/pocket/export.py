@@ -186,6 +186,7 @@ def write_checksums(root: Path) -> None:
     files = [
         *(root / "checkpoint").iterdir(),
         root / "arithmetic.jsonl",
+        root / "calibration.jsonl",
         root / "training-log.jsonl",
     ]
     lines = [

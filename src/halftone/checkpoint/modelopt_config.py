@@ -77,6 +77,9 @@ def modelopt_config(
                 for name, fmt in quantized.items()
             },
         }
+        if _keeps_experts(architecture, formats):
+            # vLLM takes experts of which nothing is said for what is quantized beside them.
+            said["exclude_modules"] = excluded_modules(architecture, formats)
     return {"producer": {"name": "halftone", "version": __version__}, "quantization": said}
 
 
@@ -130,6 +133,14 @@ def _served(architecture: Architecture, formats: Mapping[str, Format | None]) ->
                 "server loads the experts of a layer in one format.",
             )
     return served
+
+
+def _keeps_experts(architecture: Architecture, formats: Mapping[str, Format | None]) -> bool:
+    for name, fmt in formats.items():
+        row = architecture.place(name).row or architecture.place(f"{name}.weight").row
+        if fmt is None and row is not None and row.role is Role.Experts:
+            return True
+    return False
 
 
 def _order(architecture: Architecture) -> Callable[[str], tuple[int, int, str]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from halftone.checkpoint.index import Checkpoint
 from halftone.cli.elsewhere import QUANTIZE, run_verb
 from halftone.cli.opening import opened_checkpoint
 from halftone.cli.progress import steps
@@ -30,20 +31,23 @@ def calibrate(plan: Path, output: Path, as_json: bool) -> None:
     """
     agreed = Plan.load(plan)
     _refuse_unmeasurable(agreed, plan)
-    if not QUANTIZE.is_here:
-        run_verb(QUANTIZE.python(), "calibrate", str(plan), "--output", str(output))
-        _tell(StatisticsDocument.load(output / STATISTICS_FILE), output, as_json)
-        return
-
-    from halftone.quantize.calibration.calibrating import calibrate as measure
-
     if agreed.source is None:
         raise AssertionError("an accepted plan has a source. This is a bug. Please report.")
-    with opened_checkpoint(_pinned(agreed.source)) as checkpoint, steps("calibrate") as shown:
-        document = measure(
-            plan_again(agreed, checkpoint), checkpoint, output.absolute(), progress=shown
-        )
-    _tell(document, output, as_json)
+    with opened_checkpoint(_pinned(agreed.source)) as checkpoint:
+        refuse_without_data(agreed, checkpoint)
+        if QUANTIZE.is_here:
+            _measure(agreed, checkpoint, output)
+    if not QUANTIZE.is_here:
+        run_verb(QUANTIZE.python(), "calibrate", str(plan), "--output", str(output))
+    _tell(StatisticsDocument.load(output / STATISTICS_FILE), output, as_json)
+
+
+def _measure(agreed: Plan, checkpoint: Checkpoint, output: Path) -> None:
+    from halftone.quantize.calibration.calibrating import calibrate as measure
+
+    planned = plan_again(agreed, checkpoint)
+    with steps("calibrate") as shown:
+        measure(planned, checkpoint, output.absolute(), progress=shown)
 
 
 def print_statistics(document: StatisticsDocument) -> None:
@@ -70,6 +74,25 @@ def _tell(document: StatisticsDocument, output: Path, as_json: bool) -> None:
     click.echo(f"{output / STATISTICS_FILE}: digest {document.digest}")
 
 
+def refuse_without_data(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Refuse a calibrated plan that names no data, or data that its model cannot take."""
+    from halftone.quantize.calibration.data_limits import refuse_impossible
+
+    recipe = plan.recipe
+    if recipe is None:
+        return  # a refused plan says more
+    if recipe.calibration is None:
+        raise RefusedInput(
+            Reason.CalibrationRequired,
+            "quantization.calibration",
+            f"The recipe '{recipe.name}' quantizes activations, or the KV cache with measured "
+            "scales, and names no data to measure them on; set `quantization.calibration.dataset` "
+            "of the job, or `calibration.dataset` of a recipe file, or choose a data-free recipe "
+            "such as 'nvfp4a16' or 'fp8-dynamic'.",
+        )
+    refuse_impossible(recipe.calibration, checkpoint)
+
+
 def _refuse_unmeasurable(plan: Plan, path: Path) -> None:
     if plan.refusal is not None:
         raise RefusedInput(plan.refusal.reason, plan.refusal.subject, plan.refusal.message)
@@ -79,13 +102,6 @@ def _refuse_unmeasurable(plan: Plan, path: Path) -> None:
             str(path),
             f"'{path}' is a data-free plan: it quantizes no activations and measures no KV cache, "
             "so there is nothing to calibrate; go on with `halftone quantize`.",
-        )
-    if plan.recipe is not None and plan.recipe.calibration is None:
-        raise RefusedInput(
-            Reason.CalibrationRequired,
-            "quantization.calibration",
-            f"The recipe '{plan.recipe.name}' of '{path}' names no data; add `calibration: "
-            "{dataset: {path: data.jsonl}}` to a recipe file and plan with it again.",
         )
 
 

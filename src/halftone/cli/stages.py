@@ -44,14 +44,16 @@ def plan(workdir: Path, _handed: str = "") -> str:
     What would fail hours later is refused before anything is written: gates that cannot decide,
     a licence that nobody acknowledged, a target that cannot be published to.
     """
+    from halftone.cli.calibrate import refuse_without_data
     from halftone.cli.publishing import refuse_unpublishable
 
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
+        if planned.plan.method is Method.Calibrated:
+            refuse_without_data(planned.plan, checkpoint)
     refusal = planned.plan.refusal
     if refusal is None:
-        _refuse_without_data(planned.plan)
         _refuse_undecidable(job.spec.validation)
         if job.spec.publish is not None:
             refuse_unpublishable(job.spec.publish, planned.plan, workdir)
@@ -136,17 +138,6 @@ def publish(workdir: Path, handed: str = "") -> str:
 
     publish_workdir(workdir, read_job(workdir), handed)
     return ""
-
-
-def _refuse_without_data(plan: Plan) -> None:
-    if plan.method is Method.Calibrated and plan.recipe and plan.recipe.calibration is None:
-        raise RefusedInput(
-            Reason.CalibrationRequired,
-            "quantization.calibration",
-            f"The recipe '{plan.recipe.name}' quantizes activations, or the KV cache with measured "
-            "scales, and needs data to measure them on; set `quantization.calibration.dataset`, or "
-            "choose a data-free recipe such as 'nvfp4a16' or 'fp8-dynamic'.",
-        )
 
 
 def _refuse_undecidable(validation: Validation) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _GB: Final = 10**9
 # Enough for a ranking of formats; the recipe gets the same number.
-_SAMPLES: Final = 128
+_SAMPLES: Final = 64
 
 
 @click.command()
@@ -196,16 +196,24 @@ def _divergences(prepared: "Prepared", output: Path, context: click.Context) -> 
         if python is None:
             return _measured_here(prepared, Path(folder))
         answer = Path(folder) / "divergences.json"
-        run_verb(python, "sweep", *_same_arguments(context), "--measure-to", str(answer))
+        source = prepared.checkpoint.source
+        place = _pinned(source.uri, source.revision)
+        run_verb(python, "sweep", place, *_same_options(context), "--measure-to", str(answer))
         return Divergences.model_validate_json(answer.read_bytes())
 
 
-def _same_arguments(context: click.Context) -> list[str]:
-    """The command line once more, for the same verb in another process."""
-    given = dict(context.params)
-    arguments = [str(given.pop("source"))]
+def _pinned(uri: str, revision: str | None) -> str:
+    """The source as another process finds it too, though a branch of the Hub moves in between."""
+    if uri.startswith("hf://") and revision is not None:
+        return f"{uri.partition('@')[0]}@{revision}"
+    return uri
+
+
+def _same_options(context: click.Context) -> list[str]:
+    """The options once more, for the same verb in another process."""
+    arguments = []
     for parameter in context.command.params:
-        value = given.get(str(parameter.name))
+        value = context.params.get(str(parameter.name))
         if not isinstance(parameter, click.Option) or parameter.is_flag or value is None:
             continue
         for one in value if parameter.multiple else (value,):

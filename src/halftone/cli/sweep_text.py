@@ -18,7 +18,7 @@ from halftone.spec.presentation import short_size
 _STANDINGS: Final = {
     Standing.Candidate: "",
     Standing.NeedsData: "needs data",
-    Standing.NotLoadable: "vLLM cannot load it",
+    Standing.NotLoadable: "not loadable",
     Standing.Refused: "not possible",
 }
 _LOSSES: Final = {
@@ -43,7 +43,10 @@ def print_sweep(document: SweepDocument, output: Path) -> None:
             f"{data.tokens:,} tokens"
         )
     console.print(_formats(document), soft_wrap=False)
+    console.print("ERROR: of the weights, ||W - W'|| / ||W||")
     console.print(f"LOSS: {_LOSSES[document.measure]}")
+    if any(row.because for row in document.formats):
+        console.print(f"not loadable, not possible: {TABLE_FILE} says why")
     console.print()
     console.print(_points(document), soft_wrap=False)
     _print_next(console, document, output)
@@ -63,9 +66,9 @@ def _formats(document: SweepDocument) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("ROLE", no_wrap=True)
     table.add_column("FORMAT", no_wrap=True)
-    for heading in ("SIZE", "WEIGHT ERROR", "LOSS"):
+    for heading in ("SIZE", "ERROR", "LOSS"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     told = None
     for row in document.formats:
         chosen = row.format == proposed.get(row.role)

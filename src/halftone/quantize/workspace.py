@@ -49,10 +49,11 @@ _OTHERWISE: Final = "mend this and run the same command again, or choose another
 
 
 @contextlib.contextmanager
-def storage_errors(output: Path) -> Iterator[None]:
+def storage_errors(output: Path, *, resumes: bool = True) -> Iterator[None]:
     """Translate what the operating system says about our own files, cause chained.
 
     `output` is the directory that the user named; what we call our files there says nothing to him.
+    `resumes` says that the next run goes on with what there is.
     """
     try:
         yield
@@ -62,7 +63,7 @@ def storage_errors(output: Path) -> Iterator[None]:
                 Reason.OutOfSpace,
                 str(output),
                 f"The disk under '{output}' is full; free some space and run the same command "
-                "again: finished shards are kept.",
+                f"again{': finished shards are kept' if resumes else ''}.",
             ) from error
         way_out = _WAYS_OUT.get(error.errno or 0, _OTHERWISE)
         raise EnvironmentFault(

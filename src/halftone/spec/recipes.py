@@ -4,6 +4,7 @@ A recipe file is the content of a job's `quantization` block, without the key; a
 accepted too. `resolve` gives a `Recipe` with nothing left open.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -74,7 +75,8 @@ def anchored_data(quantization: Quantization, folder: Path) -> Quantization:
     calibration = quantization.calibration
     if calibration is None or calibration.dataset.path is None:
         return quantization
-    path = str((folder / calibration.dataset.path).resolve())
+    # Links stay: what a cache links to has lost its name, and the name says what a file holds.
+    path = os.path.abspath(folder / calibration.dataset.path)
     dataset = calibration.dataset.model_copy(update={"path": path})
     moved = calibration.model_copy(update={"dataset": dataset})
     return quantization.model_copy(update={"calibration": moved})

@@ -14,9 +14,8 @@ from typing import Protocol
 from halftone import __version__
 from halftone.checkpoint.digests import file_sha256
 from halftone.checkpoint.index import Checkpoint
-from halftone.plan.measurements import measurements
 from halftone.plan.planning import Planned
-from halftone.quantize.calibration.partial import Partial, storage_errors
+from halftone.quantize.calibration.partial import Partial, discard_leftovers, storage_errors
 from halftone.quantize.calibration.quiet import quiet
 from halftone.spec.calibration import Calibration
 from halftone.spec.documents import Method
@@ -67,21 +66,26 @@ def calibrate(
         from halftone.quantize.calibration.writing import versions, write_statistics
 
         data = prepare_data(calibration, checkpoint)
-        done = _earlier(output, planned, data.measured)
-        if done is not None:
-            return done
-        origin = {
-            "halftoneVersion": __version__,
-            "versions": versions(),
-            "data": [one.model_dump(mode="json") for one in data.measured],
-            "written": _written(checkpoint),
-        }
-        with Partial(output, planned.plan.digest, origin) as partial, _enough_memory():
-            from halftone.quantize.calibration.measuring import measure
+        try:
+            done = _earlier(output, planned, data.measured)
+            if done is not None:
+                discard_leftovers(output)
+                return done
+            from halftone.quantize.calibration.measuring import device, measure
 
-            measured = measure(planned, checkpoint, calibration, data, partial, progress)
-            with storage_errors(output):
-                return write_statistics(planned, calibration, data.measured, measured, output)
+            origin = {
+                "halftoneVersion": __version__,
+                "versions": versions(),
+                "device": str(device()),
+                "data": [one.model_dump(mode="json") for one in data.measured],
+                "written": _written(checkpoint),
+            }
+            with Partial(output, planned.plan.digest, origin) as partial, _enough_memory():
+                measured = measure(planned, checkpoint, calibration, data, partial, progress)
+                with storage_errors(output):
+                    return write_statistics(planned, calibration, data.measured, measured, output)
+        finally:
+            data.close()
 
 
 def _calibration(planned: Planned) -> Calibration:
@@ -145,9 +149,7 @@ def _enough_memory() -> Iterator[None]:
     """What an allocator says when there is no more, in our words; measured layers are kept."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
-            raise
+    except MemoryError as error:
         raise EnvironmentFault(
             Reason.TooLittleMemory,
             "calibration",

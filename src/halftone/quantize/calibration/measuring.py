@@ -43,21 +43,21 @@ def measure(
     """Everything that `planned` asks for. Raises what `calibrate` says."""
     recipe = planned.plan.recipe
     assert recipe is not None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = device()
     model = build_model(checkpoint.config)
     names = Names(model.module)
     wanted = measurements(planned.tensors, recipe)
     watched = _watched(wanted, names, model.module)
     stored = dict(stored_tensors(planned.tensors, names))
-    streamed = StreamedModel(model, stored, TileReader(checkpoint.source), device)
-    _require_room_for_weights(streamed, data, device)
+    streamed = StreamedModel(model, stored, TileReader(checkpoint.source), where)
+    _require_room_for_weights(streamed, data, where)
     run = Run(
         streamed,
         Watch(model.module, watched),
         partial,
         lambda: (sample.inputs for sample in data.samples()),
         calibration.unroutedExperts,
-        device,
+        where,
     )
     samples = sum(one.samples for one in data.measured)
     progress.begin(samples * (len(model.layers) + 1))
@@ -67,12 +67,17 @@ def measure(
     else:
         progress.skip(samples * partial.journal.done)
     assert partial.journal is not None
-    _require_room_for_attention(streamed, partial.journal.longest, device)
+    _require_room_for_attention(streamed, partial.journal.longest, where)
     for index in range(partial.journal.done - 1, len(model.layers)):
         due = _Due(wanted, watched, model.layers[index])
         for _ in run.layer(index, due.check):
             progress.advance(1)
     return partial.journal.measured
+
+
+def device() -> Any:
+    """Where the model runs: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _watched(wanted: Measurements, names: Names, module: Any) -> Watched:
@@ -136,7 +141,7 @@ def _refuse_unmeasured(module: str) -> None:
     )
 
 
-def _require_room_for_weights(model: StreamedModel, data: CalibrationData, device: Any) -> None:
+def _require_room_for_weights(model: StreamedModel, data: CalibrationData, where: Any) -> None:
     """Before anything is read: the largest layer, or what stands before the first, must fit."""
     images = any(one.modality is Modality.Image for one in data.measured)
     sizes = {layer: model.part_bytes(layer) for layer in model.layers}
@@ -145,16 +150,16 @@ def _require_room_for_weights(model: StreamedModel, data: CalibrationData, devic
         largest = max(around, key=lambda part: around[part])
         sizes[largest] = sum(around.values()) if images else around[largest]
     largest = max(sizes, key=lambda part: sizes[part])
-    require_memory(sizes[largest] + BASE_BYTES, largest, _free(device))
+    require_memory(sizes[largest] + BASE_BYTES, largest, _free(where))
 
 
-def _require_room_for_attention(model: StreamedModel, longest: int, device: Any) -> None:
+def _require_room_for_attention(model: StreamedModel, longest: int, where: Any) -> None:
     """Before the first layer: the scores of the longest sample beside the largest layer."""
     heads = getattr(model.module.config.get_text_config(), "num_attention_heads", 1)
     layer = max(model.layers, key=model.part_bytes)
     scores = heads * longest * longest * _PAIR_BYTES
-    require_memory(model.part_bytes(layer) + scores + BASE_BYTES, layer, _free(device))
+    require_memory(model.part_bytes(layer) + scores + BASE_BYTES, layer, _free(where))
 
 
-def _free(device: Any) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+def _free(where: Any) -> int:
+    return torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else available_bytes()

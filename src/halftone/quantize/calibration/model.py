@@ -24,6 +24,8 @@ from transformers import (
 from halftone.spec.errors import HalftoneError, RefusedInput
 from halftone.spec.names import CONFIG_FILE, Reason
 
+# How torch's allocator on the CPU says that there is none.
+_NO_MEMORY: Final = "can't allocate memory"
 # What a configuration says of code beside it, and of how its weights are stored.
 _NOT_OURS: Final = ("auto_map", "quantization_config")
 
@@ -54,15 +56,15 @@ def build_model(config: dict[str, Any]) -> Model:
 def runnable(what: str = CONFIG_FILE) -> Iterator[None]:
     """Say of whatever transformers raises that the model cannot be run, cause chained.
 
-    Our own errors, and those of the machine, pass.
+    Our own errors, and those of the machine, pass; what is out of memory is a MemoryError.
     """
     try:
         yield
     except (HalftoneError, OSError, MemoryError):
         raise
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error):
+            raise MemoryError(str(error)) from error
         text = str(error).strip().splitlines() or [""]
         said = f"{type(error).__name__}: {text[-1][:300]}"
         raise RefusedInput(

@@ -80,7 +80,7 @@ class Watch:
         return None
 
     def _input_hook(self, name: str) -> Any:
-        def see(module: Any, arguments: tuple[Any, ...]) -> None:
+        def see(_: Any, arguments: tuple[Any, ...]) -> None:
             value = arguments[0]
             if not self.watching or value.numel() == 0:
                 return
@@ -95,7 +95,7 @@ class Watch:
         return see
 
     def _cache_hook(self, name: str, place: int, kind: str) -> Any:
-        def see(module: Any, value: Any) -> None:
+        def see(_: Any, value: Any) -> None:
             if not self.watching:
                 return
             amax = self._largest.of(value, kind)
@@ -105,7 +105,7 @@ class Watch:
         return see
 
     def _routing_hook(self, name: str, experts: int) -> Any:
-        def see(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        def see(_: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             if not self.watching:
                 return
             chosen = keywords["top_k_index"] if "top_k_index" in keywords else arguments[1]

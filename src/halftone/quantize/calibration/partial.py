@@ -65,6 +65,11 @@ def storage_errors(output: Path) -> Iterator[None]:
         raise EnvironmentFault(reason, str(output), told) from error
 
 
+def discard_leftovers(output: Path) -> None:
+    """Remove what a kill left between the last document and the end of cleaning up."""
+    shutil.rmtree(output / PARTIAL_DIRECTORY, ignore_errors=True)
+
+
 class Partial:
     """The partial directory of one output; hold it with `with`, one process at a time."""
 
@@ -160,8 +165,8 @@ class Partial:
             )
             measured = Measured.from_json(found["measured"])
             journal = Journal(int(found["done"]), int(found["longest"]), samples, measured)
-        except (ValueError, KeyError, TypeError, AttributeError):  # a damaged journal proves nothing
-            return None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None  # a damaged journal proves nothing
         whole = all(self.value_path(f).is_file() for s in samples for f in s.values.values())
         return journal if whole else None
 

@@ -170,7 +170,7 @@ class Run:
                 return
 
     def _traced(self, inputs: dict[str, Any]) -> list[Subgraph]:
-        """The pieces of the graph for samples like `inputs`: one before the layers, one for each."""
+        """The pieces of the graph for samples like `inputs`: what comes before, and each layer."""
         live = self._model.filling
         self._live(False)
         layers = self._model.layers
@@ -191,7 +191,7 @@ class Run:
         return list(pieces)
 
     def _finite(self, layer: str) -> Any:
-        def check(module: Any, arguments: Any, output: Any) -> None:
+        def check(_: Any, __: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if self._watch.watching and not bool(torch.isfinite(value).all()):
                 self._refuse_non_finite(layer)

@@ -82,7 +82,7 @@ class StreamedModel:
         self._full.clear()
 
     def _filler(self, part: str) -> Any:
-        def fill(module: Any, arguments: Any) -> None:
+        def fill(*_: Any) -> None:
             if self.filling:
                 self.fill(part)
 

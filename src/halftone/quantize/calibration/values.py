@@ -17,7 +17,8 @@ _PLAIN: Final = (bool, int, float, str, torch.dtype, torch.device, torch.Size)
 
 def save_value(value: Any, path: Path, name: str) -> None:
     """Write `value` to `path`. Raises OSError, and RefusedInput for what is not plain."""
-    torch.save(_plain(value, name), path)
+    with path.open("wb") as file:  # torch's own writer tells of a full disk in words of its own
+        torch.save(_plain(value, name), file)
 
 
 def load_value(path: Path, device: Any) -> Any:
@@ -42,8 +43,10 @@ def _plain(value: Any, name: str) -> Any:
         return type(value)(_plain(one, name) for one in value)
     if type(value) in {dict, UserDict}:
         return {key: _plain(one, name) for key, one in value.items()}
+    kind = type(value).__name__
     refuse_model(
         name,
-        f"Between two layers the model hands on a {type(value).__name__} (`{name}`), which cannot "
-        "be kept on disk; choose a data-free recipe such as 'nvfp4a16'.",
+        f"Between two layers the model hands on a {kind} (`{name}`), which cannot be kept on disk; "
+        "choose a data-free recipe such as 'nvfp4a16'.",
     )
+    return None

@@ -127,7 +127,7 @@ def _dequantized(reader: TileReader, tensor: LogicalTensor) -> Any:
 def misfit(
     known: Mapping[str, Any], stored: Mapping[str, LogicalTensor], wanted: Iterable[str]
 ) -> tuple[str, str] | None:
-    """The first of `wanted` that has no stored tensor, or one of another shape; and what is wrong."""
+    """The first of `wanted` that no stored tensor fills, or one of another shape; and why."""
     for name in wanted:
         tensor = stored.get(name)
         if tensor is None:

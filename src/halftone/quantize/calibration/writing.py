@@ -40,7 +40,7 @@ def write_statistics(
     output: Path,
 ) -> StatisticsDocument:
     """Write both files to `output`, the document last. Raises OSError."""
-    tensors = save({name: array for name, array in sorted(arrays(measured).items())})
+    tensors = save(dict(sorted(arrays(measured).items())))
     write_atomically(output / STATISTICS_TENSORS, tensors)
     document = StatisticsDocument(
         digest="",

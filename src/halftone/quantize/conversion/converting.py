@@ -22,9 +22,8 @@ from halftone.quantize.conversion.configuration import configuration_files
 from halftone.quantize.conversion.shards import Progress, write_shards
 from halftone.quantize.conversion.source import read_quantized
 from halftone.quantize.conversion.spans import spans_of
-from halftone.quantize.conversion.staging import require_space, staged_output
+from halftone.quantize.conversion.staging import require_space, staged_output, storage_errors
 from halftone.quantize.conversion.steps import steps_of, survives_as_bf16
-from halftone.quantize.workspace import storage_errors
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.formats import CheckpointFormat

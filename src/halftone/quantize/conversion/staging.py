@@ -7,14 +7,19 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, NoReturn
 
-from halftone.quantize.workspace import storage_errors
+from halftone.quantize import workspace
 from halftone.spec.documents import sync_directory
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
+
+
+def storage_errors(output: Path) -> AbstractContextManager[None]:
+    """Translate what the operating system says of `output`; a conversion always begins anew."""
+    return workspace.storage_errors(output, resumes=False)
 
 
 @contextmanager

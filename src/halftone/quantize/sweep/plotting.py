@@ -6,6 +6,7 @@ equal bytes. Needs the extra `report`.
 
 import io
 from itertools import cycle
+from math import inf
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,8 @@ def draw(document: SweepDocument) -> "Figure":
     _draw_proposed(axes, document.proposed)
     _draw_presets(axes, document)
     _draw_limits(axes, document)
-    _scale_losses(axes)
+    if any(_is_drawn(point) for point in (*document.front, *document.presets)):
+        _scale_losses(axes)
     axes.set_xlabel("size of all tensors (GB, 10⁹ bytes)")
     axes.set_ylabel(_AXIS[document.measure])
     axes.set_title(_title(document), loc="left")
@@ -76,7 +78,7 @@ def draw(document: SweepDocument) -> "Figure":
 
 
 def _draw_front(axes: "Axes", document: SweepDocument) -> None:
-    points = [point for point in document.front if _loss(point) > 0]
+    points = [point for point in document.front if _is_drawn(point)]
     axes.plot(
         [point.bytes / _GB for point in points],
         [_loss(point) for point in points],
@@ -89,7 +91,7 @@ def _draw_front(axes: "Axes", document: SweepDocument) -> None:
 
 def _draw_presets(axes: "Axes", document: SweepDocument) -> None:
     for preset, marker in zip(document.presets, cycle(_MARKERS), strict=False):
-        if preset.loss is None or _loss(preset) <= 0:
+        if not _is_drawn(preset):
             continue
         axes.plot(
             [preset.bytes / _GB],
@@ -115,7 +117,7 @@ def _draw_limits(axes: "Axes", document: SweepDocument) -> None:
 
 
 def _draw_proposed(axes: "Axes", point: Point) -> None:
-    if _loss(point) <= 0:
+    if not _is_drawn(point):
         return
     axes.plot(
         [point.bytes / _GB],
@@ -144,6 +146,11 @@ def _title(document: SweepDocument) -> str:
     model = "/".join(document.source.uri.rstrip("/").split("/")[-2:])
     lines = ", ".join(f"{x.role}: {x.format}" for x in document.proposed.precision)
     return "\n".join([model, *wrap(f"proposed: {lines}", _TITLE_COLUMNS)])
+
+
+def _is_drawn(point: Point) -> bool:
+    """Whether a logarithmic axis has a place for `point`."""
+    return 0.0 < _loss(point) < inf
 
 
 def _loss(point: Point) -> float:
