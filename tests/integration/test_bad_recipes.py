@@ -58,7 +58,10 @@ def source(tmp_path: Path) -> Path:
         ("preset: nvfp3", ["'nvfp3', which is not one of", "nvfp4a16"]),
         ("{preset: nvfp4a16, scaleSearch: Best}", ["scaleSearch", "'MinMax'"]),
         ("{preset: nvfp4a16, kvCache: {format: FP4}}", ["kvCache.format", "'FP8'"]),
-        ("{preset: nvfp4a16, checkpointFormat: ModelOpt}", ["checkpointFormat"]),
+        (
+            "{preset: fp8-block-a16, checkpointFormat: ModelOpt}",
+            ["`quantization.checkpointFormat: ModelOpt` cannot express FP8_BLOCK_A16"],
+        ),
         ("- a\n- list", ["must hold a mapping"]),
         ("", ["must hold a mapping"]),
         ("a: [", ["is not YAML", "in line 1"]),

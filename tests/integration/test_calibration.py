@@ -61,6 +61,7 @@ WHOLE = {
     "qwen3_moe on their own": Case("qwen3_moe", EXPERTS, unrouted="Report", samples=1, whole=True),
     "qwen3_5_moe stacked": Case("qwen3_5_moe", (*EXPERTS, "SharedExperts"), whole=True),
     "mixtral": Case("mixtral", EXPERTS, unrouted="Report", whole=True),
+    "qwen3 in F32": Case("qwen3", whole=True),
     "pocket model": Case("pocket", (*DENSE, *LINEAR), samples=2, whole=True),
 }
 ALIKE = {
@@ -80,6 +81,8 @@ REFUSED = {
     "another shape": Case("narrow"),
     "fewer layers": Case("short"),
     "too large": Case("large"),
+    "no expert is chosen": Case("idle", ("Experts",), unrouted="Report"),
+    "unknown to transformers": Case("novel"),
     "another plan there": Case("llama", ("Mlp",), output="llama"),
     "another process": Case("llama", output="busy"),
 }
@@ -94,6 +97,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("qwen3_5_moe", "qwen3_moe-stacked"):
         write_checkpoint(folder / name, name.removesuffix("-stacked"), experts="Fused")
     (folder / "pocket").symlink_to(POCKET)
+    write_checkpoint(folder / "qwen3", "qwen3", dtype="F32")
     fp8 = write_fp8(folder / "fp8", "llama")
     write_full(folder / "full", tiny_config("llama"), fp8.dequantized)
     _damage(folder)
@@ -104,13 +108,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _damage(folder: Path) -> None:
-    for name in ("nan", "narrow", "short"):
+    for name in ("nan", "narrow", "short", "novel"):
         shutil.copytree(folder / "llama", folder / name)
     set_value(folder / "nan", "model.layers.1.self_attn.v_proj.weight", float("nan"))
-    changes = {"narrow": {"intermediate_size": 128}, "short": {"num_hidden_layers": 1}}
+    changes: dict[str, dict[str, Any]] = {
+        "narrow": {"intermediate_size": 128},
+        "short": {"num_hidden_layers": 1},
+        "novel": {"model_type": "novel"},
+    }
     for name, changed in changes.items():
         path = folder / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    write_checkpoint(folder / "idle", tiny_config("qwen3_moe", num_experts_per_tok=0))
     write_sparse(folder / "large", _too_large())
 
 
@@ -146,6 +155,7 @@ def _question(work: Path, name: str, case: Case) -> dict[str, Any]:
         "quantization": {
             "precision": [{"role": role, "format": "NVFP4"} for role in case.roles],
             "kvCache": {"format": "FP8", "scales": "Calibrated"},
+            "genericArchitecture": "Allow",
             "calibration": {
                 "dataset": {"path": str(work / "rows.jsonl")},
                 "samples": case.samples,
@@ -301,6 +311,9 @@ def test_statistics_that_are_there_are_returned(answers: dict[str, Answer]) -> N
          "model.layers.0.mlp.gate_proj.weight", "it has the shape [128, 128], and"),
         ("fewer layers", "RefusedInput", "ModelNotRunnable",
          "model.layers.1.self_attn.q_proj.weight", "has no place for"),
+        ("no expert is chosen", "RefusedInput", "ModuleUnmeasured",
+         "model.layers.0.mlp.experts.gate_up_proj", "No token of the calibration data reached"),
+        ("unknown to transformers", "RefusedInput", "ModelNotRunnable", "config.json", "'novel'"),
         ("too large", "EnvironmentFault", "TooLittleMemory", "model.layers.0", " GB are available"),
         ("another process", "EnvironmentFault", "OutputBusy", None, "Another process"),
     ],

@@ -7,8 +7,8 @@ We test these aspects:
 - with 16-bit activations, log probabilities are those of an independently decoded BF16 twin, to
   the last bit: experts alone, and beside shared experts, attention and linear attention
 - with quantized activations, every layer computes what the same quantization in NumPy computes:
-  per token, per group, static per tensor, NVFP4 with one scale for all experts of a layer; and
-  not what 16-bit activations give
+  per token, per group, static per tensor, NVFP4 with one scale for all experts of a layer, by our
+  own calibrated writer too; and not what 16-bit activations give
 - ModelOpt's checkpoints of the same numbers give the same log probabilities as compressed-tensors'
 - vLLM still warns when gate and up have different global scales, and takes the gate's
 - the kernels in use are named
@@ -102,6 +102,9 @@ def _plain(root: Path) -> None:
     write_modelopt(root / "NVFP4A16", root / "modelopt-NVFP4A16", "W4A16_NVFP4")
     write_modelopt(root / "NVFP4", root / "modelopt-NVFP4", "NVFP4")
     write_modelopt(root / "FP8", root / "modelopt-FP8", "FP8")
+    quantize_directory(source, root / "calibrated", recipe(Experts="NVFP4"))
+    chosen = recipe({"checkpointFormat": "ModelOpt"}, Experts="NVFP4")
+    quantize_directory(source, root / "modelopt-calibrated", chosen)
 
 
 def _hybrid(root: Path) -> None:
@@ -126,6 +129,8 @@ CASES = (
     "modelopt-NVFP4A16",
     "modelopt-NVFP4",
     "modelopt-FP8",
+    "calibrated",
+    "modelopt-calibrated",
     "hybrid",
     "hybrid-twin",
     "mixed",
@@ -181,7 +186,7 @@ def test_experts_with_16_bit_activations_are_their_bf16_twin(
     assert served[case].said["generated"] == served[f"{case}-twin"].said["generated"]
 
 
-@pytest.mark.parametrize("fmt", ["NVFP4A16", "NVFP4", "FP8"])
+@pytest.mark.parametrize("fmt", ["NVFP4A16", "NVFP4", "FP8", "calibrated"])
 def test_modelopt_experts_of_the_same_numbers_are_served_alike(
     fmt: str, served: dict[str, Served]
 ) -> None:
@@ -216,6 +221,26 @@ def test_a_layer_quantizes_its_activations_as_a_gpu_does(
     assert relative(theirs, ours) < 1e-3
     for wrong in ((first, unquantized), (unquantized, second), (unquantized, unquantized)):
         assert relative(theirs, computed(case, stored, index, *wrong)[1]) > 0.01
+
+
+@pytest.mark.parametrize("index", range(LAYERS))
+def test_what_we_write_has_one_input_scale_a_layer_and_projection(
+    index: int, served: dict[str, Served]
+) -> None:
+    """Statistics are made by hand and differ by expert, layer and projection."""
+    case = served["calibrated"]
+    stored = read_checkpoint(case.directory)
+    scales: dict[str, set[float]] = {"gate_up": set(), "down": set()}
+    for name, tensor in stored.items():
+        if f"layers.{index}.mlp.experts." in name and name.endswith(".input_global_scale"):
+            product = "down" if ".down_proj." in name else "gate_up"
+            scales[product].add(float(as_float32(tensor)[0]))
+    (first,), (second,) = scales["gate_up"], scales["down"]
+    assert first != second
+    theirs, ours = computed(case, stored, index, nvfp4(first), nvfp4(second))
+    assert np.mean(theirs == ours) > 0.999
+    assert relative(theirs, ours) < 1e-3
+    assert relative(theirs, computed(case, stored, index, nvfp4(second), nvfp4(first))[1]) > 0.01
 
 
 def test_a_wrong_global_scale_is_still_warned_of_and_the_gates_is_taken(

@@ -1,23 +1,27 @@
 """The model card: what it states, and that it states nothing that the documents do not.
 
 We test these aspects: base model, licence and results in the front matter; verdict on top; sizes,
-kept roles and gates in the text; a recipe that can be used again; text from outside that is no
-markup. What the Hub's own parser makes of it is in `tests/contract/test_model_card.py`.
+kept roles, calibration data and gates in the text; a recipe that can be used again; text from
+outside that is no markup. What the Hub's own parser makes of it is in
+`tests/contract/test_model_card.py`.
 """
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from halftone.publish.card.explanations import FORMATS_IN_WORDS, why_kept
+from halftone.spec.calibration import Modality
 from halftone.spec.formats import Format
 from halftone.spec.job import Recipe
 from halftone.spec.presentation import DIVERGENCE_CAVEAT, VERDICT_MEANINGS
 from halftone.spec.recipes import load_recipe
 from halftone.spec.reports import Verdict
 from halftone.spec.roles import Role
+from halftone.spec.statistics import MeasuredData
 from halftone.spec.targets import Publish
 from tests.carding import (
     QWEN,
@@ -60,6 +64,30 @@ def test_a_path_of_the_machine_is_not_told(documents: Documents) -> None:
     assert documents.plan.source is not None
     card = written(documents)
     assert str(Path(documents.plan.source.uri).parent) not in card.data.decode()
+
+
+def test_data_that_scales_were_measured_on_are_told_by_name(documents: Documents) -> None:
+    plain = written(documents)
+    assert "calibrated on" not in plain.text
+    assert "--statistics" not in plain.text
+    rows = (
+        data_row("/home/somebody/private/rows.jsonl", Modality.Text),
+        data_row("hf://datasets/org/set@main", Modality.Image, revision="f" * 40, images=3),
+    )
+    report = measured(documents.plan, documents.checkpoint, {}, calibration=rows)
+    card = written(documents, report=report, evidence={})
+    assert "| `rows.jsonl` | Text | 8 of 1,200 | 4,321 | 0 | 2 |" in card.text
+    name = f"`hf://datasets/org/set@main at {'f' * 40}`"
+    assert f"| {name} | Image | 8 of 1,200 | 4,321 | 3 | 2 |" in card.text
+    assert all(row.sha256 in card.text for row in rows)
+    assert "somebody" not in card.text
+    assert "--statistics calibration" in card.text
+
+
+def data_row(uri: str, modality: Modality, **changed: Any) -> MeasuredData:
+    fields: dict[str, Any] = {"revision": None, "usable": 1200, "samples": 8, "truncated": 2}
+    fields |= {"tokens": 4321, "images": 0, "sha256": modality.lower()[0] * 64} | changed
+    return MeasuredData(modality=modality, uri=uri, **fields)
 
 
 def test_fields_of_the_source_are_carried_over(documents: Documents) -> None:

@@ -89,6 +89,16 @@ def test_more_ranks_hold_less_of_the_split_matrices_and_all_of_the_rest() -> Non
         assert rows[size].weightBytes == S0_BYTES - split + (split - 12) // size + 12
 
 
+@pytest.mark.parametrize(
+    ("layout", "width"), [(CheckpointFormat.CompressedTensors, 2), (CheckpointFormat.ModelOpt, 4)]
+)
+def test_scales_are_as_wide_as_the_layout_stores_them(layout: CheckpointFormat, width: int) -> None:
+    gate = _mlp(Format.FP8_DYNAMIC)[:1]
+    report = fit(H100, 32_768, S0_BYTES, full_size_config("27B"), gate, "auto", layout)
+    rows = {row.size: row for row in report.tensorParallelSizes}
+    assert rows[1].weightBytes - rows[2].weightBytes == 17408 * (5120 + width) // 2
+
+
 def test_a_replicated_matrix_is_whole_on_every_rank() -> None:
     router = Matrix("model.layers.0.mlp.gate.weight", 255, 2048, None, "Replicated")
     report = _fit([router])

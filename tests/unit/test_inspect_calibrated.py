@@ -34,7 +34,7 @@ CACHE = {"kvCache": {"format": "FP8", "scales": "Calibrated"}}
 MODELOPT = {"checkpointFormat": "ModelOpt"}
 GATED = {"LinearAttention": "NVFP4", "LinearAttentionGate": "NVFP4"}
 STATIC = {"Attention": "FP8", "Mlp": "FP8"}
-LINEAR, STATIC_CT = recipe(**GATED), recipe(CACHE, **STATIC)
+LINEAR, STATIC_CT = recipe({}, **GATED), recipe(CACHE, **STATIC)
 LANGUAGE = recipe(CACHE, Attention="NVFP4", Experts="NVFP4", SharedExperts="NVFP4")
 
 

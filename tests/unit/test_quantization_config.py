@@ -6,6 +6,7 @@ from halftone.spec.job import MultiTokenPrediction
 from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
 from tests.builders import tiny_config
+from tests.quantizing import recipe
 
 
 def test_no_quantization_block_of_the_source_survives_anywhere() -> None:
@@ -28,11 +29,11 @@ def test_a_dropped_prediction_head_is_no_longer_promised() -> None:
     config = tiny_config("qwen3_5")
     table = find(config)
     assert table is not None
-    recipe = load_recipe("nvfp4a16").model_copy(
+    dropping = load_recipe("nvfp4a16").model_copy(
         update={"multiTokenPrediction": MultiTokenPrediction.Drop}
     )
 
-    written = quantized_model_config(config, table, recipe, Role)
+    written = quantized_model_config(config, table, dropping, Role)
 
     assert config["text_config"]["mtp_num_hidden_layers"] == 1
     assert written["text_config"]["mtp_num_hidden_layers"] == 0
@@ -54,3 +55,15 @@ def test_a_kv_cache_is_asked_for_only_where_the_recipe_does() -> None:
     for name, asked in (("nvfp4a16", False), ("nvfp4-mlp", True)):
         block = quantized_model_config({}, table, load_recipe(name), Role)["quantization_config"]
         assert (block["kv_cache_scheme"] is not None) is asked
+
+
+def test_static_fp8_has_one_scale_for_weights_and_one_for_activations() -> None:
+    table = find(tiny_config("qwen3_5"))
+    assert table is not None
+
+    block = quantized_model_config({}, table, recipe(Mlp="FP8"), Role)["quantization_config"]
+
+    group = block["config_groups"]["group_0"]
+    assert (block["format"], group["format"]) == ("float-quantized", "float-quantized")
+    scheme = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "tensor"}
+    assert group["weights"] == group["input_activations"] == scheme | {"dynamic": False}

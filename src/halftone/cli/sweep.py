@@ -197,8 +197,8 @@ def _divergences(prepared: "Prepared", output: Path, context: click.Context) -> 
             return _measured_here(prepared, Path(folder))
         answer = Path(folder) / "divergences.json"
         source = prepared.checkpoint.source
-        place = _pinned(source.uri, source.revision)
-        run_verb(python, "sweep", place, *_same_options(context), "--measure-to", str(answer))
+        pinned = _pinned(source.uri, source.revision)
+        run_verb(python, "sweep", pinned, *_same_options(context), "--measure-to", str(answer))
         return Divergences.model_validate_json(answer.read_bytes())
 
 

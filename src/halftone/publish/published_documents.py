@@ -116,7 +116,7 @@ def _require_provenance(reader: ArtifactReader, documents: PublishedDocuments) -
     listed = {file.path: file.sha256 for file in reader.artifact.files}
     if stated["subject"] != _by_path(subjects(checkpoint)):
         _differs(PROVENANCE_FILE, f"is about other files than those of {CHECKPOINT_FILE}")
-    for path, sha256 in (stated["byproducts"] | stated["dependencies"]).items():
+    for path, sha256 in {**stated["byproducts"], **stated["dependencies"]}.items():
         if listed.get(path) != sha256:
             _differs(PROVENANCE_FILE, f"names another '{path}' than the one that is there")
     if documents.statistics is not None and DOCUMENT_PATH not in stated["dependencies"]:

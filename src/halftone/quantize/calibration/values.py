@@ -41,12 +41,11 @@ def _plain(value: Any, name: str) -> Any:
         return value
     if type(value) in {list, tuple}:
         return type(value)(_plain(one, name) for one in value)
-    if type(value) in {dict, UserDict}:
-        return {key: _plain(one, name) for key, one in value.items()}
-    kind = type(value).__name__
-    refuse_model(
-        name,
-        f"Between two layers the model hands on a {kind} (`{name}`), which cannot be kept on disk; "
-        "choose a data-free recipe such as 'nvfp4a16'.",
-    )
-    return None
+    if type(value) not in {dict, UserDict}:
+        kind = type(value).__name__
+        refuse_model(
+            name,
+            f"Between two layers the model hands on a {kind} (`{name}`), which cannot be kept on "
+            "disk; choose a data-free recipe such as 'nvfp4a16'.",
+        )
+    return {key: _plain(one, name) for key, one in value.items()}

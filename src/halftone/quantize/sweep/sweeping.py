@@ -58,8 +58,10 @@ from halftone.spec.roles import Role
 
 @dataclass(frozen=True)
 class Wanted:
-    """What somebody asked for: `budget_bytes` of tensors, formats to look at (empty: all that
-    today's server loads), and the most layers of a role to measure (None: see `sampling`).
+    """What somebody asked for.
+
+    `budget_bytes` counts all tensors. `formats` are looked at alone, empty for all that today's
+    server loads; `layers` is the most of a role to measure, None for the rule in `sampling`.
     """
 
     budget_bytes: int
@@ -94,11 +96,11 @@ class Prepared:
 
 
 def prepare(checkpoint: Checkpoint, recipe: Recipe, wanted: Wanted) -> Prepared:
-    """Judge and price everything. `recipe` gives all but precision; with its data formats count
-    that need calibration.
+    """Judge and price everything; `recipe` gives all but precision.
 
-    Raises RefusedInput, before anything is measured, where nothing can be chosen: for a source that
-    cannot be planned, or a budget that holds no combination or the model as it is.
+    Where it names calibration data, formats that need calibration count too. Raises RefusedInput,
+    before anything is measured, where nothing can be chosen: for a source that cannot be planned,
+    and for a budget that holds no combination, or the model as it is.
     """
     table = candidates(checkpoint, recipe, wanted.formats, recipe.calibration is not None)
     unmeasured = Combinations(_columns(table, {}), table.fixed_bytes)
@@ -161,9 +163,7 @@ def propose(
 
 
 def _judged(table: Candidates, losses: Losses) -> Losses:
-    """The losses that were really measured, as the document will state them: what it says is what
-    was chosen from.
-    """
+    """The losses that may be believed, as the document will state them, and so be chosen from."""
     unjudged = {(r.role, r.format) for r in table.rows if r.standing is Standing.NeedsData}
     return {key: float(_decimal(x)) for key, x in losses.items() if key not in unjudged}
 
