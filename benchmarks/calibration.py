@@ -23,7 +23,7 @@ from benchmarks.measuring import HALFTONE, ROOT, Result, Run, median_of, quantiz
 _PEERS = ROOT / "tests" / "peers"
 _ROUNDS = 3
 _SAMPLES = 32
-_TOKENS = 128
+_TOKENS = 64
 _ROUTED = (2, 64)  # samples and tokens through 2 GB of experts a layer: memory hardly depends on it
 _ATTENTION = r"re:.*self_attn\.[qkvo]_proj$"
 _MLP = r"re:.*mlp\.(gate|up|down)_proj$"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from halftone.checkpoint import decoding
 from halftone.plan.planning import Planned
 from halftone.quantize.configuration import configuration_files
-from halftone.spec.formats import Format
+from halftone.spec.formats import CheckpointFormat, Format
 from halftone.spec.job import Quantization, Recipe
 from halftone.spec.recipes import resolve
 from tests import builders
@@ -39,6 +39,18 @@ def recipe(fields: dict[str, Any] | None = None, **formats: str) -> Recipe:
     """A recipe that gives each named role its format, with `fields` beside."""
     precision = [{"role": role, "format": fmt} for role, fmt in formats.items()]
     return resolve(Quantization.model_validate({"precision": precision, **(fields or {})}), "test")
+
+
+def mixture(layout: CheckpointFormat) -> Recipe:
+    """Every format that `layout` can express and a server loads, and a measured cache."""
+    return recipe(
+        {"checkpointFormat": layout, "kvCache": {"format": "FP8", "scales": "Calibrated"}},
+        Attention="FP8",
+        Mlp="NVFP4",
+        Experts="NVFP4",
+        SharedExperts="FP8_BLOCK",
+        LinearAttention="FP8_DYNAMIC",
+    )
 
 
 def write_planned(source: Path, target: Path, preset: str) -> Path:

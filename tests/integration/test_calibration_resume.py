@@ -156,6 +156,7 @@ def test_a_damaged_journal_and_a_lost_value_prove_nothing(answers: dict[str, Ans
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(0)
 def test_every_moment(tmp_path: Path) -> None:
     work = Work(tmp_path)
     quiet = work.ask({"quiet": work.case("quiet", None)})["quiet"]

@@ -200,7 +200,7 @@ def test_four_bit_activations_and_a_measured_cache_pass_the_examples_limits(
     assert (report.verdict, report.method) == (Verdict.Emulated, "Calibrated")
     score = calibrated.gate("divergence").score
     assert score is not None
-    assert 0.01 < float(score) < 0.025
+    assert 0.01 < float(score) < 0.026
     assert report.platform is not None
     assert {"HalftoneCpuNvfp4Linear", "HalftoneCpuFp8KvCache"} <= {*report.platform.kernels}
     evidence = json.loads((calibrated.workdir / "evidence" / "loads.json").read_text())

@@ -36,7 +36,7 @@ from tests.conftest import ROOT
 from tests.environments import ask
 from tests.quantizing import recipe
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(600)]
 
 Tensors = dict[str, Tensor]
 

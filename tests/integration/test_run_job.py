@@ -167,7 +167,7 @@ def test_a_job_that_was_refused_may_be_corrected_in_its_work_directory(
     assert run(project, tmp_path / "work").code == 0
 
 
-def test_a_calibrated_job_is_planned_and_then_says_what_it_needs(
+def test_a_calibrated_job_without_data_is_refused_before_anything_is_written(
     project: Path, tmp_path: Path
 ) -> None:
     write_job(project, quantization={"preset": "nvfp4-mlp"})
@@ -175,9 +175,9 @@ def test_a_calibrated_job_is_planned_and_then_says_what_it_needs(
     ended = run(project, tmp_path / "work")
 
     assert ended.code == 2
-    assert "needs calibration statistics" in ended.err
-    assert Plan.load(tmp_path / "work" / "plan.json").refusal is None
-    assert not (tmp_path / "work" / "checkpoint").exists()
+    assert "names no data to measure them on" in ended.err
+    assert "`quantization.calibration.dataset`" in ended.err
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["job.json"]
 
 
 def test_other_gates_make_another_report_of_the_same_checkpoint(
@@ -245,7 +245,7 @@ def test_a_job_that_is_wrong_is_refused_by_its_field(
 
 
 def test_a_job_may_clear_what_its_preset_says(project: Path, tmp_path: Path) -> None:
-    write_job(project, quantization={"preset": "nvfp4-mlp", "kvCache": None})
+    write_job(project, quantization={"preset": "fp8-block-a16", "kvCache": None})
 
     run(project, tmp_path / "work")
 

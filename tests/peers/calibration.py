@@ -56,7 +56,7 @@ def calibrated(
         recipe = resolve(Quantization.model_validate(case["quantization"]), "test")
         document = calibrate(plan_checkpoint(checkpoint, recipe), checkpoint, output, progress=told)
     except HalftoneError as error:
-        left = sorted(path.name for path in output.iterdir()) if output.exists() else []
+        left = sorted(path.name for path in output.iterdir()) if output.exists() else None
         kind = type(error).__name__
         return {"refused": [kind, error.reason, error.subject, error.message], "left": left}
     return {

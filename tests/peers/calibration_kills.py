@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from calibration import calibrated
+from calibration import calibrated  # type: ignore[import-not-found]  # beside this script
 
 # Imported here, once for all processes; none of them has computed anything when it is copied.
 import halftone.quantize.calibration.measuring  # noqa: F401

@@ -148,6 +148,17 @@ def test_modelopt_mixed_precision_answers_layer_by_layer() -> None:
         scheme(config, QKV)
 
 
+@pytest.mark.parametrize("algorithm", ["FP8_PER_CHANNEL_PER_TOKEN", "fp8_pb_wo"])
+def test_modelopts_experts_know_one_fp8_scale_a_matrix_only(algorithm: str) -> None:
+    """As vLLM 0.32: its experts in FP8 are those with measured activations, or none at all."""
+    per_tensor = Scheme(WeightLayout.Fp8Tensor, Activations.Static)
+    assert scheme(modelopt(algorithm, []), EXPERTS) == per_tensor
+    assert scheme(modelopt(algorithm, []), DOWN) != per_tensor
+    layers = {"model.language_model.layers.2.mlp.experts": {"quant_algo": algorithm}}
+    with pytest.raises(WillNotLoad, match="does not load routed experts"):
+        scheme(modelopt("MIXED_PRECISION", [], quantized_layers=layers), EXPERTS)
+
+
 def test_modelopts_own_file_counts_where_config_json_is_silent() -> None:
     own = {"quantization": {"quant_algo": "FP8", "exclude_modules": ["*self_attn*"]}}
     rules = read_rules({}, own, multimodal=True)

@@ -156,6 +156,8 @@ def _tell(found: "Verification", rebuilt: "Rebuilt | None", source: str | None) 
     revision = f" at {found.revision}" if found.revision else ""
     click.echo(f"{found.uri}{revision}: {found.files} files, {size_text(found.sizeBytes)}, intact")
     click.echo(f"checkpoint {found.checkpointDigest}")
+    if found.statisticsDigest is not None:
+        click.echo(f"calibrated, statistics {found.statisticsDigest}")
     signatures = {
         SignatureState.Valid: f"valid, by the key {found.keyIdentifier}",
         SignatureState.NotChecked: "not checked; give --public-key to check it",

@@ -76,7 +76,7 @@ def anchored_data(quantization: Quantization, folder: Path) -> Quantization:
     if calibration is None or calibration.dataset.path is None:
         return quantization
     # Links stay: what a cache links to has lost its name, and the name says what a file holds.
-    path = os.path.abspath(folder / calibration.dataset.path)
+    path = os.path.abspath(folder / calibration.dataset.path)  # noqa: PTH100
     dataset = calibration.dataset.model_copy(update={"path": path})
     moved = calibration.model_copy(update={"dataset": dataset})
     return quantization.model_copy(update={"calibration": moved})

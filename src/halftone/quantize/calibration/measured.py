@@ -4,6 +4,7 @@ Called by `observing`, `running` and `writing`. Names are those on disk.
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, NamedTuple, Self
 
 
@@ -32,6 +33,11 @@ class Measured(NamedTuple):
             {**self.caches, **other.caches},
             {**self.routed, **other.routed},
         )
+
+    def not_finite(self) -> str | None:
+        """The first module, in the order in which they were called, that saw NaN or an infinity."""
+        amax = {name: (seen.amax,) for name, seen in self.inputs.items()} | dict(self.caches)
+        return next((n for n, values in amax.items() if not all(map(isfinite, values))), None)
 
     def to_json(self) -> dict[str, Any]:
         """For the journal; floats are written so that they come back the same."""

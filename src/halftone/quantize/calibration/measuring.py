@@ -3,7 +3,7 @@
 Called by `calibrating`, which owns the output directory. It writes nothing but the partial state.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,7 @@ from halftone.quantize.calibration.memory import BASE_BYTES, available_bytes, re
 from halftone.quantize.calibration.model import build_model, refuse_model
 from halftone.quantize.calibration.observing import Watch, Watched, expert_parent
 from halftone.quantize.calibration.partial import Partial
-from halftone.quantize.calibration.running import Run
+from halftone.quantize.calibration.running import PAIR_BYTES, Run
 from halftone.quantize.calibration.streaming import StreamedModel
 from halftone.quantize.calibration.weights import Names, stored_tensors
 from halftone.quantize.tiles import TileReader
@@ -26,10 +26,6 @@ from halftone.spec.names import Reason
 
 if TYPE_CHECKING:
     from halftone.quantize.calibration.calibrating import CalibrationProgress
-
-# What eager attention holds for each pair of tokens and head: scores, their float32 softmax, and
-# both as the model's dtype.
-_PAIR_BYTES: Final = 10
 
 
 def measure(
@@ -157,7 +153,7 @@ def _require_room_for_attention(model: StreamedModel, longest: int, where: Any) 
     """Before the first layer: the scores of the longest sample beside the largest layer."""
     heads = getattr(model.module.config.get_text_config(), "num_attention_heads", 1)
     layer = max(model.layers, key=model.part_bytes)
-    scores = heads * longest * longest * _PAIR_BYTES
+    scores = heads * longest * longest * PAIR_BYTES
     require_memory(model.part_bytes(layer) + scores + BASE_BYTES, layer, _free(where))
 
 

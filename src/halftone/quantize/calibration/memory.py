@@ -18,7 +18,7 @@ BASE_BYTES: Final = 512 * 2**20
 def available_bytes() -> int:
     """What this process can still take: of the machine, or of the tightest control group."""
     found = [_machine()]
-    found += [room for room in map(_room, _own_groups()) if room is not None]
+    found += [room for room in map(room, _own_groups()) if room is not None]
     return min(found)
 
 
@@ -57,7 +57,7 @@ def _own_groups() -> list[Path]:
     return groups
 
 
-def _room(group: Path) -> int | None:
+def room(group: Path) -> int | None:
     """Bytes that `group` still allows, its page cache counted as free; None without a limit."""
     for limit, used, inactive in (
         ("memory.max", "memory.current", "inactive_file"),

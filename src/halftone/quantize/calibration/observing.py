@@ -72,13 +72,6 @@ class Watch:
         self._inputs, self._caches, self._routed = {}, {}, {}
         return Measured(inputs, caches, routed)
 
-    def non_finite(self) -> str | None:
-        """The first module since the last `take` that saw a value that is not finite."""
-        for name, record in self._inputs.items():
-            if not bool(torch.isfinite(record.amax)):
-                return name
-        return None
-
     def _input_hook(self, name: str) -> Any:
         def see(_: Any, arguments: tuple[Any, ...]) -> None:
             value = arguments[0]

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
@@ -80,9 +80,11 @@ class Partial:
         self.journal: Journal | None = None
         self._identity = {"planDigest": plan_digest, "origin": json.loads(canonical_json(origin))}
         self._lock: IO[bytes] | None = None
+        self._is_ours = False
 
     def __enter__(self) -> "Partial":
         with storage_errors(self.output):
+            self._is_ours = not self.output.exists()
             self._values.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             try:
@@ -99,9 +101,12 @@ class Partial:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or isinstance(error, RefusedInput):
-            # Nothing of this is of use to a run on other input.
+        # A refusal needs other input, to which nothing of this is of use.
+        if error is None or isinstance(error, RefusedInput) or self.journal is None:
             shutil.rmtree(self.root, ignore_errors=True)
+        if error is not None and self._is_ours:
+            with suppress(OSError):  # it holds something
+                self.output.rmdir()
         self._release_lock()
 
     def value_path(self, file: str) -> Path:

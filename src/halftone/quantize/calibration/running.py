@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import torch
+from compressed_tensors.utils import patch_attr
 from llmcompressor.args.dataset_arguments import DatasetArguments
 from llmcompressor.modeling.moe.context import moe_calibration_context
 from llmcompressor.pipelines.sequential.helpers import Subgraph, trace_subgraphs
@@ -31,6 +32,11 @@ Samples = Callable[[], Iterable[dict[str, Any]]]
 # Functions that decide from values; llm-compressor calls them from the graph as they are.
 _UNTRACED: Final = DatasetArguments().tracing_ignore
 _EMBEDDING: Final = "the embedding"
+# What eager attention holds for each pair of tokens and head: scores, their float32 softmax, and
+# both as the model's dtype; measured.
+PAIR_BYTES: Final = 10
+# Scores of an image's patches that are held at most.
+_TOWER_BYTES: Final = 2**30
 
 
 class Run:
@@ -71,7 +77,8 @@ class Run:
                     self._graphs[keys] = self._traced(inputs)
                 values = {name: value.to(self._device) for name, value in inputs.items()}
                 piece = self._graphs[keys][0]
-                made = self._forward(piece, values, _EMBEDDING)
+                with _seeing(self._model.module.config, inputs):
+                    made = self._forward(piece, values, _EMBEDDING)
                 kept = {n: v for n, v in values.items() if n not in piece.consumed_names}
                 states.append(SampleState(keys, self._saved(0, number, {**kept, **made})))
                 longest = max(longest, inputs["input_ids"].shape[-1])
@@ -98,6 +105,8 @@ class Run:
                 states.append(SampleState(sample.keys, saved))
                 yield number
         found = self._watch.take()
+        if found.not_finite() is not None:
+            _refuse_non_finite(found, layer)
         check(found)
         measured = journal.measured.joined(found)
         self._partial.commit(Journal(index + 2, journal.longest, tuple(states), measured))
@@ -194,18 +203,34 @@ class Run:
         def check(_: Any, __: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if self._watch.watching and not bool(torch.isfinite(value).all()):
-                self._refuse_non_finite(layer)
+                _refuse_non_finite(self._watch.take(), layer)
 
         return check
 
-    def _refuse_non_finite(self, layer: str) -> None:
-        subject = self._watch.non_finite() or layer
-        raise RefusedInput(
-            Reason.NonFiniteActivation,
-            subject,
-            f"Activations of `{subject}` are not finite (NaN or infinite), so there is no scale "
-            "for them; check the source's weights, or keep this role in full precision.",
-        )
+
+def _refuse_non_finite(found: Measured, layer: str) -> None:
+    subject = found.not_finite() or layer
+    raise RefusedInput(
+        Reason.NonFiniteActivation,
+        subject,
+        f"Activations of `{subject}` are not finite (NaN or infinite), so there is no scale for "
+        "them; check the source's weights, or keep this role in full precision.",
+    )
+
+
+@contextmanager
+def _seeing(config: Any, inputs: dict[str, Any]) -> Iterator[None]:
+    """Let the vision tower attend without holding all scores where an image is too large for it.
+
+    Everything else attends eagerly, as in `oneshot`: the graph counts on the masks of that.
+    """
+    vision, pixels = getattr(config, "vision_config", None), inputs.get("pixel_values")
+    heads = getattr(vision, "num_heads", None) or getattr(vision, "num_attention_heads", 0)
+    if pixels is None or not heads or heads * pixels.shape[0] ** 2 * PAIR_BYTES <= _TOWER_BYTES:
+        yield
+        return
+    with patch_attr(vision, "_attn_implementation", "sdpa"):
+        yield
 
 
 def _keep_configuration(piece: Subgraph, module: Any) -> None:
