@@ -47,7 +47,12 @@ def _measure(agreed: Plan, checkpoint: Checkpoint, output: Path) -> None:
 
     planned = plan_again(agreed, checkpoint)
     with steps("calibrate") as shown:
-        measure(planned, checkpoint, output.absolute(), progress=shown)
+        measure(planned, checkpoint, output.absolute(), progress=shown, notice=warn)
+
+
+def warn(sentence: str) -> None:
+    """Say what goes on although somebody should know."""
+    click.echo(f"halftone: warning: {sentence}", err=True)
 
 
 def print_statistics(document: StatisticsDocument) -> None:

@@ -73,6 +73,7 @@ def calibrate(workdir: Path, _handed: str = "") -> str:
     if not QUANTIZE.is_here:
         return run_stage("calibrate", workdir, QUANTIZE.python())
 
+    from halftone.cli.calibrate import warn
     from halftone.quantize.calibration.calibrating import calibrate as measure
 
     job = read_job(workdir)
@@ -82,6 +83,7 @@ def calibrate(workdir: Path, _handed: str = "") -> str:
             checkpoint,
             workdir.absolute(),
             progress=shown,
+            notice=warn,
         )
     return ""
 

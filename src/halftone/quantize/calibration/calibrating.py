@@ -6,7 +6,7 @@ Called by the command line and by a run, in the environment that has llm-compres
 moment and call it again: measured layers are kept, and the result is the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -51,9 +51,11 @@ def calibrate(
     output: Path,
     *,
     progress: CalibrationProgress | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> StatisticsDocument:
     """Measure what `planned` needs and write `statistics.json` and `.safetensors` to `output`.
 
+    `notice` is told, in sentences, what a user should know of the data although it goes on.
     Statistics of this plan and these data that lie there are returned as they are. Raises
     RefusedInput for data, a model or a plan that cannot be carried out (ModuleUnmeasured,
     NonFiniteActivation, ModelNotRunnable and what reading data raises), EnvironmentFault for too
@@ -66,6 +68,9 @@ def calibrate(
         from halftone.quantize.calibration.writing import versions, write_statistics
 
         data = prepare_data(calibration, checkpoint)
+        if notice is not None:
+            for said in data.notices:
+                notice(said)
         try:
             done = _earlier(output, planned, data.measured)
             if done is not None:
