@@ -318,8 +318,8 @@ class GroupResult(BaseModel):
     """What was written for one group: errors are relative, ||W - W'|| / ||W||, as decimals.
 
     W' is what a server dequantizes. `globalScale` is as it is stored: NVFP4's divisor in
-    compressed-tensors' layout and its factor in ModelOpt's, or the one scale of FP8. `minMaxError` is what MinMax would have given, where another
-    search was asked for.
+    compressed-tensors' layout and its factor in ModelOpt's, or the one scale of FP8. `minMaxError`
+    is what MinMax would have given, where another search was asked for.
     """
 
     model_config = ConfigDict(frozen=True)
