@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.conftest import PEERS, ROOT, is_foreign
+from tests.conftest import IN_CI, PEERS, ROOT, is_foreign
 
 Environment = Literal["quantize", "serve"]
 
@@ -31,6 +31,8 @@ _SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _SHOWN = 6000  # characters of a failed peer's output
+# A limit says that a peer hangs. Machines that are shared may take some times longer than ours.
+_PATIENCE = 5 if IN_CI else 2
 
 
 def ask(
@@ -57,6 +59,7 @@ def ask(
 def run(environment: Environment, script: str, *arguments: str, timeout_s: int) -> str:
     """What `tests/peers/<script>` printed; fails the test as `ask` does."""
     python = python_of(environment)
+    timeout_s *= _PATIENCE
     try:
         done = subprocess.run(
             [str(python), str(ROOT / "tests" / "peers" / script), *arguments],

@@ -108,7 +108,7 @@ def command(cache: Path, *arguments: str | Path) -> Ended:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=1500,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
