@@ -87,7 +87,7 @@ verify: $(DEV) ## Check that generated files fit their sources
 
 ##@ Images
 .PHONY: images
-images: ## Build the container images and check them, with buildah as root (15 GB, minutes)
+images: ## Build the container images and check them, with buildah as root (30 GB, minutes)
 	$(PYTHON) -m tools.images build
 	$(PYTHON) -m tools.images check
 

@@ -7,12 +7,14 @@ Debian, buildah and mmdebstrap:
     python -m tools.images build [IMAGE …]     and the base image first, when it is not there
     python -m tools.images check [IMAGE …]     run what is built, as its own user
     python -m tools.images run IMAGE COMMAND …
+    python -m tools.images clean               remove all of it; rebuilding leaves old layers behind
 
 The base image that a Dockerfile names is made of Debian's own packages: the same distribution and
 the same minor version of Python. Certificates and the settings of pip and uv are only mounted, so
 no layer holds an address. It must not push anything.
 """
 
+import fcntl
 import os
 import shutil
 import ssl
@@ -118,6 +120,8 @@ def run(name: str, command: tuple[str, ...], mounts: tuple[str, ...] = ()) -> No
 
     Leaves with a sentence when it fails, or when it wrote outside of its cache and its mounts.
     """
+    if not _exists(name):
+        sys.exit(f"images: {name} is not built; run `python -m tools.images build {name}`.")
     container = _said("from", "--pull-never", name)
     try:
         place = Path(_said("mount", container))
@@ -129,6 +133,15 @@ def run(name: str, command: tuple[str, ...], mounts: tuple[str, ...] = ()) -> No
             sys.exit(f"images: {name} wrote outside of its cache: {', '.join(outside[:5])}.")
     finally:
         _buildah("rm", container, quiet=True)
+
+
+def clean() -> None:
+    """Remove every image, container and layer of the store."""
+    if _store().exists():
+        _buildah("rm", "--all", quiet=True)
+        _buildah("rmi", "--all", "--force", quiet=True)
+        subprocess.call(["umount", str(_store() / "images" / "overlay")], stderr=subprocess.DEVNULL)
+        shutil.rmtree(_store())
 
 
 def _written_since(place: Path, begun: float) -> Iterator[str]:
@@ -159,17 +172,17 @@ def _mounts() -> Iterator[list[str]]:
 
 def _exists(name: str) -> bool:
     command = [*_command(), "inspect", "--type", "image", name]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    return subprocess.run(command, check=False, capture_output=True, env=_env()).returncode == 0
 
 
 def _buildah(*arguments: str | Path, quiet: bool = False) -> None:
-    _run(*_command(), *arguments, quiet=quiet)
+    _run(*_command(), *arguments, env=_env(), quiet=quiet)
 
 
 def _said(*arguments: str | Path) -> str:
     """What buildah prints."""
     command = [*_command(), *map(str, arguments)]
-    return subprocess.check_output(command, text=True).strip()
+    return subprocess.check_output(command, text=True, env=_env()).strip()
 
 
 def _command() -> list[str]:
@@ -179,6 +192,13 @@ def _command() -> list[str]:
         _program("buildah"), "--root", str(store / "images"), "--runroot", str(store / "run"),
         "--storage-driver", "overlay",
     ]  # fmt: skip
+
+
+def _env() -> dict[str, str]:
+    """Our environment, with layers that are being written in the store too: they have gigabytes."""
+    temporary = _store() / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    return {**os.environ, "TMPDIR": str(temporary)}
 
 
 def _store() -> Path:
@@ -195,10 +215,10 @@ def _program(name: str) -> str:
     return found
 
 
-def _run(*command: str | Path, quiet: bool = False) -> None:
+def _run(*command: str | Path, env: dict[str, str] | None = None, quiet: bool = False) -> None:
     """Run a command; leaves with a sentence when it fails, for it has then said why."""
     out = subprocess.DEVNULL if quiet else None
-    if subprocess.call([str(word) for word in command], stdout=out) != 0:
+    if subprocess.call([str(word) for word in command], stdout=out, env=env) != 0:
         sys.exit(f"images: `{Path(command[0]).name} {command[-1]}` failed; see above.")
 
 
@@ -213,17 +233,29 @@ def _revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for any other process that uses this store."""
+    _store().parent.mkdir(parents=True, exist_ok=True)
+    with _store().with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def main(arguments: list[str]) -> None:
-    """`build` or `check` with names of images, or `run IMAGE COMMAND …`."""
+    """`build` or `check` with names of images, `run IMAGE COMMAND …`, or `clean`."""
     verb, *words = arguments or ["build"]
     names = words[:1] if verb == "run" else words or list(IMAGES)
-    if verb not in ("build", "check", "run") or set(names) - IMAGES.keys() or not names:
-        sys.exit(f"images: `build`, `check` or `run`, then names of {', '.join(IMAGES)}.")
-    if verb == "run":
-        run(names[0], tuple(words[1:]))
-        return
-    for name in names:
-        (build if verb == "build" else check)(name)
+    if verb not in ("build", "check", "run", "clean") or set(names) - IMAGES.keys() or not names:
+        sys.exit(f"images: `build`, `check`, `run` or `clean`, and names of {', '.join(IMAGES)}.")
+    with _alone():
+        if verb == "run":
+            run(names[0], tuple(words[1:]))
+        elif verb == "clean":
+            clean()
+        else:
+            for name in names:
+                (build if verb == "build" else check)(name)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,16 @@ def test_the_base_is_made_once_and_nothing_is_pulled_or_copied_from_the_machine(
         assert f"--root {tmp_path}/store/" in line
 
 
+def test_an_image_that_is_not_built_is_named_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "log").touch()
+    code, said = run_tool(tmp_path, "check", "halftone-calibrator")
+    assert code == 1
+    assert said == (
+        "images: halftone-calibrator is not built; "
+        "run `python -m tools.images build halftone-calibrator`.\n"
+    )
+
+
 def test_a_missing_program_is_named_with_its_remedy(tmp_path: Path) -> None:
     code, said = run_tool(tmp_path, "build", path=str(tmp_path / "nothing"))
     assert code == 1
@@ -213,4 +223,6 @@ def test_a_missing_program_is_named_with_its_remedy(tmp_path: Path) -> None:
 def test_what_is_no_verb_or_image_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
     code, said = run_tool(tmp_path, *words)
     assert code == 1
-    assert said.startswith("images: `build`, `check` or `run`, then names of halftone-calibrator")
+    assert said.startswith(
+        "images: `build`, `check`, `run` or `clean`, and names of halftone-calibrator"
+    )
