@@ -27,7 +27,7 @@ from tests.builders import (
 from tests.builders.shapes import ExpertLayout
 from tests.environments import ask
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.quantize_env
 
 _WITH_EXPERTS = [model for model in TINY if has_experts(model)]
 _CASES: list[tuple[str, ExpertLayout]] = [

@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.doubles.s3 import S3Double
 from tests.environments import ask
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.quantize_env
 
 Answer = dict[str, Any]
 

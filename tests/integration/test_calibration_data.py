@@ -31,7 +31,7 @@ from tests.doubles.hub import HubDouble
 from tests.doubles.s3 import S3Double
 from tests.environments import ask
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.quantize_env
 
 TOKEN = "hf_" + "s3cret" * 5
 

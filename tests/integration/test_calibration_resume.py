@@ -21,7 +21,7 @@ from tests.builders import write_checkpoint
 from tests.builders.datasets import chat_rows, json_lines, text_rows, write_images, write_rows
 from tests.environments import ask
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.quantize_env
 
 Answer = list[dict[str, Any]]
 

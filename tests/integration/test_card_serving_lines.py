@@ -15,7 +15,7 @@ from halftone.spec.job import KvCache, KvCacheFormat
 from tests.carding import documents_of
 from tests.environments import ask
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.serve_env
 
 FAMILIES = ("qwen3_5", "qwen3_5_moe", "gemma4_unified", "qwen3", "qwen3_moe", "llama")
 EXPECTED = {

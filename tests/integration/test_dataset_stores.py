@@ -25,8 +25,6 @@ from tests.builders.datasets import json_lines, png, text_rows, write_rows
 from tests.doubles.hub import HubDouble, Place
 from tests.doubles.s3 import Fault, S3Double
 
-pytestmark = pytest.mark.timeout(30)
-
 ROWS = text_rows(3000, words=40)  # 700 kB: some pieces of a network
 TOKEN = "hf_" + "s3cret" * 5
 

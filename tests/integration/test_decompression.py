@@ -26,7 +26,7 @@ from tests.commands import quantize_directory
 from tests.environments import ask
 from tests.quantizing import DATA_FREE, Bits, decoded
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.quantize_env
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ from tests.fused_experts import (
 )
 from tests.quantizing import recipe
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.serve_env
 
 # Not square, and two blocks of 128 to a row of the first product.
 SIZES = {"hidden_size": 256, "moe_intermediate_size": 128}

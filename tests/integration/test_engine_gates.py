@@ -36,7 +36,7 @@ from tests.conftest import ROOT, is_foreign
 from tests.environments import ask, python_of
 from tests.jobs import write_job
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.serve_env
 
 EXAMPLE = ROOT / "examples" / "pocket-model"
 MODEL = EXAMPLE / "checkpoint"

@@ -33,7 +33,7 @@ from tests.environments import ask
 from tests.quantizing import recipe
 from tests.twins import write_twin
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.serve_env
 
 PROMPTS = [[11, 45, 87, 200, 301], [37 * step % 490 + 9 for step in range(40)]]
 MERGED = {

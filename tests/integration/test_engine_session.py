@@ -37,7 +37,7 @@ from tests.conftest import ROOT
 from tests.environments import python_of
 from tests.quantizing import recipe
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.serve_env
 
 MODEL = ROOT / "examples" / "pocket-model" / "checkpoint"
 # The processes of tests share a machine with others.

@@ -31,7 +31,7 @@ from tests.commands import halftone, quantize_directory
 from tests.environments import ask
 from tests.quantizing import codes, recipe
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.quantize_env
 
 Tensors = dict[str, Tensor]
 Floats = NDArray[np.float32]

@@ -36,7 +36,7 @@ from tests.environments import ask
 from tests.quantizing import codes, recipe
 from tests.twins import nvfp4_values
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.quantize_env
 
 Tensors = dict[str, Tensor]
 

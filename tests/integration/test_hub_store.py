@@ -21,8 +21,6 @@ from halftone.stores import open_source
 from halftone.stores.hub import HubSource
 from tests.doubles.hub import Fault, HubDouble, Place
 
-pytestmark = pytest.mark.timeout(20)
-
 LARGE = bytes(range(256)) * 12_000  # 3 MB
 SMALL = b'{"model_type": "qwen3"}'
 TOKEN = "hf_" + "s3cret" * 5

@@ -32,7 +32,7 @@ from tests.commands import halftone
 from tests.environments import ask
 from tests.jobs import publish, stage, write_job
 
-pytestmark = [pytest.mark.quantize_env, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.quantize_env
 
 PROMPT = [[11, 45, 87, 200, 301, 52]]
 

@@ -18,8 +18,6 @@ from halftone.stores import open_source
 from tests.doubles.hub import Fault, HubDouble, Place
 from tests.doubles.s3 import S3Double
 
-pytestmark = pytest.mark.timeout(30)
-
 SHARDS = 12
 
 

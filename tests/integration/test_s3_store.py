@@ -18,8 +18,6 @@ from halftone.stores import open_source
 from halftone.stores.s3 import S3Source
 from tests.doubles.s3 import Fault, S3Double
 
-pytestmark = pytest.mark.timeout(30)
-
 BODY = bytes(range(256)) * 12_000  # 3 MB
 URI = "s3://models/team/base"
 SECRET = "s3cret" * 5

@@ -19,7 +19,7 @@ from halftone.validate.serving.prompts import prompt_set
 from tests.conftest import ROOT
 from tests.environments import ask
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.serve_env
 
 MODEL = ROOT / "examples" / "pocket-model" / "checkpoint"
 TOP = 8

@@ -40,7 +40,7 @@ from tests.commands import quantize_directory
 from tests.environments import ask
 from tests.quantizing import Bits, decoded, recipe
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.serve_env
 
 # vLLM takes blocks only where merged matrices and experts are whole blocks high.
 _EXPERTS: Config = {"moe_intermediate_size": 128, "shared_expert_intermediate_size": 128}

@@ -8,7 +8,7 @@ import pytest
 from tests.builders import drop_tensors, set_value, write_checkpoint
 from tests.commands import halftone
 
-pytestmark = pytest.mark.timeout(60)  # the first test of a fresh machine compiles kernels
+pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
 
 
 @pytest.fixture(scope="module")

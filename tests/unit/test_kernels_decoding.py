@@ -12,8 +12,6 @@ from tests.builders.matrices import hard_matrices
 from tests.builders.numbers import float32_to_bf16
 from tests.builders.tiles import Tile, tiles, warm_kernels
 
-pytestmark = pytest.mark.timeout(2, func_only=True)
-
 _ALL_CODES = np.arange(256, dtype=np.uint32).astype(np.uint8).reshape(4, 64)
 
 

@@ -11,8 +11,6 @@ from tests.builders.matrices import every_bf16, hard_matrices
 from tests.builders.numbers import bf16_to_float32, float32_to_bf16
 from tests.builders.tiles import Tile, tiles, warm_kernels
 
-pytestmark = pytest.mark.timeout(2, func_only=True)
-
 _BLOCK = (128, 128)
 
 

