@@ -1,6 +1,6 @@
 """Run the benchmarks and print one table: `python -m benchmarks [NAME …]`.
 
-Sources of up to 6 GB are made under `build/benchmarks/` (or `--scratch DIR`) and need 14 GB there.
+Sources of up to 10 GB are made under `build/benchmarks/` (or `--scratch DIR`) and need 18 GB there.
 """
 
 import argparse
@@ -17,6 +17,7 @@ BENCHMARKS = (
     "quantize",
     "memory",
     "calibration",
+    "sweep",
     "validating",
     "publish_s3",
 )

@@ -4,8 +4,10 @@ Both measure the same samples on the same model, layer by layer, in the same env
 taken inside of each process, so that importing torch does not count. The library's stages are told
 apart by its own lifecycle: loading, tracing and forward passes are calibration, scales of weights
 and saving are quantization. Ours is one call that reads weights layer by layer, then another that
-reads them again and writes. Memory is the largest resident set of a process: what it has allocated
-and the pages of files that it maps, code of libraries among them, not the page cache beside it.
+reads them again and writes. Runs take turns, and a ratio is the median of the ratios of each turn,
+so that other work on the machine weighs on both. Memory is the largest resident set of a process:
+what it has allocated and the pages of files that it maps, code of libraries among them, not the
+page cache beside it. The model for it is larger than its limit, so it cannot be held as a whole.
 """
 
 import json
@@ -35,7 +37,7 @@ Seconds = dict[str, float]
 
 
 def main(scratch: Path) -> list[Result]:
-    """Times against the library on 0.44 GB; peaks on layers of 2 GB of experts."""
+    """Times against the library on 0.44 GB; peaks on five layers of 2 GB of experts."""
     return [*_against_oneshot(scratch), *_peaks(scratch)]
 
 
@@ -50,14 +52,17 @@ def _against_oneshot(scratch: Path) -> list[Result]:
         theirs.append(_oneshot(source, scratch, propagate=True))
         unpropagated.append(_oneshot(source, scratch, propagate=False))
     details = {"ours": ours, "oneshot": theirs, "oneshotWithoutPropagation": unpropagated}
+    size = f"{checkpoints.tensor_bytes(source) / 1e9:.2f} GB"
+    once = f"{size}, {_SAMPLES} samples of {_TOKENS} tokens"
     return [
-        _calibration_time(ours, theirs, "", 1.1, details),
-        _calibration_time(ours, unpropagated, " without its second pass", None, details),
-        _writing_time(ours, theirs, details),
+        _calibration_time(once, ours, theirs, "", 1.1, details),
+        _calibration_time(once, ours, unpropagated, " without its second pass", None, details),
+        _writing_time(size, ours, theirs, details),
     ]
 
 
 def _calibration_time(
+    what: str,
     ours: list[Seconds],
     theirs: list[Seconds],
     variant: str,
@@ -65,29 +70,33 @@ def _calibration_time(
     details: dict[str, Any],
 ) -> Result:
     """Ours, weights read on the way, against the library's loading, tracing and passes."""
-    own = median_of([one["calibrate"] for one in ours])
-    whole = median_of([one["load"] + one["trace"] + one["calibrate"] for one in theirs])
+    own = [one["calibrate"] for one in ours]
+    whole = [one["load"] + one["trace"] + one["calibrate"] for one in theirs]
+    ratio = median_of([a / b for a, b in zip(own, whole, strict=True)])
     passes = median_of([one["calibrate"] for one in theirs])
-    shown = f"{own / whole:.2f} times ({own:.1f} s, peer {whole:.1f} s, of these {passes:.1f} s "
     return Result(
-        f"calibration of {_SAMPLES} samples of {_TOKENS} tokens, against oneshot{variant}",
+        f"calibration of {what}, against oneshot{variant}",
         f"<= {target} times" if target else "stated",
-        f"{shown}in passes)",
-        target is None or own <= target * whole,
+        f"{ratio:.2f} times ({median_of(own):.1f} s, peer {median_of(whole):.1f} s, of these "
+        f"{passes:.1f} s in passes)",
+        target is None or ratio <= target,
         details,
     )
 
 
-def _writing_time(ours: list[Seconds], theirs: list[Seconds], details: dict[str, Any]) -> Result:
-    own = median_of([one["quantize"] for one in ours])
-    whole = median_of([one["weights"] + one["save"] for one in theirs])
+def _writing_time(
+    size: str, ours: list[Seconds], theirs: list[Seconds], details: dict[str, Any]
+) -> Result:
+    own = [one["quantize"] for one in ours]
+    whole = [one["weights"] + one["save"] for one in theirs]
+    ratio = median_of([b / a for a, b in zip(own, whole, strict=True)])
     saving = median_of([one["save"] for one in theirs])
     return Result(
-        "NVFP4 W4A4 with statistics, quantize and save, against oneshot",
+        f"NVFP4 W4A4 of {size} with statistics, quantize and save, against oneshot",
         ">= 10 times faster",
-        f"{whole / own:.1f} times ({own:.2f} s, peer {whole:.1f} s, of these {saving:.1f} s in "
-        "saving)",
-        whole >= 10 * own,
+        f"{ratio:.1f} times ({median_of(own):.2f} s, peer {median_of(whole):.1f} s, of these "
+        f"{saving:.1f} s in saving)",
+        ratio >= 10,
         details,
     )
 
@@ -95,11 +104,15 @@ def _writing_time(ours: list[Seconds], theirs: list[Seconds], details: dict[str,
 def _peaks(scratch: Path) -> list[Result]:
     source = checkpoints.layers_of_experts(scratch / "layers-of-experts")
     recipe = _recipe(scratch, ("Experts",), *_ROUTED)
-    measured, _ = _calibrate(source, recipe, scratch)
-    written = _quantize(source, recipe, scratch)
+    try:
+        measured, _ = _calibrate(source, recipe, scratch)
+        written = _quantize(source, recipe, scratch)
+    finally:
+        for made in (source, scratch / "ours"):
+            shutil.rmtree(made, ignore_errors=True)
     rows = []
     for what, peak, limit in (
-        ("calibration, three layers with 2 GB of experts each", measured, _CALIBRATION_LIMIT),
+        ("calibration, five layers with 2 GB of experts each", measured, _CALIBRATION_LIMIT),
         ("writing that model from statistics", written, _WRITER_LIMIT),
     ):
         rows.append(
@@ -111,8 +124,6 @@ def _peaks(scratch: Path) -> list[Result]:
                 {"seconds": peak.seconds, "peakBytes": peak.peak_bytes},
             )
         )
-    shutil.rmtree(source)
-    shutil.rmtree(scratch / "ours")
     return rows
 
 

@@ -58,19 +58,19 @@ def llama_like(directory: Path) -> Path:
 
 
 def layers_of_experts(directory: Path) -> Path:
-    """A `qwen3_moe` of three layers, each with 2.01 GB of experts, one by one, in six shards."""
+    """A `qwen3_moe` of five layers, each with 2.01 GB of experts, one by one, in ten shards."""
     config = tiny_config(
         "qwen3_moe",
         hidden_size=2048,
         moe_intermediate_size=640,
         num_experts=256,
         num_experts_per_tok=8,
-        num_hidden_layers=3,
+        num_hidden_layers=5,
         num_attention_heads=16,
         num_key_value_heads=4,
         head_dim=128,
     )
-    return _written(directory, config, shapes(config), 6)
+    return _written(directory, config, shapes(config), 10)
 
 
 def tensor_bytes(directory: Path) -> int:

@@ -1,6 +1,7 @@
 """Work directories that could be published, and artifacts made of them by the real parts.
 
     work = work_directory(tmp_path, "qwen3")                # source, plan, checkpoint, report
+    work = calibrated_directory(tmp_path, "qwen3", recipe)  # with statistics made by hand
     artifact = publish(work, tmp_path / "small", key=key)   # through prepare and the real target
     reseal(artifact)                                        # what a forger without the key can do
     found(artifact, key)["subject"]                         # what `halftone verify` says of it
@@ -20,6 +21,7 @@ from halftone.spec.artifacts import Artifact, manifest_digest
 from halftone.spec.capacity import CacheGroup, CapacityCard, Fitted
 from halftone.spec.documents import CheckpointDocument, WrittenFile, sha256_hex
 from halftone.spec.gates import Metric
+from halftone.spec.job import Recipe
 from halftone.spec.reports import (
     GateResult,
     Platform,
@@ -27,10 +29,11 @@ from halftone.spec.reports import (
     ReportSource,
     Verdict,
 )
+from halftone.spec.statistics import MeasuredData, StatisticsDocument
 from halftone.spec.targets import Existing
 from halftone.stores.directory_target import DirectoryArtifactTarget
-from tests.builders import Config, write_checkpoint
-from tests.commands import Made, Outcome, halftone, quantize_directory
+from tests.builders import Config, write_checkpoint, write_statistics
+from tests.commands import Made, Outcome, halftone, plan_directory, quantize_directory
 
 CARD = b"---\nbase_model: org/model\n---\n# A model\n"
 EMULATED = Platform(device="cpu", emulated=True, engine="vllm 0.32.0+cpu")
@@ -65,10 +68,26 @@ def work_directory(
     source, work = folder / "source", folder / "work"
     write_checkpoint(source, model)
     made = quantize_directory(source, work / "checkpoint", recipe, max_shard_bytes=max_shard_bytes)
-    (work / "checkpoint" / "checkpoint.json").rename(work / "checkpoint.json")
-    made.planned.full_document().save(work / "plan.json")
+    _save_documents(work, made)
     report = write_report(work, made.planned.plan.digest, made.document, verdict, platform)
     return Work(work, source, made, report)
+
+
+def calibrated_directory(folder: Path, model: str | Config, recipe: Recipe) -> Work:
+    """The same for a `recipe` that names data, with statistics that nobody measured."""
+    source, work = folder / "source", folder / "work"
+    write_checkpoint(source, model)
+    write_statistics(plan_directory(source, recipe), work)
+    made = quantize_directory(source, work / "checkpoint", recipe, statistics=work)
+    _save_documents(work, made)
+    data = StatisticsDocument.load(work / "statistics.json").data
+    digest = made.planned.plan.digest
+    return Work(work, source, made, write_report(work, digest, made.document, calibration=data))
+
+
+def _save_documents(work: Path, made: Made) -> None:
+    (work / "checkpoint" / "checkpoint.json").rename(work / "checkpoint.json")
+    made.planned.full_document().save(work / "plan.json")
 
 
 def write_report(
@@ -77,6 +96,7 @@ def write_report(
     checkpoint: CheckpointDocument,
     verdict: Verdict = Verdict.Emulated,
     platform: Platform | None = EMULATED,
+    calibration: tuple[MeasuredData, ...] = (),
 ) -> Report:
     """`report.json`, `report.html` and one file of evidence."""
     evidence = b'{"checked": 42}\n'
@@ -110,6 +130,7 @@ def write_report(
         gates=(gate, weights),
         evidence=(written("evidence/structure.json", evidence),),
         recoveryPercent="",
+        calibration=calibration,
         startTime="2026-01-02T03:04:05Z",
         completionTime="2026-01-02T03:05:06Z",
     )

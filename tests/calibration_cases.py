@@ -1,9 +1,11 @@
-"""Calibration data that are refused, and with what sentence.
+"""Rows and templates for one module of tests: what is accepted, and what is refused in which words.
 
 Called by `tests/integration/test_calibration_data.py`, which prepares each of them in one process.
 It must not know how a refusal comes about.
 """
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.builders.datasets import chat_rows, text_rows
@@ -26,6 +28,32 @@ class Refused(NamedTuple):
     checkpoint: str = "qwen3_5"
 
 
+# A conversation in strings, in parts and in nothing, and templates that all mean it.
+SPOKEN = [
+    {
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": x} for x in ("one", "two")]},
+            {"role": "assistant", "content": None, "calls": [{"name": "f"}]},
+            {"role": "assistant", "content": "three"},
+        ]
+    }
+]
+SPOKEN_TEXT = "<system>be brief<user>one\ntwo<assistant><assistant>three"
+_EACH = "{% for m in messages %}<{{ m.role }}>BODY{% endfor %}"
+_PARTS = "{% for p in m['content'] if p.type == 'text' %}{{ NL }}{{ p['text'] }}{% endfor %}"
+_LINES = _PARTS.replace("{{ NL }}", "{{ '' if loop.first else '\\n' }}")
+_EITHER = "{% if m.content is string %}{{ m.content }}{% else %}" + _LINES + "{% endif %}"
+_SILENT = "{% if m.content is string %}{{ m.content }}{% endif %}"
+_FIRST = "{% if loop.first %}{{ m.content }}{% else %}" + _LINES + "{% endif %}"
+TEMPLATES = {
+    "strings": _EACH.replace("BODY", "{{ m['content'] | trim }}"),
+    "strings that are added": _EACH.replace("BODY", "{{ m.content + '' }}"),
+    "strings or nothing": _EACH.replace("BODY", _SILENT),
+    "parts": _EACH.replace("BODY", _LINES),
+    "parts or strings": _EACH.replace("BODY", _EITHER),
+    "parts but in the first": _EACH.replace("BODY", _FIRST),
+}
 IMAGE: dict[str, Any] = {"modalities": ["Image"]}
 SHOWN = chat_rows(1, images=["pictures/0.png"])[0]
 REFUSED = {
@@ -83,6 +111,10 @@ REFUSED = {
     "a template that objects": Refused(
         "DatasetUnusable", "(TemplateError: roles must alternate)", TEXTS[12:], {}, "strict"
     ),
+    "a template that takes no images": Refused(
+        "DatasetUnusable", "leaves no place for `images` of line 1 of `FILE`; write the row with "
+        "`text` that holds `<|image_pad|>`", [SHOWN], IMAGE, "flat",
+    ),
     "no tokenizer": Refused(
         "ModelNotRunnable", "transformers cannot load the tokenizer of", TEXTS, {}, "bare"
     ),
@@ -105,3 +137,17 @@ PARQUET: dict[str, list[dict[str, Any]]] = {
     "empty.parquet": [{"text": "a"}, {"text": "b"}, {"text": None}],
     "single.parquet": [{"text": "a", "images": {"path": "a.png"}}],
 }
+
+
+def begin_every_text(tokenizer: Path, token: str) -> None:
+    """Let a tokenizer put `token` first unless it is told not to, as Gemma's does."""
+    place = {"SpecialToken": {"id": token, "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    described = json.loads(tokenizer.read_text())
+    described["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [place, text],
+        "pair": [place, text, text],
+        "special_tokens": {token: {"id": token, "ids": [0], "tokens": [token]}},
+    }
+    tokenizer.write_text(json.dumps(described))

@@ -1,12 +1,14 @@
 """The program as tests run it: the command line, in this process or in one of its own.
 
 Called by tests of every tier. `halftone` goes through `main`, so exit codes and messages are
-what a user gets; `start` is for what only a process of its own can show: kills and signals.
+what a user gets; `start` is for what only a process of its own can show. `start_and_stop` is for
+kills and signals at an exact point, however fast or busy the machine is.
 `plan_directory` and `quantize_directory` go in below the command line, where a test needs the plan.
 """
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,9 +78,56 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
+# Stops itself right before it asks the system for something, and when that is done goes on.
+_STOPPING = """
+import re, signal, sys, threading
+left, event = int(sys.argv[1]), re.compile(sys.argv[2])
+def tell(name, arguments):
+    global left
+    if name in ("open", "os.rename") and event.match(f"{name} {arguments}"):
+        left -= 1
+        if left == 0:
+            # This thread at once; of a signal to the process another may be the first to know.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+sys.addaudithook(tell)
+from halftone.cli.main import main
+main(sys.argv[3:])
+"""
+# The engine has written the entry of a finished shard, and will now rename it into its journal.
+JOURNALED = r"os\.rename .*/journal/"
+
+
+def start_and_stop(times: int, event: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """A command that stands still before an audit event of Python, the `times`th that fits.
+
+    `event` is a regular expression for its name and arguments, as `open ('/path', 'rb', ...)`. The
+    caller looks around, then kills the command, or sends SIGCONT and waits for it.
+    """
+    command = [sys.executable, "-c", _STOPPING, str(times), event, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ended = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    if ended.si_code != os.CLD_STOPPED:
+        out, err = process.communicate()
+        raise AssertionError(f"the command ended before {times} times `{event}`:\n{out}{err}")
+    return process
+
+
+def go_on(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Let a command that stands still go on to its end; what it said."""
+    process.send_signal(signal.SIGCONT)
+    return process.communicate()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """End a command where it is, as a power cut does."""
+    process.kill()
+    process.communicate()
+
+
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Return once `condition` holds or `process` has ended."""
-    deadline = monotonic() + 60
+    deadline = monotonic() + 240
     while not condition() and process.poll() is None:
         if monotonic() > deadline:
             process.kill()

@@ -5,13 +5,14 @@ as root on a bare Python 3.11 with nothing but its standard library, and needs t
 Debian, buildah and mmdebstrap:
 
     python -m tools.images build [IMAGE …]     and the base image first, when it is not there
-    python -m tools.images check [IMAGE …]     run what is built, as its own user
+    python -m tools.images check [IMAGE …]     what is built: its size, its files, and that it works
     python -m tools.images run IMAGE COMMAND …
     python -m tools.images clean               remove all of it; rebuilding leaves old layers behind
 
 The base image that a Dockerfile names is made of Debian's own packages: the same distribution and
 the same minor version of Python. Certificates and the settings of pip and uv are only mounted, so
-no layer holds an address. It must not push anything.
+no layer holds an address. A container runs as on a cluster that allows little: as no root, and with
+nothing that it can write but its cache and what is mounted. It must not push anything.
 """
 
 import fcntl
@@ -37,16 +38,26 @@ _UNREAD = ("doc", "info", "locale", "man")
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _SETTINGS = ("/etc/pip.conf", "/etc/uv/uv.toml")
 
+# Where an image keeps what it can make again; on a cluster an empty volume.
+CACHE = "/var/cache/halftone"
+# Where anybody may write on a base image, and nobody where the root is read-only.
+_EVERYBODYS = ("/tmp", "/var/tmp", "/run/lock")  # noqa: S108 - sealed, not used
+# Some clusters choose the user: an id that the image does not know, of the group root.
+_ANOTHER_USER = "4711:0"
+_WRITABLE = "find / -xdev -writable ! -type l 2>/dev/null || true"
+
 
 @dataclass(frozen=True)
 class Image:
-    """One image: the folder of `images` that describes it, and the stage to build.
+    """One image: the folder of `images` that describes it, the stage to build, the most it may be.
 
-    The folder holds a `Dockerfile` and, in `check`, a `check.sh` that runs inside.
+    The folder holds a `Dockerfile` and, in `check`, a `check.sh` that runs inside. `most_mb` are
+    megabytes (10^6) above the base image.
     """
 
     folder: str
     target: str
+    most_mb: int
 
     @property
     def dockerfile(self) -> Path:
@@ -55,8 +66,8 @@ class Image:
 
 
 IMAGES = {
-    "halftone-calibrator": Image("calibrator", "cpu"),
-    "halftone-calibrator-gpu": Image("calibrator", "gpu"),
+    "halftone-calibrator": Image("calibrator", "cpu", most_mb=5300),
+    "halftone-calibrator-gpu": Image("calibrator", "gpu", most_mb=6000),
 }
 
 
@@ -74,8 +85,8 @@ def build(name: str) -> None:
             "--build-arg", f"VERSION={_version()}", "--build-arg", f"REVISION={_revision()}",
             "--target", image.target, "--file", image.dockerfile, "--tag", name, ROOT,
         )  # fmt: skip
-    size = _said("images", "--format", "{{.Size}}", name)
-    print(f"{name}: {size}, {time.monotonic() - begun:.0f} s", flush=True)
+    took = time.monotonic() - begun
+    print(f"{name}: {megabytes(name):.0f} MB, base included; {took:.0f} s", flush=True)
 
 
 def make_base() -> None:
@@ -99,40 +110,50 @@ def make_base() -> None:
             _buildah("rm", container, quiet=True)
 
 
-def check(name: str) -> None:
-    """Run the image's own check in a fresh container, with an empty work directory.
+def megabytes(name: str) -> float:
+    """The size of an image in the store, all its layers unpacked, to three digits."""
+    number, unit = _said("images", "--format", "{{.Size}}", name).split()
+    return float(number) * {"B": 1e-6, "kB": 1e-3, "MB": 1, "GB": 1e3}[unit]
 
-    Leaves with a sentence when it fails.
+
+def check(name: str) -> None:
+    """Check the image's size and files, then run its own check as its user, and as another one.
+
+    Each run has an empty work directory and the examples. Leaves with a sentence when it fails.
     """
     print(f"checking {name} …", flush=True)
-    with tempfile.TemporaryDirectory() as work:
-        Path(work).chmod(0o777)
-        shared = {
-            IMAGES[name].dockerfile.parent / "check": "/check",
-            ROOT / "examples": "/examples",
-        }
-        mounts = [f"{at}:{to}:ro" for at, to in shared.items()]
-        run(name, ("sh", "/check/check.sh"), (*mounts, f"{work}:/work"))
+    _require_built(name)
+    image, above = IMAGES[name], megabytes(name) - megabytes(BASE)
+    print(f"{name}: {above:.0f} MB above its base, at most {image.most_mb}", flush=True)
+    if above > image.most_mb:
+        sys.exit(f"images: {name} is {above:.0f} MB above its base, more than {image.most_mb}.")
+    with _container(name) as (container, sealed):
+        found = _said("run", *sealed, container, "--", "sh", "-c", _WRITABLE).splitlines()
+    loose = sorted({*found} - {CACHE})
+    if loose:
+        sys.exit(f"images: the user of {name} can write to {', '.join(loose[:5])}.")
+    for user in (None, _ANOTHER_USER):
+        with tempfile.TemporaryDirectory() as work:
+            Path(work).chmod(0o777)
+            shared = (
+                f"{image.dockerfile.parent / 'check'}:/check:ro",
+                f"{ROOT / 'examples'}:/examples:ro",
+            )
+            run(name, ("sh", "/check/check.sh"), (*shared, f"{work}:/work"), user)
 
 
-def run(name: str, command: tuple[str, ...], mounts: tuple[str, ...] = ()) -> None:
-    """Run a command in a fresh container, as the image's user.
+def run(
+    name: str, command: tuple[str, ...], mounts: tuple[str, ...] = (), user: str | None = None
+) -> None:
+    """Run a command in a fresh container, as the image's user or another one.
 
-    Leaves with a sentence when it fails, or when it wrote outside of its cache and its mounts.
+    Nothing can be written but the cache and what is mounted. Leaves with a sentence when it fails.
     """
-    if not _exists(name):
-        sys.exit(f"images: {name} is not built; run `python -m tools.images build {name}`.")
-    container = _said("from", "--pull-never", name)
-    try:
-        place = Path(_said("mount", container))
-        begun = time.time()
-        shares = [word for mount in mounts for word in ("--volume", mount)]
-        _buildah("run", "--isolation", "chroot", *shares, container, "--", *command)
-        outside = sorted(set(_written_since(place, begun)))
-        if outside:
-            sys.exit(f"images: {name} wrote outside of its cache: {', '.join(outside[:5])}.")
-    finally:
-        _buildah("rm", container, quiet=True)
+    _require_built(name)
+    shares = [word for mount in mounts for word in ("--volume", mount)]
+    as_user = ("--user", user) if user else ()
+    with _container(name) as (container, sealed):
+        _buildah("run", *sealed, *as_user, *shares, container, "--", *command)
 
 
 def clean() -> None:
@@ -144,18 +165,29 @@ def clean() -> None:
         shutil.rmtree(_store())
 
 
-def _written_since(place: Path, begun: float) -> Iterator[str]:
-    """Files of a container that are newer than `begun`, except those that a run always touches."""
-    for folder, folders, files in os.walk(place):
-        inside = "/" + str(Path(folder).relative_to(place))
-        if inside == "/":
-            folders[:] = [one for one in folders if one not in ("dev", "proc", "sys", "run", "etc")]
-        if inside.startswith("/var/cache/halftone"):
-            folders.clear()
-            continue
-        for file in files:
-            if Path(folder, file).lstat().st_mtime >= begun:
-                yield f"{inside}/{file}"
+def _require_built(name: str) -> None:
+    if not _exists(name):
+        sys.exit(f"images: {name} is not built; run `python -m tools.images build {name}`.")
+
+
+@contextmanager
+def _container(name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """A fresh container, and the options of a run in it that leave nothing to write but a cache.
+
+    All else belongs to root, who does not run here, so that is what a read-only root leaves too.
+    """
+    container = _said("from", "--pull-never", name)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            cache, nothing = Path(folder, "cache"), Path(folder, "nothing")
+            nothing.mkdir()
+            cache.mkdir()
+            cache.chmod(0o777)
+            mounts = [f"{cache}:{CACHE}", *(f"{nothing}:{place}:ro" for place in _EVERYBODYS)]
+            volumes = [word for mount in mounts for word in ("--volume", mount)]
+            yield container, ("--isolation", "chroot", *volumes)
+    finally:
+        _buildah("rm", container, quiet=True)
 
 
 @contextmanager
@@ -180,9 +212,12 @@ def _buildah(*arguments: str | Path, quiet: bool = False) -> None:
 
 
 def _said(*arguments: str | Path) -> str:
-    """What buildah prints."""
+    """What buildah prints; leaves with a sentence when it fails, for it has then said why."""
     command = [*_command(), *map(str, arguments)]
-    return subprocess.check_output(command, text=True, env=_env()).strip()
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True, env=_env())
+    if done.returncode:
+        sys.exit(f"images: `buildah {arguments[0]}` failed; see above.")
+    return done.stdout.strip()
 
 
 def _command() -> list[str]:

@@ -62,22 +62,29 @@ def write_statistics(
 
 
 def write_document(planned: "Planned", folder: Path, **fields: Any) -> None:
-    """`statistics.json` for the arrays that lie in `folder`, with the digest of its content."""
+    """`statistics.json` for the arrays that lie in `folder`, with the digest of its content.
+
+    It states what the plan's `calibration` asks for, where there is one; `fields` say otherwise.
+    """
     data = (folder / "statistics.safetensors").read_bytes()
     file = {
         "path": "statistics.safetensors",
         "sizeBytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    rows = {"modality": "Text", "uri": "file:///data.jsonl", "revision": None, "usable": 8}
-    rows |= {"samples": 8, "truncated": 0, "tokens": 800, "images": 0, "sha256": "0" * 64}
+    recipe = planned.plan.recipe
+    asked = None if recipe is None else recipe.calibration
+    samples = 8 if asked is None else asked.samples
+    rows = {"modality": "Text", "uri": "file:///data.jsonl", "revision": None, "usable": samples}
+    rows |= {"samples": samples, "truncated": 0, "tokens": 800, "images": 0}
+    rows |= {"sha256": "0" * 64, "coders": "1" * 64}
     content: dict[str, Any] = {
         "apiVersion": "halftone.dev/v1alpha1",
         "kind": "Statistics",
         "planDigest": planned.plan.digest,
-        "seed": 0,
-        "maxSequenceLength": 2048,
-        "unroutedExperts": "SeeAllTokens",
+        "seed": 0 if asked is None else asked.seed,
+        "maxSequenceLength": 2048 if asked is None else asked.maxSequenceLength,
+        "unroutedExperts": "SeeAllTokens" if asked is None else asked.unroutedExperts,
         "data": [rows],
         "unrouted": [],
         "file": file,

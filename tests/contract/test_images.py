@@ -7,8 +7,11 @@ We test these aspects:
 - it holds no address and no secret
 - the tool builds every stage that is meant for users, makes the base image once, and says what is
   missing
+- its check lets a container write to nothing but its cache and work directory, and refuses images
+  that outgrow their limit or hold a file that anybody may write
 
-Whether an image builds and runs is seen by `make images`, which needs the network and minutes.
+Stand-ins take the place of buildah and mmdebstrap here. Whether an image builds and runs is seen by
+`make images`, which needs root, the network and minutes.
 """
 
 import json
@@ -33,7 +36,9 @@ FILES = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.paren
 STAND_IN = """#!/bin/sh
 echo "$*" >> "{log}"
 case "$*" in
-    *" --format "*) echo 5 GB ;;
+    *" --format "*" {base}") echo 176 MB ;;
+    *" --format "*) echo "$SIZE" ;;
+    *" find / "*) echo "$WRITABLE" ;;
     *" inspect "*) grep -q " commit " "{log}" ;;
     *" from "*) echo working-container ;;
 esac
@@ -154,8 +159,9 @@ def test_it_runs_as_another_user_than_root_with_one_place_for_caches(path: Path)
         assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", users[-1])
         assert [json.loads(t) for word, t in lines if word == "ENTRYPOINT"][-1] == ["halftone"]
         settings = variables(lines)
-        [place] = {settings[name] for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
-        assert ["mkdir", "-m", "1777", place] in list(commands(path))
+        caches = {settings[name] for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
+        assert caches == {images.CACHE}
+        assert ["mkdir", "-m", "1777", images.CACHE] in list(commands(path))
         assert settings["PYTHONDONTWRITEBYTECODE"] == "1"
 
 
@@ -172,15 +178,18 @@ def test_it_says_what_it_is_and_holds_no_address_and_no_secret(path: Path) -> No
         assert labels >= {f"org.opencontainers.image.{name}" for name in wanted}
 
 
-def run_tool(tmp_path: Path, *words: str, path: str | None = None) -> tuple[int, str]:
-    """The tool with stand-ins for both programs: its status, and what it said was wrong."""
+def run_tool(tmp_path: Path, *words: str, path: str | None = None, **said: str) -> tuple[int, str]:
+    """The tool with stand-ins for both programs: its status, and what it said was wrong.
+
+    `said` is what they answer: `SIZE` of an image, `WRITABLE` files in a container.
+    """
     folder = tmp_path / "path"
     folder.mkdir(exist_ok=True)
     for name in ("buildah", "mmdebstrap"):
-        (folder / name).write_text(STAND_IN.format(log=tmp_path / "log"))
+        (folder / name).write_text(STAND_IN.format(log=tmp_path / "log", base=images.BASE))
         (folder / name).chmod(0o755)
     settings = {**os.environ, "PATH": path or f"{folder}:/usr/bin:/bin"}
-    settings["HALFTONE_IMAGES_DIR"] = str(tmp_path / "store")
+    settings |= {"HALFTONE_IMAGES_DIR": str(tmp_path / "store"), "SIZE": "4 GB", **said}
     command = [sys.executable, "-m", "tools.images", *words]
     done = subprocess.run(
         command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False
@@ -201,6 +210,41 @@ def test_the_base_is_made_once_and_nothing_is_pulled_or_copied_from_the_machine(
         assert "--pull=never" in line
         assert all(mount.endswith(":ro") for mount in re.findall(r"--volume (\S+)", line))
         assert f"--root {tmp_path}/store/" in line
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    """A store with all images."""
+    assert run_tool(tmp_path, "build") == (0, "")
+    (tmp_path / "log").write_text(" commit \n")
+    return tmp_path
+
+
+def test_a_check_runs_twice_with_nothing_to_write_but_cache_and_work(built: Path) -> None:
+    code, said = run_tool(built, "check", WRITABLE=images.CACHE)
+    assert (code, said) == (0, "")
+    runs = [line for line in (built / "log").read_text().splitlines() if " run " in line]
+    checks = [line for line in runs if line.endswith(" sh /check/check.sh")]
+    assert len(checks) == 2 * len(images.IMAGES)
+    assert len([line for line in checks if " --user " in line]) == len(images.IMAGES)
+    for line in runs:
+        mounts = [mount.split(":", 1)[1] for mount in re.findall(r"--volume (\S+)", line)]
+        writable = {place for place in mounts if not place.endswith(":ro")}
+        assert writable == ({images.CACHE, "/work"} if line in checks else {images.CACHE})
+        assert {"/tmp:ro", "/var/tmp:ro", "/run/lock:ro"} <= set(mounts)
+
+
+def test_an_image_that_outgrows_its_limit_is_told(built: Path) -> None:
+    code, said = run_tool(built, "check", "halftone-calibrator", SIZE="9 GB")
+    limit = images.IMAGES["halftone-calibrator"].most_mb
+    assert code == 1
+    assert said == (f"images: halftone-calibrator is 8824 MB above its base, more than {limit}.\n")
+
+
+def test_a_file_that_its_user_may_write_is_told(built: Path) -> None:
+    code, said = run_tool(built, "check", "halftone-calibrator", WRITABLE="/opt/halftone/.lock")
+    assert code == 1
+    assert said == ("images: the user of halftone-calibrator can write to /opt/halftone/.lock.\n")
 
 
 def test_an_image_that_is_not_built_is_named_with_its_remedy(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class FaultyProxy:
             for gathering in held:
                 gathering.awaited -= 1
         for gathering in held:
-            gathering.barrier.wait(60)
+            gathering.barrier.wait(240)
         return fault.fault if fault else None
 
     def count(self, nbytes: int) -> None:

@@ -12,9 +12,10 @@ set, and to read ranges of its files:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         hub.fail(Place.Network, Fault.Reset, times=2)
         open_source(hub.uri)
+        hub.move(other)  # the revision goes to another commit, and the first stays readable
 
-It leaves out: uploads, tree listings, Xet, history (there is one commit), and LFS digests, which
-are made up from names so that huge sparse files cost nothing.
+It leaves out: uploads, tree listings, Xet, and LFS digests, which are made up from names so that
+huge sparse files cost nothing. Commits are told apart by names and sizes of their files.
 """
 
 import hashlib
@@ -94,6 +95,7 @@ class HubDouble:
         self.token = token
         self.gated = gated
         self.large_file_bytes = large_file_bytes
+        self.earlier: dict[str, Path] = {}
         self.requests: list[Request] = []
         self.signature = 1
         self._faults: dict[Place, deque[Fault]] = {place: deque() for place in Place}
@@ -132,7 +134,7 @@ class HubDouble:
 
     @property
     def commit(self) -> str:
-        """The commit that the revision stands for."""
+        """The commit that the revision stands for now."""
         listing = json.dumps([[path, size] for path, size in self.files()])
         return hashlib.sha1(listing.encode()).hexdigest()
 
@@ -140,6 +142,16 @@ class HubDouble:
         """Path and size of each file."""
         found = (path for path in self.directory.rglob("*") if path.is_file())
         return sorted((p.relative_to(self.directory).as_posix(), p.stat().st_size) for p in found)
+
+    def move(self, directory: Path) -> None:
+        """Let the revision stand for a commit with the files of `directory`."""
+        self.earlier[self.commit] = self.directory
+        self.directory = directory
+
+    def at(self, revision: str) -> Path | None:
+        """Where the files of `revision` lie; None for one that is not there."""
+        is_now = revision in (self.revision, self.commit)
+        return self.directory if is_now else self.earlier.get(revision)
 
     def fail(self, place: Place, fault: Fault, times: int = 1) -> None:
         """Let the next `times` answers at `place` go wrong."""
@@ -244,10 +256,9 @@ class _Handler(LoopbackHandler):
         return True
 
     def send_file(
-        self, place: Place, path: str, headers: dict[str, str], fault: Fault | None
+        self, place: Place, file: Path, headers: dict[str, str], fault: Fault | None
     ) -> None:
-        """The range of `path` that was asked for, or all of it."""
-        file = self.double.directory / path
+        """The range of `file` that was asked for, or all of it."""
         size = file.stat().st_size
         begin, end, status = 0, size, 200
         asked = _RANGE.match(self.headers.get("Range", ""))
@@ -309,17 +320,18 @@ class _HubHandler(_Handler):
         if self.double.gated:
             self.reply(place, 403, {"X-Error-Code": "GatedRepo"})
             return
-        sizes = dict(self.double.files())
-        if name not in sizes:
+        directory = self.double.at(revision)
+        if directory is None or not (directory / name).is_file():
             self.reply(place, 404, {"X-Error-Code": "EntryNotFound"})
             return
-        commit = self.double.commit
+        size = (directory / name).stat().st_size
+        commit = self.double.commit if directory == self.double.directory else revision
         tag = f'"{hashlib.sha256(name.encode()).hexdigest()}"'
         headers = {"X-Repo-Commit": commit, "ETag": tag, "Accept-Ranges": "bytes"}
-        if not self.double.is_large(sizes[name]):
-            self.send_file(place, name, headers, fault)
+        if not self.double.is_large(size):
+            self.send_file(place, directory / name, headers, fault)
             return
-        headers |= {"X-Linked-Size": str(sizes[name]), "X-Linked-ETag": tag}
+        headers |= {"X-Linked-Size": str(size), "X-Linked-ETag": tag}
         target = f"{self.double.network}/{commit}/{quote(name)}?signature={self.double.signature}"
         self.reply(place, 302, headers | {"Location": target})
 
@@ -332,7 +344,7 @@ class _HubHandler(_Handler):
             headers = {"X-Error-Message": error} if authorization else {}
             self.reply(place, 401, headers or {"X-Error-Code": "RepoNotFound"})
             return False
-        if revision not in (self.double.revision, self.double.commit):
+        if self.double.at(revision) is None:
             self.reply(place, 404, {"X-Error-Code": "RevisionNotFound"})
             return False
         return True
@@ -352,8 +364,9 @@ class _NetworkHandler(_Handler):
         elif parse_qs(url.query).get("signature") != [str(self.double.signature)]:
             self.reply(place, 403, {}, b"Request has expired")
         else:
-            _, _, name = unquote(url.path).lstrip("/").partition("/")
-            self.send_file(place, name, {"Accept-Ranges": "bytes"}, fault)
+            commit, _, name = unquote(url.path).lstrip("/").partition("/")
+            directory = self.double.earlier.get(commit, self.double.directory)
+            self.send_file(place, directory / name, {"Accept-Ranges": "bytes"}, fault)
 
 
 def _pieces(file: Path, begin: int, end: int) -> Iterator[bytes]:

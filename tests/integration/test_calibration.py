@@ -5,7 +5,8 @@ One process of the quantize environment calibrates every case and runs each mode
 We test these aspects:
 - the largest magnitudes, tokens, keys and values are exactly what enters the modules and the cache
   of the whole model: dense, hybrid with vision, Gemma 4 with per-layer heads and no `v_proj`,
-  experts one by one and stacked, on every token and on their own
+  experts one by one and stacked, on every token and on their own; a router that corrects in FP32;
+  what lies before the first layer
 - sources that hold the same numbers in another form give the same statistics: FP8, stacked experts
 - text and images chained are the larger of each alone, whatever their order
 - equal work gives equal bytes, progress adds up, nothing is printed, and what is there is returned
@@ -23,7 +24,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import set_value, tiny_config, write_checkpoint, write_fp8, write_sparse
+from tests.builders import (
+    encode,
+    make_tensors,
+    set_value,
+    tiny_config,
+    values,
+    write_checkpoint,
+    write_fp8,
+    write_sparse,
+)
 from tests.builders import write_tensors as write_full
 from tests.builders.datasets import chat_rows, text_rows, write_images, write_rows
 from tests.conftest import ROOT
@@ -37,6 +47,8 @@ Answer = dict[str, Any]
 DENSE = ("Attention", "Mlp")
 EXPERTS = ("Attention", "Experts")
 LINEAR = ("LinearAttention", "LinearAttentionGate")
+# What of an expert is counted by the router's choice, and where the peer says so.
+ROUTED = {"tokens": "routed", "samples": "routedSamples"}
 POCKET = ROOT / "examples" / "pocket-model" / "checkpoint"
 
 
@@ -51,8 +63,11 @@ class Case:
     samples: int = 3
     whole: bool = False
     output: str | None = None
+    also: tuple[str, ...] = ()
 
 
+# In a tower, and so outside the decoder layers; no recipe can name its role.
+TOWER = "model.visual.blocks.0.mlp.linear_fc1"
 WHOLE = {
     "llama": Case("llama", whole=True),
     "qwen3_5": Case("qwen3_5", (*DENSE, *LINEAR), ("Text", "Image"), whole=True),
@@ -62,6 +77,10 @@ WHOLE = {
     "qwen3_5_moe stacked": Case("qwen3_5_moe", (*EXPERTS, "SharedExperts"), whole=True),
     "mixtral": Case("mixtral", EXPERTS, unrouted="Report", whole=True),
     "qwen3 in F32": Case("qwen3", whole=True),
+    "a tower too": Case(
+        "qwen3_5", modalities=("Text", "Image"), whole=True, also=(f"{TOWER}.weight",)
+    ),
+    "dots1": Case("dots1", EXPERTS, unrouted="Report", whole=True),
     "pocket model": Case("pocket", (*DENSE, *LINEAR), samples=2, whole=True),
 }
 ALIKE = {
@@ -83,6 +102,7 @@ REFUSED = {
     "too large": Case("large"),
     "no expert is chosen": Case("idle", ("Experts",), unrouted="Report"),
     "unknown to transformers": Case("novel"),
+    "a tower without images": Case("qwen3_5", also=(f"{TOWER}.weight",)),
     "another plan there": Case("llama", ("Mlp",), output="llama"),
     "another process": Case("llama", output="busy"),
 }
@@ -96,6 +116,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_checkpoint(folder / model, model)
     for name in ("qwen3_5_moe", "qwen3_moe-stacked"):
         write_checkpoint(folder / name, name.removesuffix("-stacked"), experts="Fused")
+    _write_with_correction(folder / "dots1")
     (folder / "pocket").symlink_to(POCKET)
     write_checkpoint(folder / "qwen3", "qwen3", dtype="F32")
     fp8 = write_fp8(folder / "fp8", "llama")
@@ -105,6 +126,22 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [*text_rows(9), *chat_rows(4), *chat_rows(3, images=pictures)]
     write_rows(folder / "rows.jsonl", rows)
     return folder
+
+
+def _write_with_correction(folder: Path) -> None:
+    """dots.llm1, tiny: its router chooses by float32 corrections that are all 100 in BF16."""
+    config = tiny_config("qwen3_moe", n_routed_experts=8, n_shared_experts=1)
+    tensors = make_tensors(config)
+    shared = {"gate_proj": (64, 128), "up_proj": (64, 128), "down_proj": (128, 64)}
+    for layer in range(2):
+        mlp = f"model.layers.{layer}.mlp"
+        for name, shape in shared.items():
+            full = f"{mlp}.shared_experts.{name}.weight"
+            tensors[full] = encode(values(full, shape), "BF16")
+        corrections = 100 + np.linspace(-0.24, 0.24, 8, dtype=np.float32)
+        tensors[f"{mlp}.gate.e_score_correction_bias"] = encode(corrections, "F32")
+    kind = {"model_type": "dots1", "architectures": ["Dots1ForCausalLM"]}
+    write_full(folder, config | kind, tensors)
 
 
 def _damage(folder: Path) -> None:
@@ -151,6 +188,7 @@ def _question(work: Path, name: str, case: Case) -> dict[str, Any]:
     return {
         "source": case.source if remote else str(work / case.source),
         "output": str(work / "out" / (case.output or name)),
+        "also": case.also,
         "whole": case.whole,
         "quantization": {
             "precision": [{"role": role, "format": "NVFP4"} for role in case.roles],
@@ -190,8 +228,8 @@ def seen(whole: Mapping[str, Any], module: str, what: str) -> list[Any]:
     projection = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}.get(projection, projection)
     if not parent.endswith(".experts"):
         return [whole[what][place]]
-    if what == "tokens":
-        counts: list[int] = whole["routed"][parent]
+    if what in ROUTED:
+        counts: list[int] = whole[ROUTED[what]][parent]
         return counts
     count = len(whole["routed"][parent])
     return [whole[what].get(f"{parent}.{number}.{projection}", 0.0) for number in range(count)]
@@ -208,8 +246,8 @@ def test_what_is_measured_is_what_enters_the_whole_model(
     assert len(measured) >= 8
     assert measured == {module: seen(whole, module, "inputs") for module in measured}
     for module in measured:
-        assert answer["tensors"][f"{module}.tokens"] == seen(whole, module, "tokens")
-        assert max(answer["tensors"][f"{module}.samples"]) <= sum_of(answer, "samples")
+        for what in ("tokens", "samples"):
+            assert answer["tensors"][f"{module}.{what}"] == seen(whole, module, what)
     assert len(caches) == len(whole["kv"])
     for attention in caches:
         both = [answer["tensors"][f"{attention}.{kind}_amax"][0] for kind in "kv"]
@@ -314,6 +352,8 @@ def test_statistics_that_are_there_are_returned(answers: dict[str, Answer]) -> N
         ("no expert is chosen", "RefusedInput", "ModuleUnmeasured",
          "model.layers.0.mlp.experts.gate_up_proj", "No token of the calibration data reached"),
         ("unknown to transformers", "RefusedInput", "ModelNotRunnable", "config.json", "'novel'"),
+        ("a tower without images", "RefusedInput", "ModuleUnmeasured", TOWER,
+         "lies in no decoder layer, and no sample reaches it before them, so"),
         ("too large", "EnvironmentFault", "TooLittleMemory", "model.layers.0", " GB are available"),
         ("another process", "EnvironmentFault", "OutputBusy", None, "Another process"),
     ],

@@ -7,9 +7,12 @@ We test these aspects:
 - ids and inputs are transformers' own: text, messages, pictures, of Qwen3.5 and of Gemma 4
 - JSON Lines, Parquet, data: addresses, the Hub and a bucket give the same samples of the same rows
 - `samples` counts rows of each modality; chained modalities are each of them alone
+- messages in parts and in strings, under templates that take the one, the other, or either
 - long rows: text is cut, rows with images are passed over; both are counted
-- what is digested, and that templates with a date give the same ids every day
-- every refusal, with the row or field, and that no copy of an image stays behind
+- what is digested of rows, and of tokenizer, template and processor; templates with a date give the
+  same ids every day
+- every refusal, with the row or field
+- copies of images lie in the folder of the caller, and go before the next ones come
 """
 
 import base64
@@ -26,7 +29,18 @@ import pytest
 from tests.builders import tiny_config, write_checkpoint
 from tests.builders.companions import SPECIAL_TOKENS
 from tests.builders.datasets import chat_rows, json_lines, png, write_images, write_rows
-from tests.calibration_cases import BOTH, IMAGE, PARQUET, PICTURE, REFUSED, TEXTS
+from tests.calibration_cases import (
+    BOTH,
+    IMAGE,
+    PARQUET,
+    PICTURE,
+    REFUSED,
+    SPOKEN,
+    SPOKEN_TEXT,
+    TEMPLATES,
+    TEXTS,
+    begin_every_text,
+)  # fmt: skip
 from tests.doubles.hub import HubDouble
 from tests.doubles.s3 import S3Double
 from tests.environments import ask
@@ -56,7 +70,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for model in ("qwen3_5", "gemma4_unified", "llama"):
         write_checkpoint(folder / model, model)
     write_checkpoint(folder / "small", tiny_config("llama", vocab_size=100))
-    for name in ("mute", "strict", "dated", "bare"):
+    for name in ("mute", "strict", "dated", "bare", "listed"):
         shutil.copytree(folder / "llama", folder / name)
     shutil.copytree(folder / "qwen3_5", folder / "blind")
     (folder / "blind" / "preprocessor_config.json").unlink()
@@ -65,6 +79,17 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     objection = "{{ raise_exception('roles must alternate') }}"
     (folder / "strict" / "chat_template.jinja").write_text(objection)
     (folder / "dated" / "chat_template.jinja").write_text("{{ strftime_now('%Y-%m-%d') }}")
+    shutil.copytree(folder / "llama", folder / "annotated")
+    for name in ("README.md", "generation_config.json", "requirements.txt", "notes.json"):
+        (folder / "annotated" / name).write_text("{}")
+    (folder / "listed" / "config.json").write_text(
+        json.dumps(tiny_config("llama") | {"text_config": [1]})
+    )
+    for name, template in TEMPLATES.items():
+        shutil.copytree(folder / "llama", folder / name)
+        (folder / name / "chat_template.jinja").write_text(template)
+    shutil.copytree(folder / "qwen3_5", folder / "flat")
+    (folder / "flat" / "chat_template.jinja").write_text(TEMPLATES["strings"])
     begin_every_text(folder / "gemma4_unified" / "tokenizer.json", SPECIAL_TOKENS[0])
     write_images(folder / "pictures", 6)
     (folder / "pictures" / "broken.png").write_bytes(png()[:-40])
@@ -72,20 +97,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pictures" / "large.png").write_bytes(png(320, 320))
     (folder / "garbage.parquet").write_bytes(b"PAR1 and no more")
     return folder
-
-
-def begin_every_text(tokenizer: Path, token: str) -> None:
-    """Let a tokenizer put `token` first unless it is told not to, as Gemma's does."""
-    place = {"SpecialToken": {"id": token, "type_id": 0}}
-    text = {"Sequence": {"id": "A", "type_id": 0}}
-    described = json.loads(tokenizer.read_text())
-    described["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [place, text],
-        "pair": [place, text, text],
-        "special_tokens": {token: {"id": token, "ids": [0], "tokens": [token]}},
-    }
-    tokenizer.write_text(json.dumps(described))
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +118,7 @@ def answers(work: Path) -> Asked:
         (work / "temporary").mkdir()
         request = {
             "temporary": str(work / "temporary"),
+            "scratch": str(work / "deep" / "scratch"),
             "cases": cases,
             "direct": directly(work, shown),
             "parquet": parquet(work, shown),
@@ -147,6 +159,8 @@ def local(work: Path, shown: list[dict[str, Any]]) -> dict[str, Any]:
         "text by another seed": asked(work, "", "text.jsonl", samples=7, seed=4),
         "text, cut": asked(work, "", "text.jsonl", samples=20, maxSequenceLength=90),
         "text of llama": asked(work, "", "text.jsonl", "llama", samples=7, seed=3),
+        "text of annotated": asked(work, "", "text.jsonl", "annotated", samples=7, seed=3),
+        "text of listed": asked(work, "", "text.jsonl", "listed", samples=7, seed=3),
         "text of gemma": asked(work, "", "text.jsonl", "gemma4_unified", samples=20),
         "dated": asked(work, "dated", TEXTS[12:], "dated"),
         "pictures": asked(work, "pictures", shown, **all_seven),
@@ -157,7 +171,7 @@ def local(work: Path, shown: list[dict[str, Any]]) -> dict[str, Any]:
         "both turned": asked(work, "", "both.jsonl", modalities=BOTH[::-1], **both),
         "long": asked(work, "long", [long, *shown], **IMAGE, samples=6),
         "fewer": asked(work, "", "long.jsonl", **IMAGE, samples=9, fewerSamples="Allow"),
-    }
+    } | {name: asked(work, name, SPOKEN, name) for name in TEMPLATES}
 
 
 def served(hub: HubDouble, s3: S3Double) -> dict[str, Any]:
@@ -269,6 +283,13 @@ def test_a_template_with_a_date_gives_the_same_ids_every_day(answers: Asked) -> 
     assert sample["ids"] == [[len(SPECIAL_TOKENS) + byte for byte in b"2025-01-01"]]
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_gets_parts_or_strings_as_it_takes_them(answers: Asked, template: str) -> None:
+    [sample] = answers[template]["samples"]
+
+    assert sample["ids"] == [[len(SPECIAL_TOKENS) + byte for byte in SPOKEN_TEXT.encode()]]
+
+
 @pytest.mark.parametrize(
     ("case", "model"), [("pictures", "qwen3_5"), ("pictures of gemma", "gemma4_unified")]
 )
@@ -302,6 +323,25 @@ def test_data_are_named_and_pinned(answers: Asked, work: Path) -> None:
     assert len(hub["revision"]) == 40
     assert (bucket["uri"], bucket["revision"]) == ("s3://rows/set", None)
     assert (file["uri"], file["revision"]) == (str(work / "pictures.jsonl"), None)
+
+
+def test_what_turns_rows_into_inputs_is_digested(answers: Asked, work: Path) -> None:
+    accepted = set(answers.cases) - set(REFUSED)
+    coders = {name: answers[name]["measured"][0]["coders"] for name in accepted}
+    begin = ("chat_template", "preprocessor", "tokenizer", "video_preprocessor")
+    body = b""
+    for path in sorted((work / "qwen3_5").iterdir()):
+        if path.name.startswith(begin):
+            held = path.read_bytes()
+            body += path.name.encode() + b"\0" + struct.pack("<q", len(held)) + held
+
+    assert coders["text"] == coders["pictures"] == hashlib.sha256(body).hexdigest()
+    assert coders["text of llama"] == coders["text of annotated"]  # what nobody reads
+    assert len({coders["text of llama"], coders["dated"], *map(coders.get, TEMPLATES)}) == 8
+
+
+def test_a_configuration_that_is_wrong_elsewhere_does_not_matter(answers: Asked) -> None:
+    assert answers["text of listed"]["samples"] == answers["text of llama"]["samples"]
 
 
 def test_chained_modalities_are_each_of_them_alone(answers: Asked) -> None:
@@ -344,5 +384,8 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(answers: Asked, name: str)
     assert "s3cret" not in message
 
 
-def test_nothing_stays_behind(answers: Asked) -> None:
+def test_copies_of_images_lie_where_the_caller_says_and_nowhere_else(answers: Asked) -> None:
     assert answers.left == []
+    # One folder for all cases, so that what earlier ones left in it would be counted here.
+    for name in set(answers.cases) - set(REFUSED):
+        assert answers[name]["copies"] == sum(data["images"] for data in answers[name]["measured"])

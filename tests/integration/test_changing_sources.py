@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.builders import read_checkpoint, set_value, write_checkpoint
-from tests.commands import files_of, halftone, start, wait_until, wide_config
+from tests.commands import (
+    JOURNALED,
+    files_of,
+    go_on,
+    halftone,
+    kill,
+    start_and_stop,
+    wide_config,
+)
 
 RECIPE = ("--recipe", "nvfp4a16", "--max-shard-bytes", "3000000")
 SLOWLY = (*RECIPE, "--scale-search", "Exhaustive", "--workers", "1")
@@ -28,10 +36,7 @@ def source(wide_source: Path, tmp_path: Path) -> Path:
 def killed_after_a_shard(source: Path, output: Path) -> Path:
     """Unfinished work with at least one finished shard; returns where it lies."""
     partial = output.with_name(f".{output.name}.partial")
-    process = start("quantize", source, output, *SLOWLY)
-    wait_until(lambda: any((partial / "journal").glob("*.json")), process)
-    process.kill()
-    process.communicate()
+    kill(start_and_stop(2, JOURNALED, "quantize", source, output, *SLOWLY))
     assert partial.exists()
     return partial
 
@@ -41,10 +46,9 @@ def test_a_change_while_it_is_read_is_noticed_and_nothing_is_kept(
 ) -> None:
     output = tmp_path / "output"
     partial = tmp_path / ".output.partial"
-    process = start("quantize", source, output, *SLOWLY)
-    wait_until(lambda: any((partial / "journal").glob("*.json")), process)
+    process = start_and_stop(2, JOURNALED, "quantize", source, output, *SLOWLY)
     set_value(source, FIRST, 0.5)  # the same size, and the same header
-    _, err = process.communicate()
+    _, err = go_on(process)
 
     assert process.returncode == 2
     assert ".safetensors` of `" in err

@@ -153,11 +153,17 @@ def test_companions_come_along_and_documents_do_not(
 
     (ours / "provenance.json").write_text("{}")  # now it is an artifact, and its card tells so
     (ours / "model.sig").write_text("{}")
+    for name in ("calibration/statistics.safetensors", "evidence/pages/1.json", ".git/config"):
+        (ours / name).parent.mkdir(parents=True)
+        (ours / name).write_text("{}")
+    (ours / "recipe.yaml").write_text("default_stage: {}")
     said = convert(ours, tmp_path / "artifact", "ModelOpt")
 
-    told = ["README.md", "checkpoint.json", "model.sig", "provenance.json"]
+    told = ["README.md", "calibration/", "checkpoint.json", "evidence/", "model.sig"]
+    told += ["provenance.json", "recipe.yaml"]
     assert said["leftBehind"] == told
-    assert not {*told} & {path.name for path in (tmp_path / "artifact").iterdir()}
+    here = {path.name for path in (tmp_path / "artifact").iterdir()}
+    assert not {*told, "calibration", "evidence", ".git"} & here
     assert (tmp_path / "artifact" / "LICENSE").exists()
 
 
@@ -194,6 +200,21 @@ def test_class_targets_and_lists_of_names_are_understood(
 
     assert read_checkpoint(tmp_path / "out") == read_checkpoint(made["experts", "ModelOpt"])
     assert said_by(tmp_path / "out") == said_by(made["experts", "ModelOpt"])
+
+
+def test_modelopts_own_file_alone_says_how_it_is_quantized(
+    made: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """As its older exports do: `config.json` says nothing, and servers read the other file."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(made["nvfp4", "ModelOpt"], theirs)
+    edit_config(theirs, lambda config: config.pop("quantization_config"))
+
+    convert(theirs, tmp_path / "out", "CompressedTensors")
+
+    expected = files_of(made["nvfp4", "CompressedTensors"])
+    del expected["checkpoint.json"]
+    assert files_of(tmp_path / "out") == expected
 
 
 def test_numbers_that_bf16_cannot_hold_stay_float32(
@@ -296,31 +317,41 @@ def test_a_remote_checkpoint_is_read_in_few_requests(
 # vLLM ---------------------------------------------------------------------------------------------
 
 
-SERVED = ("nvfp4", "mixed")
+UNEQUAL = "ModelOpt's, with wider keys"
 
 
 @pytest.fixture(scope="module")
 def answers(
     made: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[dict[str, Any]]]:
-    """vLLM's answers from ours and from the converted one, by model; all in one process."""
+    """vLLM's answers from a checkpoint and from the converted one; all in one process."""
     work = tmp_path_factory.mktemp("served")
     prompts = [[37 * step % 490 + 9 for step in range(40)]]
     common = {"prompts": prompts, "activations": {}, "cache": {}, "modal": False, "mended": False}
+    pairs = {
+        "mixed": made["mixed", "CompressedTensors"],
+        UNEQUAL: spoiled(made["nvfp4", "ModelOpt"], work / "theirs", _with_wider_keys),
+    }
     cases = []
-    for model in SERVED:
-        ours = made[model, "CompressedTensors"]
-        convert(ours, work / model, "ModelOpt")
-        cases += [{"directory": str(place)} | common for place in (ours, work / model)]
-    found = ask("serve", "engine_linear.py", cases, work=work, timeout_s=400)
-    return dict(zip(SERVED, (found[:2], found[2:]), strict=True))
+    for name, place in pairs.items():
+        convert(place, work / name, "CompressedTensors" if name == UNEQUAL else "ModelOpt")
+        cases += [{"directory": str(directory)} | common for directory in (place, work / name)]
+    found = iter(ask("serve", "engine_linear.py", cases, work=work, timeout_s=400))
+    return {name: [next(found), next(found)] for name in pairs}
+
+
+def _with_wider_keys(stored: Stored) -> None:
+    for layer in range(2):
+        name = f"model.layers.{layer}.self_attn.k_proj.input_scale"
+        stored[name] = encode(as_float32(stored[name]) * np.float32(3.7), "F32")
 
 
 @pytest.mark.serve_env
-@pytest.mark.parametrize("model", SERVED)
+@pytest.mark.parametrize("model", ["mixed", UNEQUAL])
 def test_vllm_answers_the_same_from_both_layouts(
     answers: dict[str, list[dict[str, Any]]], model: str
 ) -> None:
+    """Of unequal ranges too: of ModelOpt's it keeps the widest, which becomes that of all."""
     ours, converted = answers[model]
 
     assert (ours["error"], converted["error"]) == (None, None)
@@ -331,3 +362,6 @@ def test_vllm_answers_the_same_from_both_layouts(
         said = " ".join(answer["log"])
         assert "global scale is different" not in said
         assert "scaling factor 1.0" not in said
+    unequal = "the global input scale differs across"
+    assert (unequal in " ".join(ours["log"])) is (model == UNEQUAL)
+    assert "input" not in " ".join(line for line in converted["log"] if "differ" in line)

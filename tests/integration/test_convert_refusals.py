@@ -2,9 +2,11 @@
 
 We test these aspects:
 - methods, schemes, caches and companions that have no words in both layouts
-- tensors that do not fit what the configuration says, and scales that cannot be inverted
+- tensors that do not fit what the configuration says, scales that are no positive numbers, and
+  scales of a cache that no layer is known to have
+- formats that a server loads in one layout only, told in a user's words
 - a source in full precision, or in that layout already; an output that is in the way
-- what a kill left is cleared away by the next run
+- `kill -9` at any point shows nothing at the output's name, and the next run begins anew
 """
 
 import shutil
@@ -14,8 +16,14 @@ from typing import Any
 
 import pytest
 
-from tests.builders import Tensor, read_checkpoint, write_checkpoint, write_safetensors
-from tests.commands import files_of, halftone, quantize_directory
+from tests.builders import (
+    Tensor,
+    read_checkpoint,
+    tiny_config,
+    write_checkpoint,
+    write_safetensors,
+)
+from tests.commands import files_of, halftone, kill, quantize_directory, start_and_stop
 from tests.inspecting import drop, edit_config, number
 from tests.quantizing import recipe
 
@@ -63,6 +71,10 @@ def _set(name: str, tensor: Tensor) -> Callable[[Path], None]:
     return _tensors(lambda stored: stored.update({name: tensor}))
 
 
+def _rename(stored: Stored, before: str, after: str) -> None:
+    stored[after] = stored.pop(before)
+
+
 MODULE = "model.layers.1.mlp.down_proj"
 ATTENTION = "model.layers.1.self_attn"
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -72,6 +84,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         _block({"kv_cache_scheme": {"num_bits": 8, "type": "int"}}),
         "`kv_cache_scheme` asks for a KV cache that is not FP8",
     ),
+    "a cache of heads": (
+        _block({"kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "attn_head"}}),
+        "is not FP8 with one scale for each layer's keys and values",
+    ),
     "integers": (_weights({"type": "int"}), "none of the formats that are converted"),
     "not described": (_block({"ignore": [r"re:.*down_proj$"]}), "is stored in codes, but the conf"),
     "a zero divisor": (
@@ -79,6 +95,16 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         f"`{MODULE}.weight_global_scale` is 0.0, and a global scale must be a positive",
     ),
     "a NaN": (_set(f"{MODULE}.input_global_scale", number(float("nan"))), "is nan, and a global"),
+    "a cache scale of 0": (
+        _set(f"{ATTENTION}.k_scale", number(0.0)),
+        f"`{ATTENTION}.k_scale` is 0.0, and a scale must be a positive number",
+    ),
+    "a NaN for values": (_set(f"{ATTENTION}.v_scale", number(float("nan"))), "v_scale` is nan,"),
+    "below 0": (_set(f"{ATTENTION}.v_scale", number(-0.5)), "is -0.5, and a scale must be a pos"),
+    "a cache elsewhere": (
+        _tensors(lambda s: _rename(s, f"{ATTENTION}.k_scale", f"{ATTENTION}.attn.k_scale")),
+        f"the checkpoint has no `{ATTENTION}.attn.k_proj.weight`",
+    ),
     "a companion missing": (
         _tensors(lambda stored: drop(stored, f"{MODULE}.input_global_scale")),
         f"`{MODULE}.input_global_scale` is missing or is not what NVFP4 stores",
@@ -131,6 +157,53 @@ def test_weight_only_blocks_have_no_words_in_modelopts_layout(tmp_path: Path) ->
     assert "is FP8_BLOCK_A16, which ModelOpt's layout has no words for" in sentence
 
 
+EXPERT = "model.layers.0.mlp.experts.0.down_proj"
+TO_MODELOPT: dict[str, tuple[str, dict[str, Any], dict[str, str], str]] = {
+    "experts by rows": (
+        "qwen3_moe",
+        {},
+        {"Experts": "FP8_DYNAMIC"},
+        f"`{EXPERT}` is FP8_DYNAMIC, and ModelOpt's configuration cannot say so: a server would "
+        "take it for FP8; leave the checkpoint in its own layout.",
+    ),
+    "experts in blocks": (
+        "qwen3_moe",
+        {"moe_intermediate_size": 128},
+        {"Experts": "FP8_BLOCK"},
+        f"`{EXPERT}` is FP8_BLOCK, and ModelOpt's configuration cannot say so: a server would "
+        "take it for FP8; leave the checkpoint in its own layout.",
+    ),
+    "experts by rows among others": (
+        "qwen3_moe",
+        {},
+        {"Attention": "NVFP4A16", "Experts": "FP8_DYNAMIC"},
+        f"`{EXPERT}` is FP8_DYNAMIC, and ModelOpt's configuration cannot say so: `quantized_layers`"
+        " gives 'model.layers.0.mlp.experts' FP8_PER_CHANNEL_PER_TOKEN, and a server does not load",
+    ),
+    "experts in blocks among others": (
+        "qwen3_moe",
+        {"moe_intermediate_size": 128},
+        {"Attention": "NVFP4A16", "Experts": "FP8_BLOCK"},
+        "`quantized_layers` gives 'model.layers.0.mlp.experts' FP8_PB_WO, and a server does not",
+    ),
+    "odd blocks": (
+        "llama",
+        {"intermediate_size": 192},
+        {"Mlp": "FP8_BLOCK"},
+        "would not load in ModelOpt's layout: it has 192 columns",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TO_MODELOPT)
+def test_what_a_server_loads_in_one_layout_only_is_refused(tmp_path: Path, name: str) -> None:
+    model, fields, formats, sentence = TO_MODELOPT[name]
+    source = write_checkpoint(tmp_path / "source", tiny_config(model, **fields))
+    quantize_directory(source, tmp_path / "ours", recipe({}, **formats))
+
+    assert sentence in refused(tmp_path / "ours", tmp_path / "out", "ModelOpt")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_checkpoint_in_that_layout_already_is_refused(
     ours: Path, tmp_path: Path, layout: str
@@ -156,14 +229,39 @@ def test_an_output_with_anything_in_it_is_refused(ours: Path, tmp_path: Path) ->
     assert files_of(tmp_path / "out") == {"notes.txt": b"mine"}
 
 
-def test_what_a_kill_left_is_cleared_away(ours: Path, tmp_path: Path) -> None:
-    left = tmp_path / ".out.converting" / "checkpoint"
-    left.mkdir(parents=True)
-    (left / "model-00007-of-00009.safetensors").write_bytes(b"half")
+STAGED = r"/\.out\.converting/checkpoint"
+MOMENTS = [
+    pytest.param(rf"open .*{STAGED}/model-00001", id="before the first shard"),
+    pytest.param(rf"open .*{STAGED}/model-00003", id="after two shards"),
+    pytest.param(rf"open .*{STAGED}/config\.json", id="after all shards"),
+    pytest.param(rf"os\.rename .*{STAGED}", id="before it is shown"),
+]
 
-    done = halftone("convert", ours / LAYOUTS[1], tmp_path / "out", "--to", "CompressedTensors")
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_conversion_shows_nothing_and_the_next_one_works(
+    sharded: tuple[Path, Path], tmp_path: Path, moment: str
+) -> None:
+    source, expected = sharded
+    command = ("convert", source, tmp_path / "out", "--to", "CompressedTensors")
+    kill(start_and_stop(1, moment, *command))
+    assert [path.name for path in tmp_path.iterdir()] == [".out.converting"]
+
+    done = halftone(*command)
 
     assert done.code == 0, done.err
-
-    assert read_checkpoint(tmp_path / "out") == read_checkpoint(ours / LAYOUTS[0])
+    assert files_of(tmp_path / "out") == files_of(expected)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint in several shards, and what an undisturbed conversion makes of it."""
+    root = tmp_path_factory.mktemp("sharded")
+    source = write_checkpoint(root / "source", "llama")
+    chosen = recipe({"checkpointFormat": "ModelOpt"}, Attention="NVFP4A16", Mlp="NVFP4A16")
+    ours = quantize_directory(source, root / "ours", chosen, max_shard_bytes=100_000).directory
+    assert len(list(ours.glob("*.safetensors"))) > 3
+    done = halftone("convert", ours, root / "expected", "--to", "CompressedTensors")
+    assert done.code == 0, done.err
+    return ours, root / "expected"

@@ -3,7 +3,8 @@
 We test these aspects:
 - what is listed: a file, a folder, a path in a repository, a prefix that is called like a file
 - images beside the data: found when a row names them, and nowhere else
-- the commit that a repository is pinned to, the token, and ranges instead of whole files
+- the commit that a repository is pinned to, also when its branch moves on; the token, and ranges
+  instead of whole files
 - data that are not there, not shown to us, or hold no rows: the sentence, without any secret
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from halftone.quantize.calibration.rows_index import RowIndex
+from halftone.quantize.calibration.dataset.row_index import RowIndex
 from halftone.spec.calibration import Dataset, HuggingFaceDataset, Modality, S3Dataset
 from halftone.spec.errors import HalftoneError
 from halftone.spec.names import Reason
@@ -45,7 +46,7 @@ def texts(dataset: Dataset, numbers: list[int]) -> list[str | None]:
     """The text of the usable rows with these numbers."""
     with (
         closing(open_dataset(dataset)) as files,
-        closing(RowIndex(files, [Modality.Text])) as index,
+        closing(RowIndex(files, [Modality.Text], Path())) as index,
     ):
         return [row.text for row in index.rows(Modality.Text, numbers)]
 
@@ -115,7 +116,7 @@ def test_files_that_hold_no_rows_do_not_count(tmp_path: Path) -> None:
 def test_a_file_changed_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", text_rows(5))
     files = open_dataset(Dataset(path=str(path)))
-    index = RowIndex(files, [Modality.Text])
+    index = RowIndex(files, [Modality.Text], tmp_path)
     write_rows(path, text_rows(5, seed=1))
 
     with pytest.raises(HalftoneError) as caught:
@@ -135,7 +136,9 @@ def test_an_image_is_found_beside_its_file_and_nowhere_else(tmp_path: Path) -> N
 
     found = files.beside(file, "a.png")
     assert files.source.read_range(found.path, 0, found.size_bytes) == png()
-    for path in ("../a.png", "/etc/passwd", "./a.png", "a//b.png", "file:///a.png", "up\\a.png"):
+    assert files.beside(file, "./a.png") == found
+    endless = ("x" * 256, "ab/" * 400 + "c", "é" * 128)  # base64, for one, is no path
+    for path in ("../a.png", "/etc/passwd", "a//b.png", "file:///a.png", "up\\a.png", *endless):
         with pytest.raises(HalftoneError, match="no path below the folder") as caught:
             files.beside(file, path)
         assert caught.value.reason is Reason.DatasetUnusable
@@ -147,13 +150,13 @@ def test_an_image_is_found_beside_its_file_and_nowhere_else(tmp_path: Path) -> N
     files.close()
 
 
-def test_a_repository_is_pinned_and_read_in_ranges(hub: HubDouble) -> None:
+def test_a_repository_is_pinned_and_read_in_ranges(hub: HubDouble, tmp_path: Path) -> None:
     dataset = open_dataset(on_hub("data"))
     assert dataset.revision == hub.commit
     assert dataset.uri == "hf://datasets/org/rows@main/data"
     assert [file.path for file in dataset.files] == ["data/train-1.jsonl", "data/train-2.jsonl"]
 
-    index = RowIndex(dataset, [Modality.Text])
+    index = RowIndex(dataset, [Modality.Text], tmp_path)
     assert index.usable(Modality.Text) == 3000
     before = dataset.source.traffic.bytes
     [row] = index.rows(Modality.Text, [2500])
@@ -162,6 +165,25 @@ def test_a_repository_is_pinned_and_read_in_ranges(hub: HubDouble) -> None:
     assert {seen.path.split("/")[1] for seen in hub.seen(Place.Resolve)} == {"datasets"}
     picture = dataset.beside("data/train-1.jsonl", "pictures/a.png")
     assert dataset.source.read_range(picture.path, 0, picture.size_bytes) == png()
+
+
+def test_a_revision_that_moves_on_changes_nothing(hub: HubDouble, tmp_path: Path) -> None:
+    """The Hub is asked once what `main` is, and all files are read at that commit."""
+    then = hub.commit
+    dataset = open_dataset(on_hub("data"))
+    write_rows(tmp_path / "moved" / "data" / "train-1.jsonl", text_rows(3000, seed=5))
+    (tmp_path / "moved" / "data" / "pictures").mkdir()
+    (tmp_path / "moved" / "data" / "pictures" / "a.png").write_bytes(png(seed=1))
+    hub.move(tmp_path / "moved")
+
+    assert dataset.revision == then != hub.commit
+    with closing(RowIndex(dataset, [Modality.Text], tmp_path)) as index:
+        found = [row.text for row in index.rows(Modality.Text, (0, 1999, 2000, 2999))]
+    assert found == [ROWS[number]["text"] for number in (0, 1999, 2000, 2999)]
+    picture = dataset.beside("data/train-1.jsonl", "pictures/a.png")
+    assert dataset.source.read_range(picture.path, 0, picture.size_bytes) == png()
+    # The double moved: who opens the same address now gets the new rows.
+    assert texts(on_hub("data"), [0]) == [text_rows(1, seed=5)[0]["text"]]
 
 
 def test_a_file_of_a_repository_and_all_of_it(hub: HubDouble) -> None:
@@ -179,7 +201,7 @@ def test_a_private_repository_needs_the_token_of_the_environment(
     with HubDouble(repository, "org/rows", kind="dataset", token=TOKEN) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         error = refusal(on_hub())
-        assert error.reason is Reason.DatasetUnusable
+        assert error.reason is Reason.DatasetNotFound
         assert "`quantization.calibration.dataset.huggingFace` leads nowhere" in error.message
         assert "set HF_TOKEN" in error.message
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -195,7 +217,7 @@ def test_a_model_is_no_data_set(repository: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("dataset", "reason", "said"),
     [
-        (on_hub(revision="v9"), Reason.DatasetUnusable, "has no such revision"),
+        (on_hub(revision="v9"), Reason.DatasetNotFound, "has no such revision"),
         (on_hub("nowhere"), Reason.DatasetUnusable, "holds none that ends with .jsonl"),
         (on_hub("README.md"), Reason.DatasetUnusable, "is no file and holds none"),
         (on_hub(revision="a b"), Reason.InvalidJob, "is no dataset on the Hub"),
@@ -240,9 +262,9 @@ def test_a_bucket_s_prefix_file_and_images(
 @pytest.mark.parametrize(
     ("uri", "reason", "said"),
     [
-        ("s3://rows/none", Reason.DatasetUnusable, "`s3://rows/none` holds no objects"),
-        ("s3://rows/none.jsonl", Reason.DatasetUnusable, "`s3://rows/none.jsonl` holds no objects"),
-        ("s3://nobody/a.jsonl", Reason.DatasetUnusable, "The store has no `s3://nobody/a.jsonl`"),
+        ("s3://rows/none", Reason.DatasetNotFound, "`s3://rows/none` holds no objects"),
+        ("s3://rows/none.jsonl", Reason.DatasetNotFound, "`s3://rows/none.jsonl` holds no objects"),
+        ("s3://nobody/a.jsonl", Reason.DatasetNotFound, "The store has no `s3://nobody/a.jsonl`"),
         ("s3://R/x", Reason.InvalidJob, "is no S3 address"),
     ],
 )
@@ -269,5 +291,14 @@ def test_a_path_without_rows(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     error = refusal(Dataset(path=str(tmp_path / name)))
 
-    assert error.reason is Reason.DatasetUnusable
+    is_there = name in {"notes.txt", "empty"}
+    assert error.reason is (Reason.DatasetUnusable if is_there else Reason.DatasetNotFound)
     assert error.subject == "quantization.calibration.dataset.path"
+    assert f"there is no '{tmp_path / name}'" in error.message or is_there
+
+
+def test_a_path_that_cannot_be_asked_about_is_refused() -> None:
+    error = refusal(Dataset(path="/" + "x" * 300))
+
+    assert error.reason is Reason.DatasetNotFound
+    assert "cannot be reached (File name too long); correct it." in error.message

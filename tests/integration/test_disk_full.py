@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.builders import write_checkpoint
-from tests.commands import files_of, fill_disk, halftone, start, wait_until, wide_config
+from tests.commands import (
+    JOURNALED,
+    files_of,
+    fill_disk,
+    go_on,
+    halftone,
+    start_and_stop,
+    wide_config,
+)
 
 RECIPE = ("--recipe", "nvfp4a16", "--max-shard-bytes", "3000000")
 SLOWLY = (*RECIPE, "--scale-search", "Exhaustive", "--workers", "2")
@@ -100,16 +108,11 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_the_next_run_goes_on(
     expected = tmp_path / "expected"
     assert halftone("quantize", source, expected, *SLOWLY).code == 0
     output, partial = disk / "output", disk / ".output.partial"
-    process = start("quantize", source, output, *SLOWLY)
-    wait_until(
-        lambda: (
-            any(partial.glob("*.writing"))
-            and len(list((partial / "journal").glob("*.json"))) >= finished_shards
-        ),
-        process,
-    )
+    # Before the first shard is opened, and when the last of those that can be finished is written.
+    times, event = (finished_shards, JOURNALED) if finished_shards else (1, r"open .*\.writing")
+    process = start_and_stop(times, event, "quantize", source, output, *SLOWLY)
     fill_disk(disk / "filler")
-    _, err = process.communicate()
+    _, err = go_on(process)
 
     assert process.returncode == 3
     sentence = err.splitlines()[-1]
@@ -124,7 +127,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_the_next_run_goes_on(
         path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in partial.rglob("*.safetensors")
     }
-    assert len(staged) >= finished_shards
+    assert len(staged) == finished_shards
 
     (disk / "filler").unlink()
     again = halftone("quantize", source, output, *SLOWLY)

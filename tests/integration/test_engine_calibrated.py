@@ -4,7 +4,9 @@ The statistics are made by hand (`tests.builders.statistics`); what each scale m
 here, from names and NumPy alone.
 
 We test these aspects:
-- both layouts hold the same codes and dequantize to the same values, bit for bit
+- both layouts hold the same codes and block scales bit for bit, and ModelOpt's factor is float32 of
+  one over the divisor; dividing instead of multiplying moves no value by more than 2^-22 of the
+  largest
 - an input scale is that of its whole group, experts of a layer included, as the layout stores it
 - scales of the KV cache stand where each layout's loaders look, Gemma's layers without values too
 - FP8 with one scale a group takes it from the largest member, whatever the tiles and the workers

@@ -318,8 +318,8 @@ def children_of(parent: int, command: str) -> list[int]:
 
 
 def awaited(condition: Any) -> list[Any]:
-    """What `condition` gives once it is not empty; fails after a minute."""
-    deadline = monotonic() + 60
+    """What `condition` gives once it is not empty; fails after some minutes."""
+    deadline = monotonic() + 240
     while not (found := condition()):
         assert monotonic() < deadline
         sleep(0.05)

@@ -4,7 +4,7 @@ We test these aspects:
 - an honest checkpoint passes, with the numbers that quantization measured
 - each sabotage is caught, and the culprit is named
 - of a calibrated one too: an input scale for each expert, a cache without scales, and two
-  configurations that do not say the same
+  configurations that do not say the same, of which one is missing or cannot be read
 - a listed `WeightError` replaces the one that runs unasked
 """
 
@@ -30,6 +30,7 @@ from tests.quantizing import recipe
 
 LAYERS = "model.language_model.layers"
 EXPERTS = f"{LAYERS}.0.mlp.experts"
+MODELOPT_CONFIG = "hf_quant_config.json"
 Measured = tuple[GateResult, dict[str, Any]]
 
 
@@ -147,10 +148,10 @@ def each_its_own(checkpoint: Path) -> None:
         sabotage.multiply(checkpoint, [name], 2.0 ** -(number % 3))
 
 
-def edit_modelopt(checkpoint: Path) -> None:
-    path = checkpoint / "hf_quant_config.json"
+def edit_modelopt(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = checkpoint / MODELOPT_CONFIG
     document = json.loads(path.read_text())
-    document["quantization"]["exclude_modules"].append("*self_attn*")
+    change(document["quantization"])
     path.write_text(json.dumps(document))
 
 
@@ -166,7 +167,24 @@ def edit_modelopt(checkpoint: Path) -> None:
             lambda d: edit_config(d, lambda c: c["quantization_config"].pop("kv_cache_scheme")),
             "config.json:kv_cache_scheme",
         ),
-        (edit_modelopt, "hf_quant_config.json"),
+        (
+            lambda d: edit_modelopt(d, lambda said: said["exclude_modules"].append("*self_attn*")),
+            MODELOPT_CONFIG,
+        ),
+        (
+            lambda d: edit_modelopt(d, lambda said: said.pop("kv_cache_quant_algo")),
+            f"{MODELOPT_CONFIG}:kv_cache_quant_algo",
+        ),
+        (
+            lambda d: edit_modelopt(d, lambda said: said.update(kv_cache_quant_algo="NVFP4")),
+            f"{MODELOPT_CONFIG}:kv_cache_quant_algo",
+        ),
+        (lambda d: (d / MODELOPT_CONFIG).unlink(), MODELOPT_CONFIG),
+        (lambda d: (d / MODELOPT_CONFIG).write_text("{"), MODELOPT_CONFIG),
+        (
+            lambda d: edit_modelopt(d, lambda said: said.update(quant_algo="INT3")),
+            MODELOPT_CONFIG,
+        ),
         (lambda d: drop_tensors(d, "2.up_proj.input_scale"), f"{EXPERTS}.2.up_proj.input_scale"),
     ],
     ids=[
@@ -174,6 +192,11 @@ def edit_modelopt(checkpoint: Path) -> None:
         "no scale for values",
         "no cache asked for",
         "two configurations",
+        "a cache in one of them",
+        "two caches",
+        "one configuration",
+        "a broken configuration",
+        "an unknown algorithm",
         "no input scale",
     ],
 )
@@ -190,6 +213,10 @@ def test_structure_names_what_is_wrong_with_measured_scales(
 
     assert result.outcome is Outcome.Failed
     assert result.culprit == culprit, result.message
+    if culprit.startswith(MODELOPT_CONFIG):
+        assert f"'{MODELOPT_CONFIG}'" in result.message
+        # One that is not there differs from nothing.
+        assert ("`config.json`" in result.message) is (spoiled / MODELOPT_CONFIG).exists()
 
 
 def test_a_zeroed_row_is_found_by_its_number(dense: tuple[Path, Made], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from halftone.plan.cache import CacheKind, KvCache, kv_cache
 from tests.builders import full_size_config
 from tests.environments import ask
 
-pytestmark = [pytest.mark.serve_env, pytest.mark.timeout(540)]
+pytestmark = pytest.mark.serve_env
 
 CACHE_BYTES = 80 * 10**9
 

@@ -78,7 +78,7 @@ def environment(server: VersityGateway, endpoint: str) -> dict[str, str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 

@@ -17,11 +17,21 @@ from time import sleep
 import pytest
 
 from tests.builders import write_checkpoint
-from tests.commands import files_of, halftone, start, wait_until, wide_config
+from tests.commands import (
+    JOURNALED,
+    files_of,
+    go_on,
+    halftone,
+    kill,
+    start,
+    start_and_stop,
+    wait_until,
+    wide_config,
+)
 
 SHARD_BYTES = 3_000_000
 RECIPE = ("--recipe", "nvfp4a16", "--max-shard-bytes", str(SHARD_BYTES))
-# Slow enough to be killed in its midst, on one core.
+# Slow enough to be killed in its midst after any time, on one core.
 SLOWLY = (*RECIPE, "--scale-search", "Exhaustive", "--workers", "1")
 
 
@@ -53,15 +63,21 @@ def shards(directory: Path) -> dict[str, tuple[int, int]]:
     return {name: (status.st_ino, status.st_mtime_ns) for name, status in found.items()}
 
 
-def kill_after(source: Path, output: Path, finished_shards: int, seconds: float = 0.0) -> None:
-    """Start the command and kill it `seconds` after that many shards are in the journal."""
+def kill_after(source: Path, output: Path, finished_shards: int) -> None:
+    """Start the command and kill it when that many shards are in the journal."""
+    kill(start_and_stop(finished_shards + 1, JOURNALED, "quantize", source, output, *SLOWLY))
+    assert len(journal(output)) == finished_shards
+
+
+def kill_at_random(source: Path, output: Path, draw: random.Random) -> None:
+    """Start the command and kill it at whatever moment; it may have ended by then."""
+    finished_shards, seconds = draw.randrange(5), draw.uniform(0, 0.4)
     process = start("quantize", source, output, *SLOWLY)
     wait_until(
         lambda: partial(output).exists() and len(journal(output)) >= finished_shards, process
     )
     sleep(seconds)
-    process.kill()
-    process.communicate()
+    kill(process)
 
 
 def finished_shards(output: Path) -> dict[str, tuple[int, int]]:
@@ -81,7 +97,7 @@ def assert_resumed(source: Path, output: Path, expected: Path) -> None:
 def check_killed_at(seed: int, kills: int, source: Path, expected: Path, output: Path) -> None:
     draw = random.Random(seed)
     for _ in range(kills):
-        kill_after(source, output, draw.randrange(5), draw.uniform(0, 0.4))
+        kill_at_random(source, output, draw)
         if output.exists():  # it was quicker than we were
             break
         assert not list(output.parent.glob("*.json"))
@@ -194,8 +210,7 @@ def test_the_second_of_two_processes_on_one_output_is_refused(
     source: Path, expected: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "output"
-    first = start("quantize", source, output, *SLOWLY)
-    wait_until(lambda: len(journal(output)) >= 1, first)
+    first = start_and_stop(2, JOURNALED, "quantize", source, output, *SLOWLY)
 
     second = halftone("quantize", source, output, *SLOWLY)
 
@@ -203,7 +218,7 @@ def test_the_second_of_two_processes_on_one_output_is_refused(
     assert second.failure == (
         f"halftone: Another process is writing '{output}'; wait for it, or stop it.\n"
     )
-    first.communicate()
+    go_on(first)
     assert first.returncode == 0
     assert files_of(output) == files_of(expected)
 
@@ -212,16 +227,16 @@ def test_interrupting_says_how_to_go_on_and_keeps_finished_shards(
     source: Path, expected: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "output"
-    process = start("quantize", source, output, *SLOWLY)
-    wait_until(lambda: len(journal(output)) >= 1, process)
+    process = start_and_stop(3, JOURNALED, "quantize", source, output, *SLOWLY)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    _, err = go_on(process)
 
     assert process.returncode == 130
     assert "halftone: interrupted; run the same command again to go on." in err
     assert "Traceback" not in err
     assert not list(partial(output).glob("*.writing"))
     kept = finished_shards(output)
+    assert len(kept) >= 2
     assert_resumed(source, output, expected)
     assert kept.items() <= shards(output).items()
 
@@ -268,7 +283,7 @@ def test_work_of_another_plan_is_neither_used_nor_removed(source: Path, tmp_path
 
 def test_a_failed_start_leaves_no_process_behind(tmp_path: Path) -> None:
     process = start("quantize", tmp_path / "absent", tmp_path / "output", *RECIPE)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
 
     assert process.returncode == 2
     assert (

@@ -11,7 +11,6 @@ all that led to them. We test these aspects:
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import traceback
@@ -39,6 +38,9 @@ from tests.planted import FORMS, NO_KEY, PASSWORD, SESSION, TOKEN, WRONG_KEY, Se
 from tests.servers.versitygw import VersityGateway
 
 Environment = dict[str, str]
+
+# Nobody answers there, and the system gives it to no other test's server.
+NOBODYS_PORT = 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def begin(environment: Environment, *arguments: str | Path) -> subprocess.Popen[
 
 
 def end(process: subprocess.Popen[str]) -> Said:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     return Said(process.returncode, out, err)
 
 
@@ -144,13 +146,6 @@ def command(environment: Environment, *arguments: str | Path) -> Said:
 def job_for(finished: Finished, destination: Destination, folder: Path) -> Path:
     source = {"directory": {"path": str(finished.model)}}
     return write_job(folder, source=source, publish=destination.publish)
-
-
-def closed_port() -> int:
-    """A port on loopback where nobody answers."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def objects_of(server: VersityGateway, bucket: str) -> bytes:
@@ -231,7 +226,7 @@ class Failure:
 
 def failure(name: str, secrets: Secrets, hub: HubWritingDouble) -> Failure:
     """What is other than it should be, by its name in the test's parameters."""
-    nobody = f"http://someone:{PASSWORD}@127.0.0.1:{closed_port()}"
+    nobody = f"http://someone:{PASSWORD}@127.0.0.1:{NOBODYS_PORT}"
     match name:
         case "wrong secret key":
             return Failure("s3", {"AWS_SECRET_ACCESS_KEY": WRONG_KEY}, 2, "give credentials")
@@ -330,7 +325,7 @@ def test_a_source_that_nobody_serves_tells_no_secret(
     secrets: Secrets,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nobody = f"http://someone:{PASSWORD}@127.0.0.1:{closed_port()}"
+    nobody = f"http://someone:{PASSWORD}@127.0.0.1:{NOBODYS_PORT}"
     for name, value in (planted | {variable: nobody}).items():
         monkeypatch.setenv(name, value)
 

@@ -18,8 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from halftone.quantize.sweep.document import Measure, SweepDocument
-from halftone.quantize.sweep.files import PLOT_FILE, RECIPE_FILE, TABLE_FILE
 from halftone.spec.formats import Format
+from halftone.spec.names import SWEEP_FILE, SWEEP_PLOT, SWEEP_RECIPE
 from halftone.spec.recipes import load_recipe
 from halftone.spec.roles import Role
 from tests import numpy_llama
@@ -31,9 +31,10 @@ from tests.builders import (
     tiny_config,
     write_checkpoint,
 )
-from tests.commands import Made, Outcome, files_of, halftone, plan_directory, quantize_directory
+from tests.commands import Outcome, files_of, halftone, plan_directory, quantize_directory
+from tests.dequantized import dequantized
 from tests.environments import python_of
-from tests.quantizing import codes, recipe
+from tests.quantizing import recipe
 from tests.refusals import sentence_of
 
 GB = 10**9
@@ -45,7 +46,7 @@ def swept(source: Path, budget: float, output: Path, *options: str | Path) -> Ou
 
 
 def document_in(output: Path) -> SweepDocument:
-    return SweepDocument.model_validate_json((output / TABLE_FILE).read_bytes())
+    return SweepDocument.model_validate_json((output / SWEEP_FILE).read_bytes())
 
 
 def whole_bytes(source: Path) -> int:
@@ -71,7 +72,7 @@ def test_the_proposed_recipe_gives_what_was_promised(
 ) -> None:
     output, _ = free
     document = document_in(output)
-    chosen = load_recipe(str(output / RECIPE_FILE))
+    chosen = load_recipe(str(output / SWEEP_RECIPE))
     plan = plan_directory(tiny_source, chosen).plan
 
     assert plan.output is not None
@@ -79,7 +80,7 @@ def test_the_proposed_recipe_gives_what_was_promised(
     assert plan.output.bytes == document.proposed.bytes <= document.budgetBytes
     assert plan.digest == document.planDigest
     assert document.measure is Measure.WeightError
-    assert sorted(files_of(output)) == sorted((RECIPE_FILE, TABLE_FILE, PLOT_FILE))
+    assert sorted(files_of(output)) == sorted((SWEEP_RECIPE, SWEEP_FILE, SWEEP_PLOT))
 
 
 def test_weight_errors_are_those_that_quantize_states(
@@ -87,7 +88,7 @@ def test_weight_errors_are_those_that_quantize_states(
 ) -> None:
     output, _ = free
     found = {(row.role, row.format): row.weightError for row in document_in(output).formats}
-    made = quantize_directory(tiny_source, tmp_path / "made", str(output / RECIPE_FILE))
+    made = quantize_directory(tiny_source, tmp_path / "made", str(output / SWEEP_RECIPE))
 
     assert made.document.roles
     for line in made.document.roles:
@@ -103,13 +104,13 @@ def test_nothing_better_fits_and_what_is_measured_stands_on_the_page(
     document = document_in(output)
     known = [point for point in (*document.front, *document.presets) if point.loss is not None]
     fitting = [float(str(p.loss)) for p in known if p.bytes <= document.budgetBytes]
-    picture = (output / PLOT_FILE).read_text()
+    picture = (output / SWEEP_PLOT).read_text()
 
     assert min(fitting) == float(str(document.proposed.loss))
-    assert "size of all tensors (GB" in picture
+    assert "size of all tensors (MB, 10⁶ bytes)" in picture
     assert "mean squared relative error of weights" in picture
     assert all(f"preset {preset.name}" in picture for preset in document.presets if preset.loss)
-    assert f"halftone plan {tiny_source} --recipe {output / RECIPE_FILE}" in ended.out
+    assert f"halftone plan {tiny_source} --recipe {output / SWEEP_RECIPE}" in ended.out
     assert "needs data" in ended.out
     assert {row.standing.value for row in document.formats if row.format is Format.NVFP4} == {
         "NeedsData"
@@ -131,7 +132,7 @@ def test_other_fields_come_from_the_recipe_that_is_named(tiny_source: Path, tmp_
     budget = 0.5 * whole_bytes(tiny_source) / GB
     options = ("--recipe", base, "--checkpoint-format", "ModelOpt", "--format", "NVFP4A16")
     ended = swept(tiny_source, budget, tmp_path / "out", *options, "--json")
-    chosen = load_recipe(str(tmp_path / "out" / RECIPE_FILE))
+    chosen = load_recipe(str(tmp_path / "out" / SWEEP_RECIPE))
 
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["recipe"]["scaleSearch"] == "Exhaustive"
@@ -168,27 +169,6 @@ def matrices_of(source: Path) -> dict[str, NDArray[np.float64]]:
     return {n: as_float32(t).astype(np.float64) for n, t in read_checkpoint(source).items()}
 
 
-def decoded(made: Made) -> dict[str, NDArray[np.float64]]:
-    """Every quantized matrix as a server multiplies by it, in float64."""
-    stored = read_checkpoint(made.directory)
-    found = {}
-    for name, scale in stored.items():
-        module, _, part = name.rpartition(".")
-        if part != "weight_scale":
-            continue
-        steps = as_float32(scale).astype(np.float64)
-        packed = stored.get(f"{module}.weight_packed")
-        if packed is None:
-            found[f"{module}.weight"] = as_float32(stored[f"{module}.weight"]) * steps
-            continue
-        pairs = np.stack([codes(packed) & 15, codes(packed) >> 4], axis=-1)
-        nibbles = pairs.reshape(len(steps), -1)
-        values = numpy_llama.E2M1[nibbles & 7] * np.where(nibbles & 8, -1.0, 1.0)
-        divisor = float(as_float32(stored[f"{module}.weight_global_scale"])[0])
-        found[f"{module}.weight"] = values * np.repeat(steps, 16, axis=1) / divisor
-    return found
-
-
 @pytest.mark.quantize_env
 @pytest.mark.parametrize(
     ("role", "fmt"),
@@ -208,7 +188,7 @@ def test_a_layers_divergence_is_that_of_a_second_implementation(
     weights = matrices_of(source)
     weight_format = "NVFP4A16" if fmt is Format.NVFP4 else str(fmt)
     made = quantize_directory(source, tmp_path / "made", recipe(None, **{str(role): weight_format}))
-    rounded = decoded(made)
+    rounded = dequantized(made)
     found = {
         x.layer: float(x.divergence) for x in document.layers if (x.role, x.format) == (role, fmt)
     }
@@ -371,6 +351,17 @@ def test_formats_that_need_data_alone_ask_for_them(tiny_source: Path, tmp_path: 
 
 def test_samples_without_data_are_refused(tiny_source: Path, tmp_path: Path) -> None:
     assert "`--samples`" in refused(tiny_source, tmp_path, "--samples", "3")
+
+
+def test_rows_longer_than_the_context_are_refused_by_their_option(
+    tiny_source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    data = ("--dataset", tmp_path / "rows.jsonl", "--max-sequence-length", "2049")
+    assert "`--max-sequence-length` is 2049, and `max_position_embeddings`" in sentence_of(
+        swept(tiny_source, 0.75 * whole_bytes(tiny_source) / GB, tmp_path / "out", *data)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_a_missing_environment_is_told_with_the_command_that_makes_it(

@@ -2,11 +2,9 @@
 
 - combinations stand in nearly the same order by predicted loss as by the KL divergence of the whole
   model, which the sweep never measures;
-- weight error alone orders them less well, which is why the sweep asks for data;
-- experts and vision do not stop a sweep with data.
+- weight error alone orders them less well, which is why the sweep asks for data.
 """
 
-import json
 import random
 import sysconfig
 from itertools import islice
@@ -16,9 +14,7 @@ import numpy as np
 import pytest
 
 from halftone.quantize.sweep.document import SweepDocument
-from halftone.quantize.sweep.files import TABLE_FILE
-from halftone.spec.roles import Role
-from tests.builders import write_checkpoint
+from halftone.spec.names import SWEEP_FILE
 from tests.commands import halftone
 from tests.conftest import ROOT
 from tests.environments import ask, python_of
@@ -35,7 +31,7 @@ def swept(source: Path, budget: str, output: Path, *options: str | Path) -> Swee
         environment.setenv("HALFTONE_QUANTIZE_PYTHON", str(python_of("quantize")))
         ended = halftone("sweep", source, "--budget-gb", budget, "--output", output, *options)
     assert ended.code == 0, ended.err
-    return SweepDocument.model_validate_json((output / TABLE_FILE).read_bytes())
+    return SweepDocument.model_validate_json((output / SWEEP_FILE).read_bytes())
 
 
 def losses_of(document: SweepDocument) -> dict[tuple[str, str], float]:
@@ -85,23 +81,3 @@ def test_predicted_losses_stand_in_the_order_of_the_true_divergence(tmp_path: Pa
     print(f"rank correlation with KL: {with_data:.3f} with data, {without:.3f} by weight error")
     assert with_data > 0.9
     assert 0 < without < with_data
-
-
-def test_experts_are_swept_with_data(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", "qwen3_5_moe", experts="Fused")
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": text[:100]}) + "\n" for text in passages()))
-    smallest = swept_budget(source, tmp_path)
-    document = swept(source, smallest, tmp_path / "out", "--dataset", rows, "--samples", "4")
-    found = {(row.role, row.format) for row in document.formats if row.loss not in {None, "0"}}
-
-    assert {role for role, _ in found} >= {Role.Experts, Role.SharedExperts, Role.LinearAttention}
-    assert all(float(layer.divergence) > 0 for layer in document.layers)
-
-
-def swept_budget(source: Path, tmp_path: Path) -> str:
-    """Ten percent above the smallest size, which a refusal names."""
-    output = tmp_path / "none"
-    sentence = halftone("sweep", source, "--budget-gb", "1e-9", "--output", output).err
-    smallest = float(sentence.partition("takes ")[2].partition(" GB")[0])
-    return f"{smallest * 1.1:.9f}"

@@ -180,7 +180,7 @@ def test_an_interpreter_that_cannot_serve_is_named(
 def test_a_stage_elsewhere_ends_with_the_command_that_started_it(tmp_path: Path) -> None:
     """Else it would go on alone, and the next run would find the work directory taken."""
     program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
     program.chmod(0o755)
     started = (
         "from pathlib import Path; from halftone.cli.elsewhere import run_stage\n"
@@ -195,7 +195,7 @@ def test_a_stage_elsewhere_ends_with_the_command_that_started_it(tmp_path: Path)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = monotonic() + 20
+    deadline = monotonic() + 240
     while not condition():
         assert monotonic() < deadline
         sleep(0.02)

@@ -3,26 +3,31 @@
     python calibration.py CASES.json ANSWERS.json
 
 CASES is a list of `{"source", "quantization", "output"}`, with `"environment"` where it needs one
-and `"whole": true` where the model is to be run beside, as transformers loads it. ANSWERS gets what
-`calibrate` returned, wrote and told its progress, or how it refused; for `whole` also what our own
-hooks saw in that model. It must not import the tests; of the package it uses what a caller would.
+and `"whole": true` where the model is to be run beside, as transformers loads it. `"also"` names
+weights that no recipe can quantize today, and which the plan is made to. ANSWERS gets what
+`calibrate` returned, wrote, noticed and told its progress, or how it refused; for `whole` also what
+our own hooks saw in that model. It must not import the tests; of the package it uses what a caller
+would.
 """
 
 import json
 import os
 import sys
+import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
 
 from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import plan_checkpoint
+from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.quantize.calibration.calibrating import calibrate
 from halftone.spec.errors import HalftoneError
+from halftone.spec.formats import Format
 from halftone.spec.job import Quantization
 from halftone.spec.recipes import resolve
 from halftone.stores import open_source
@@ -51,15 +56,18 @@ def calibrated(
 ) -> dict[str, Any]:
     """One case by `calibrate`; `do` is called after each step."""
     told, output = Told(do), Path(case["output"])
+    notices: list[str] = []
     try:
         checkpoint = read_checkpoint(open_source(case["source"]))
         recipe = resolve(Quantization.model_validate(case["quantization"]), "test")
-        document = calibrate(plan_checkpoint(checkpoint, recipe), checkpoint, output, progress=told)
+        planned = _with(plan_checkpoint(checkpoint, recipe), case.get("also", ()))
+        document = calibrate(planned, checkpoint, output, progress=told, notice=notices.append)
     except HalftoneError as error:
         left = sorted(path.name for path in output.iterdir()) if output.exists() else None
         kind = type(error).__name__
         return {"refused": [kind, error.reason, error.subject, error.message], "left": left}
     return {
+        "notices": notices,
         "document": document.model_dump(mode="json"),
         "tensors": {
             name: array.tolist() for name, array in load_file(output / document.file.path).items()
@@ -69,12 +77,21 @@ def calibrated(
     }
 
 
+def _with(planned: Planned, also: Sequence[str]) -> Planned:
+    """The plan with more tensors in NVFP4."""
+    tensors = tuple(
+        tensor._replace(format=Format.NVFP4) if tensor.name in also else tensor
+        for tensor in planned.tensors
+    )
+    return replace(planned, tensors=tensors)
+
+
 def whole(case: dict[str, Any]) -> dict[str, Any]:
     """The largest magnitudes by hooks on transformers' own model, all of it in memory."""
     import torch
     import transformers
 
-    from halftone.quantize.calibration.data import prepare_data
+    from halftone.quantize.calibration.dataset.preparing import prepare_data
 
     checkpoint = read_checkpoint(open_source(case["source"]))
     calibration = Quantization.model_validate(case["quantization"]).calibration
@@ -91,17 +108,28 @@ def whole(case: dict[str, Any]) -> dict[str, Any]:
             module.register_forward_pre_hook(seen.linear(name))
         elif name.endswith(".experts"):
             module.register_forward_pre_hook(seen.experts(name, module))
-    with torch.no_grad():
-        for sample in prepare_data(calibration, checkpoint).samples():
+    with torch.no_grad(), tempfile.TemporaryDirectory() as scratch:
+        for sample in prepare_data(calibration, checkpoint, Path(scratch)).samples():
+            seen.sample += 1
             model(**sample.inputs, past_key_values=seen.cache(model.config), use_cache=True)
-    return {"inputs": seen.inputs, "tokens": seen.tokens, "routed": seen.routed, "kv": seen.kv}
+    return {
+        "inputs": seen.inputs,
+        "tokens": seen.tokens,
+        "samples": {name: len(numbers) for name, numbers in seen.samples.items()},
+        "routed": seen.routed,
+        "routedSamples": seen.routed_samples,
+        "kv": seen.kv,
+    }
 
 
 class _Seen:
     def __init__(self, every_token: bool) -> None:
+        self.sample = 0
+        self.samples: defaultdict[str, set[int]] = defaultdict(set)
         self.inputs: defaultdict[str, float] = defaultdict(float)
         self.tokens: defaultdict[str, int] = defaultdict(int)
         self.routed: dict[str, list[int]] = {}
+        self.routed_samples: dict[str, list[int]] = {}
         self.kv: defaultdict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
         self._every_token = every_token
 
@@ -119,9 +147,11 @@ class _Seen:
         def see(_: Any, arguments: Any) -> None:
             hidden, chosen = arguments[:2]
             counts = self.routed.setdefault(name, [0] * len(module.down_proj))
+            of_samples = self.routed_samples.setdefault(name, [0] * len(module.down_proj))
             for number, gate_up in enumerate(module.gate_up_proj):
                 own = (chosen == number).any(-1)
                 counts[number] += int(own.sum())
+                of_samples[number] += bool(own.any())
                 tokens = hidden if self._every_token else hidden[own]
                 if not len(tokens):
                     continue
@@ -150,6 +180,7 @@ class _Seen:
     def _input(self, name: str, value: Any) -> None:
         self.inputs[name] = max(self.inputs[name], value.abs().max().item())
         self.tokens[name] += value.numel() // value.shape[-1]
+        self.samples[name].add(self.sample)
 
 
 @contextmanager

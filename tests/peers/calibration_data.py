@@ -6,8 +6,8 @@ Run in the quantize environment. REQUEST has `parquet`, files to write first: `{
 "rows": [...], "groups": ROWS_A_GROUP}`, where bytes of an image are in base64;
 `cases` by name: `{"checkpoint": DIRECTORY, "calibration": {...}, "environment": {...}}`; and
 `direct`: `{"checkpoint": DIRECTORY, "row": {...}, "images": [FILE, ...]}`. ANSWER has, for each
-case, what was measured and the samples, or the refusal; for each row of `direct` its inputs; and
-what was left in the folder `temporary`.
+case, what was measured, the samples and how many files were then in the folder `scratch`, or the
+refusal; for each row of `direct` its inputs; and what was left in the folder `temporary`.
 """
 
 import base64
@@ -29,31 +29,30 @@ from pyarrow import parquet
 from transformers import AutoProcessor, AutoTokenizer
 
 from halftone.checkpoint.index import read_checkpoint
-from halftone.quantize.calibration.data import prepare_data
+from halftone.quantize.calibration.dataset.preparing import prepare_data
 from halftone.spec.calibration import Calibration
 from halftone.spec.errors import HalftoneError
 from halftone.stores import open_source
 
 
-def prepare(case: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(case: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
     """What `prepare_data` gives, or how it refuses."""
     os.environ.update(case.get("environment", {}))
     checkpoint = read_checkpoint(open_source(case["checkpoint"]))
     try:
-        data = prepare_data(Calibration.model_validate(case["calibration"]), checkpoint)
+        data = prepare_data(Calibration.model_validate(case["calibration"]), checkpoint, scratch)
     except HalftoneError as error:
         return {"refused": [error.reason, error.subject, error.message]}
     first = [described(sample.inputs) for sample in data.samples()]
     again = [described(sample.inputs) for sample in data.samples()]
-    answer = {
+    return {
         "measured": [part.model_dump(mode="json") for part in data.measured],
         "modalities": [sample.modality for sample in data.samples()],
         "notices": data.notices,
         "samples": first,
         "again": first == again,
+        "copies": len(list(scratch.iterdir())),
     }
-    data.close()
-    return answer
 
 
 def described(inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -111,7 +110,8 @@ def main(request: Path, answer: Path) -> None:
     tempfile.tempdir = asked["temporary"]
     for one in asked["parquet"]:
         write(**one)
-    cases = {name: prepare(case) for name, case in asked["cases"].items()}
+    scratch = Path(asked["scratch"])
+    cases = {name: prepare(case, scratch) for name, case in asked["cases"].items()}
     direct = {name: directly(**one) for name, one in asked["direct"].items()}
     left = [path.name for path in Path(asked["temporary"]).iterdir()]
     answer.write_text(json.dumps({"cases": cases, "direct": direct, "left": left}))

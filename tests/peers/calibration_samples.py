@@ -10,6 +10,7 @@ folder for statistics), and `samples`: null, or a file that gets what one forwar
 
 import json
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from halftone.checkpoint.index import Checkpoint, read_checkpoint
 from halftone.plan.planning import plan_checkpoint
 from halftone.quantize.calibration.calibrating import calibrate
-from halftone.quantize.calibration.data import prepare_data
+from halftone.quantize.calibration.dataset.preparing import prepare_data
 from halftone.spec.errors import HalftoneError
 from halftone.spec.job import Recipe
 from halftone.stores import open_source
@@ -32,12 +33,13 @@ Case = dict[str, Any]
 def write_samples(recipe: Recipe, checkpoint: Checkpoint, path: str) -> None:
     """What `calibrate` runs through the model, as one file."""
     assert recipe.calibration is not None
-    data = prepare_data(recipe.calibration, checkpoint)
-    inputs = {
-        f"{number}.{name}": value.contiguous()
-        for number, sample in enumerate(data.samples())
-        for name, value in sample.inputs.items()
-    }
+    with tempfile.TemporaryDirectory() as scratch:
+        data = prepare_data(recipe.calibration, checkpoint, Path(scratch))
+        inputs = {
+            f"{number}.{name}": value.contiguous()
+            for number, sample in enumerate(data.samples())
+            for name, value in sample.inputs.items()
+        }
     save_file(inputs, path)
 
 

@@ -3,7 +3,8 @@
     python halftone_commands.py REQUEST.json ANSWER.json
 
 REQUEST is a list of argument lists, such as `["stage", "calibrate", "--workdir", "work"]`; ANSWER
-has an exit code and the standard error of each. Importing torch takes longer than most of them.
+has an exit code, standard output and standard error of each. Importing torch takes longer than
+most of them.
 """
 
 import io
@@ -18,13 +19,13 @@ from halftone.cli.main import main
 
 def run(arguments: list[str]) -> dict[str, Any]:
     """How one command ended."""
-    told, code = io.StringIO(), 0
-    with redirect_stdout(io.StringIO()), redirect_stderr(told):
+    out, told, code = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(told):
         try:
             main(arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
-    return {"code": code, "err": told.getvalue()}
+    return {"code": code, "out": out.getvalue(), "err": told.getvalue()}
 
 
 if __name__ == "__main__":

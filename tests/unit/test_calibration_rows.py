@@ -2,10 +2,12 @@
 
 We test these aspects:
 - rows that can be used, rows that are passed over, and each kind of row that is refused
-- JSON Lines as editors and other systems write them, packed ones, and files in pieces
+- JSON Lines as editors and other systems write them, packed ones, and files in pieces; what is
+  called so and is something else
 - the draw: without replacement, from a seed, the same whatever else is asked for
 - an image's place: bytes, data: addresses, files beside the data; nothing is fetched, nothing
   outside is read, and what would unpack to gigabytes does not open
+- the folder of copies: emptied, and what a disk says is a sentence
 - nothing here needs torch
 """
 
@@ -28,13 +30,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from halftone.quantize.calibration.images import image_bytes, opened
-from halftone.quantize.calibration.rows import Row, understood
-from halftone.quantize.calibration.rows_drawing import drawn
-from halftone.quantize.calibration.rows_index import RowIndex
-from halftone.quantize.calibration.rows_json_lines import JsonLines
+from halftone.quantize.calibration.dataset.images import all_opened, image_bytes, opened
+from halftone.quantize.calibration.dataset.json_lines import JsonLines
+from halftone.quantize.calibration.dataset.row_drawing import drawn
+from halftone.quantize.calibration.dataset.row_index import RowIndex
+from halftone.quantize.calibration.dataset.rows import Row, understood
+from halftone.quantize.calibration.dataset.scratch import emptied, storing
 from halftone.spec.calibration import Dataset, Modality
-from halftone.spec.errors import HalftoneError, RefusedInput
+from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
 from halftone.stores.datasets import DatasetFiles, open_dataset
 from tests.builders.datasets import chat_rows, json_lines, png, text_rows, write_rows
@@ -50,7 +53,7 @@ def row_of(**fields: Any) -> Row | None:
 def usable(path: Path, modality: Modality = Modality.Text) -> list[Row]:
     """Every usable row of one modality below `path`, read one after another."""
     dataset = open_dataset(Dataset(path=str(path)))
-    with closing(dataset), closing(RowIndex(dataset, list(Modality))) as index:
+    with closing(dataset), closing(RowIndex(dataset, list(Modality), path.parent)) as index:
         return list(index.rows(modality, range(index.usable(modality))))
 
 
@@ -102,6 +105,8 @@ def test_an_address_in_a_part_is_dropped() -> None:
         ({"text": "a", "messages": [ASKED]}, "has both `text` and `messages`"),
         ({"content": "a", "id": 1}, "has neither `text` nor `messages` but `content`, `id`"),
         ({}, "has neither `text` nor `messages` but nothing"),
+        ({"text": None, "id": 1}, "neither `text` nor `messages` but `text` (null), `id`; a row"),
+        ({"\x1b[31m\n": 1}, "neither `text` nor `messages` but `?[31m?`; a row"),
         ({"text": 5}, "`text` of line 1 of `rows.jsonl` is 5; make it a string"),
         ({"text": "a", "images": "a.png"}, "`images` of line 1 of `rows.jsonl` is 'a.png'; make"),
         ({"messages": "hello"}, "`messages` of line 1 of `rows.jsonl` is 'hello'; make it a list"),
@@ -182,9 +187,12 @@ def test_a_file_read_in_pieces_has_the_rows_of_the_whole(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b'{"text": "a"', "`rows.jsonl, line 2` holds no valid JSON"),
-        (b'{"text": "\xff"}', "`rows.jsonl, line 2` is not UTF-8 at byte 10"),
-        (b'"text"', "must hold a JSON object, not a str"),
+        (b'{"text": "a"', "line 2` holds no valid JSON (Expecting ',' delimiter: column 13); mend"),
+        (b'{"text": "\xff"}', "`rows.jsonl, line 2` is not UTF-8 at byte 10; mend or remove the"),
+        (
+            b'"text"',
+            "must hold a JSON object, not a str; mend or remove the line, each of which is",
+        ),
         (b'{"text": "a", "text": "b"}', "the key 'text' appears twice"),
         (b'{"text": "\\ud800"}', "holds half of a surrogate pair"),
         (b'{"text": "a", "x": ' + b"[" * 100_000, "nested too deeply"),
@@ -201,17 +209,35 @@ def test_a_line_that_is_no_row_is_refused_with_its_number(
     assert error.subject == "line 2 of `rows.jsonl`"
 
 
-def test_a_json_array_is_told_how_rows_are_written(tmp_path: Path) -> None:
-    (tmp_path / "rows.json").write_text(json.dumps([{"text": "a"}], indent=1))
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (json.dumps([{"text": "a"}], indent=1).encode(), "begins with a JSON array; write JSON Li"),
+        (b"\n" + json.dumps([{"text": "a"}]).encode(), "begins with a JSON array; write JSON Lin"),
+        (json.dumps({"text": "a"}, indent=1).encode(), "each of which is one JSON object"),
+        ('{"text": "a"}\n'.encode("utf-16"), "is in UTF-16 or UTF-32; save it as UTF-8"),
+        (gzip.compress(b'{"text": "a"}'), "is packed by gzip; let its name end with `.gz`"),
+        (b"PK\x03\x04" + bytes(9), "is a ZIP archive; unpack it"),
+        (b"\x28\xb5\x2f\xfd" + bytes(9), "is packed by zstd; unpack it"),
+        (b"PAR1" + bytes(9), "is Parquet; let its name end with `.parquet`"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "by `git lfs pull`"),
+    ],
+)
+def test_a_file_that_is_no_json_lines_is_told_what_it_is(
+    tmp_path: Path, body: bytes, said: str
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "fine"}\r\n')
+    (tmp_path / "rows.json").write_bytes(body)
 
-    assert "begins with a JSON array; write JSON Lines" in refusal(tmp_path).message
+    assert said in refusal(tmp_path).message
 
 
 def test_what_is_no_gzip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(json_lines(text_rows(1)))
     assert "`rows.jsonl.gz` is no whole gzip file" in refusal(tmp_path).message
-    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(json_lines(text_rows(9)))[:-9])
-    assert "`rows.jsonl.gz` is no whole gzip file" in refusal(tmp_path).message
+    for length in (0, 5, -9):
+        (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(json_lines(text_rows(9)))[:length])
+        assert "`rows.jsonl.gz` is no whole gzip file" in refusal(tmp_path).message
 
 
 @given(total=st.integers(0, 60), seed=st.integers(0, 2**32 - 1))
@@ -326,10 +352,36 @@ def test_what_is_no_picture_or_too_large_a_one_is_refused(data: bytes, said: str
     assert caught.value.message.startswith(f"`images[0]` of line 1 of `rows.jsonl` {said}")
 
 
+def test_the_pictures_of_a_row_may_not_be_too_large_together() -> None:
+    row, files = Row(PLACE, "rows.jsonl", "x", None, ()), [png(40, 30), png(20, 10)]
+
+    assert len(all_opened(files, row, most_pixels=1400)) == 2
+    with pytest.raises(RefusedInput, match=r"line 1 of `rows.jsonl` have more than 1,399 pixels"):
+        all_opened(files, row, most_pixels=1399)
+
+
+def test_the_folder_of_copies_is_emptied_and_its_faults_are_sentences(tmp_path: Path) -> None:
+    (tmp_path / "copies" / "deep").mkdir(parents=True)
+    (tmp_path / "copies" / "deep" / "1").write_text("of an earlier run")
+    assert list(emptied(tmp_path / "copies").iterdir()) == []
+    assert emptied(tmp_path / "new" / "copies").is_dir()
+
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentFault, match="cannot hold copies of the data") as caught:
+        emptied(tmp_path / "file" / "copies")
+    assert caught.value.reason is Reason.StorageFailed
+    with (
+        pytest.raises(EnvironmentFault, match="is full; free some space") as caught,
+        storing(tmp_path),
+    ):
+        Path("/dev/full").write_bytes(b"x")
+    assert caught.value.reason is Reason.OutOfSpace
+
+
 def test_reading_rows_needs_neither_torch_nor_transformers() -> None:
-    modules = "rows_index, images, rows_drawing"
+    modules = "row_index, images, row_drawing"
     code = (
-        f"import sys; from halftone.quantize.calibration import {modules}; "
+        f"import sys; from halftone.quantize.calibration.dataset import {modules}; "
         "sys.exit(bool({'torch', 'transformers', 'pyarrow', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -86,8 +86,8 @@ def test_data_that_scales_were_measured_on_are_told_by_name(documents: Documents
 
 def data_row(uri: str, modality: Modality, **changed: Any) -> MeasuredData:
     fields: dict[str, Any] = {"revision": None, "usable": 1200, "samples": 8, "truncated": 2}
-    fields |= {"tokens": 4321, "images": 0, "sha256": modality.lower()[0] * 64} | changed
-    return MeasuredData(modality=modality, uri=uri, **fields)
+    fields |= {"tokens": 4321, "images": 0, "sha256": modality.lower()[0] * 64}
+    return MeasuredData(modality=modality, uri=uri, coders="c" * 64, **fields | changed)
 
 
 def test_fields_of_the_source_are_carried_over(documents: Documents) -> None:

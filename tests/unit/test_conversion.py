@@ -4,23 +4,40 @@ We test these aspects:
 - a divisor that is a BF16 number comes back from its multiplier, to the bit
 - for any multiplier no divisor is nearer than the one chosen, and `exact` tells where it is it
 - tensors of a shard are read whole, in few requests; only what is longer than a span is cut
-- a scale that cannot be inverted is refused by its name
+- a scale that is no positive number is refused by its name, one without an inverse where it is
+  inverted; what is no such scale may be anything
+- the configuration is asked once for all experts of a layer
+- directories made above an output that is not made are taken away, those in use are not
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halftone.checkpoint.architectures import find
 from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.serving_rules import (
+    Activations,
+    Rules,
+    Scheme,
+    ServedModule,
+    WeightLayout,
+)
 from halftone.quantize.conversion.inversion import divisors_of, multipliers_of
+from halftone.quantize.conversion.settling import settle
+from halftone.quantize.conversion.source import formats_of
 from halftone.quantize.conversion.spans import spans_of
-from halftone.quantize.conversion.steps import Action, Step, apply
+from halftone.quantize.conversion.staging import staged_output
+from halftone.quantize.conversion.steps import Action, Step
 from halftone.spec.dtypes import Dtype
-from halftone.spec.errors import RefusedInput
+from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileSource
+from halftone.spec.formats import Format
 from halftone.stores import open_source
 
 # More than any global scale of a real model, which is 2688 over some magnitude, or the inverse.
@@ -111,11 +128,99 @@ def test_neighbours_are_read_together(shard: FileSource) -> None:
     assert shard.traffic.requests == before + 1
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 1e-45])
-@pytest.mark.parametrize("action", [Action.Multiplier, Action.Divisor])
-def test_a_scale_that_has_no_inverse_is_refused(action: Action, value: float) -> None:
-    entry = TensorEntry("a.weight_scale_2", Dtype.F32, (), "shard", 0, 4)
-    step = Step(entry, "a.weight_global_scale", Dtype.F32, (1,), action, unit="a")
+# Scales -------------------------------------------------------------------------------------------
 
-    with pytest.raises(RefusedInput, match=r"`a\.weight_scale_2` is .*positive"):
-        apply(step, np.array([value], np.float32).view(np.uint8))
+
+def _settle(tmp_path: Path, value: float, action: Action, one_number: bool) -> None:
+    (tmp_path / "shard").write_bytes(np.float32(value).tobytes())
+    entry = TensorEntry("a.scale", Dtype.F32, (1,), "shard", 0, 4)
+    step = Step(entry, "a.other", Dtype.F32, (1,), action, unit="a", one_number=one_number)
+    source = open_source(tmp_path)
+    try:
+        assert settle(source, {"a.scale": step}).steps == {"a.scale": step}
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("action", Action)
+def test_a_scale_that_is_no_positive_number_is_refused(
+    tmp_path: Path, action: Action, value: float
+) -> None:
+    with pytest.raises(RefusedInput, match=rf"^`a\.scale` is {value}, and a .*scale must be a pos"):
+        _settle(tmp_path, value, action, one_number=True)
+
+    if action is Action.Copy:
+        _settle(tmp_path, value, action, one_number=False)  # a norm, a bias, a scale of rows
+
+
+def test_only_what_is_inverted_must_have_an_inverse(tmp_path: Path) -> None:
+    for action in (Action.Multiplier, Action.Divisor):
+        with pytest.raises(RefusedInput, match=r"must be a positive number whose inverse is one"):
+            _settle(tmp_path, 1e-45, action, one_number=True)
+
+    _settle(tmp_path, 1e-45, Action.Copy, one_number=True)
+
+
+class _Counted(Rules):
+    """Rules by which everything is NVFP4A16, and that count what they are asked."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+
+    def scheme_of(self, module: ServedModule) -> Scheme:
+        self.asked[module.name] += 1
+        return Scheme(WeightLayout.Nvfp4, Activations.Kept)
+
+
+def test_the_configuration_is_asked_once_for_all_experts_of_a_layer() -> None:
+    architecture, rules = find({"model_type": "qwen3_moe"}), _Counted()
+    assert architecture is not None
+    layers = [f"model.layers.{layer}" for layer in range(2)]
+    names = [
+        f"{layer}.mlp.experts.{expert}.{part}_proj"
+        for layer in layers
+        for expert in range(64)
+        for part in ("gate", "up", "down")
+    ]
+
+    formats = formats_of([*names, "model.layers.0.self_attn.o_proj"], rules, architecture, False)
+
+    assert set(formats.values()) == {Format.NVFP4A16}
+    assert len(formats) == len(names) + 1
+    once = [*(f"{layer}.mlp.experts" for layer in layers), "model.layers.0.self_attn.o_proj"]
+    assert rules.asked == dict.fromkeys(once, 1)
+
+
+# The output ---------------------------------------------------------------------------------------
+
+
+def _fail(output: Path, before: Path | None = None) -> None:
+    with staged_output(output):
+        if before is not None:
+            before.touch()
+        raise KeyboardInterrupt
+
+
+def test_directories_above_an_output_that_is_not_made_go_again(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "deep"
+    with pytest.raises(KeyboardInterrupt):
+        _fail(folder / "out")
+    with pytest.raises(EnvironmentFault):
+        _fail(folder / ("x" * 250))  # the name of the directory beside it would be too long
+    assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(KeyboardInterrupt):
+        _fail(folder / "out", before=folder.parent / "notes")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "notes"]
+
+
+def test_directories_above_an_output_that_is_made_stay(tmp_path: Path) -> None:
+    with staged_output(tmp_path / "new" / "out") as staged:
+        (staged / "config.json").touch()
+
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
+        "new",
+        "new/out",
+        "new/out/config.json",
+    ]

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halftone.quantize.sweep.document import SweepDocument
 from halftone.spec.artifacts import Artifact
+from halftone.spec.capacity import CapacityCard
 from halftone.spec.documents import (
     CheckpointDocument,
+    Document,
     Method,
     Notice,
     Plan,
@@ -19,7 +22,9 @@ from halftone.spec.documents import (
 )
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason, WarningReason
-from halftone.spec.reports import Verdict
+from halftone.spec.reports import Report, Verdict
+from halftone.spec.statistics import StatisticsDocument
+from halftone.validate.findings import Inspection
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -87,16 +92,26 @@ def test_one_kind_of_document_is_not_read_as_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "stage"), [(Plan, "plan"), (CheckpointDocument, "quantize"), (Artifact, "publish")]
+    ("document", "command"),
+    [
+        (Plan, "stage plan"),
+        (StatisticsDocument, "stage calibrate"),
+        (CheckpointDocument, "stage quantize"),
+        (Report, "stage validate"),
+        (Artifact, "stage publish"),
+        (CapacityCard, "stage validate"),
+        (SweepDocument, "sweep"),
+        (Inspection, "inspect"),
+    ],
 )
-def test_an_absent_document_is_refused_with_the_stage_that_writes_it(
-    document: type[Plan | CheckpointDocument | Artifact], stage: str, tmp_path: Path
+def test_an_absent_document_is_refused_with_the_command_that_writes_it(
+    document: type[Document], command: str, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedInput) as refused:
         document.load(tmp_path / "absent.json")
 
     assert refused.value.message == (
-        f"'{tmp_path / 'absent.json'}' is not there; run `halftone stage {stage}` first, which "
+        f"'{tmp_path / 'absent.json'}' is not there; run `halftone {command}` first, which "
         "writes it."
     )
 

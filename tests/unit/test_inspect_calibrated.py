@@ -128,6 +128,22 @@ def test_experts_with_input_scales_of_their_own_are_remarked(made: Made, tmp_pat
     assert "3.00 times" in remark.message
 
 
+@pytest.mark.parametrize("layout", [{}, MODELOPT])
+def test_gate_and_up_of_an_fp8_expert_have_one_input_scale(
+    made: Made, tmp_path: Path, layout: dict[str, str]
+) -> None:
+    """vLLM reads one for both; experts may differ, as in other formats."""
+    names = [f"{LAYERS}.1.mlp.experts.2.{part}_proj.input_scale" for part in ("gate", "down")]
+    chosen = recipe(layout, Experts="FP8")
+    change = scaled(names[0], 0.5)
+    assert found(inspected(made, tmp_path, "qwen3_5_moe", chosen, change)) == [
+        (DefectKind.UnequalInputScales, names[0])
+    ]
+    alone = inspected(made, tmp_path / "y", "qwen3_5_moe", chosen, scaled(names[1], 0.5))
+    assert alone.defects == ()
+    assert [remark.reason for remark in alone.warnings] == [RemarkReason.UnequalInputScales]
+
+
 def test_an_input_scale_must_be_there_and_be_a_positive_number(made: Made, tmp_path: Path) -> None:
     _, checkpoint = made("qwen3_5", load_recipe("nvfp4-language"))
     gone, zero = (f"{LAYERS}.{n}.mlp.down_proj" for n in (0, 1))

@@ -8,25 +8,32 @@ from typing import Any
 import pytest
 
 from halftone.spec.errors import RefusedInput
+from halftone.spec.job import Recipe
 from halftone.spec.names import DefectKind, RemarkReason
 from halftone.validate.inspection import inspect_uri
 from tests.builders import read_checkpoint as read_tensors
 from tests.inspecting import LAYERS, Made, drop, edit_config, found, spoiled
+from tests.quantizing import recipe
 
 pytestmark = pytest.mark.timeout(120)  # the first test of a fresh machine compiles kernels
 
 
 @pytest.mark.parametrize(
-    ("model", "recipe", "tensor"),
+    ("model", "chosen", "tensor"),
     [
         ("mixtral", "fp8-block-a16", "model.layers.0.block_sparse_moe.experts.0.w1.weight"),
         ("qwen3_5_moe", "fp8-block", f"{LAYERS}.0.mlp.experts.0.gate_proj.weight"),
+        (
+            "qwen3_5",  # queries and keys of 64 rows, in one matrix of 256
+            recipe(LinearAttention="FP8_BLOCK"),
+            f"{LAYERS}.2.linear_attn.in_proj_qkv.weight",
+        ),
     ],
 )
 def test_what_todays_server_cannot_load_is_a_defect(
-    made: Made, model: str, recipe: str, tensor: str
+    made: Made, model: str, chosen: str | Recipe, tensor: str
 ) -> None:
-    _, checkpoint = made(model, recipe)
+    _, checkpoint = made(model, chosen)
     assert (DefectKind.ServerCannotLoad, tensor) in found(inspect_uri(str(checkpoint)))
 
 

@@ -4,10 +4,12 @@ We test these aspects:
 - a format that a layout has no words for, or experts that no server loads from it, are refused
 - sizes: ModelOpt's NVFP4 has the bytes of compressed-tensors', its FP8 scales are wider
 - KV scales have each layout's names, for every layer with a cache and for no other
+- an FP8 cache is refused where no layer is known to have one
 - missing and useless calibration data are told; blocks of odd widths are warned of
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,10 @@ from halftone.spec.documents import Method
 from halftone.spec.dtypes import Dtype
 from halftone.spec.formats import CheckpointFormat
 from halftone.spec.names import Reason, WarningReason
-from tests.builders import tiny_config, write_checkpoint
+from tests.builders import read_file, tiny_config, write_checkpoint, write_safetensors
 from tests.commands import plan_directory
 from tests.quantizing import recipe
+from tests.refusals import change_config
 
 CT, MODELOPT = CheckpointFormat.CompressedTensors, CheckpointFormat.ModelOpt
 CACHE = {"kvCache": {"format": "FP8", "scales": "Calibrated"}}
@@ -126,6 +129,29 @@ def test_kv_scales_have_the_names_that_loaders_look_for(
     assert planned.plan.output is not None
     assert planned.plan.output.kvScaleBytes == len(scales) * dtype.nbytes(shape)
     assert planned.plan.method is Method.Calibrated
+
+
+@pytest.mark.parametrize("scales", ["Unit", "Calibrated"])
+def test_a_cache_that_nobody_can_place_is_refused(scales: str, tmp_path: Path) -> None:
+    """Attention in one matrix, as some families have it, of which the last table knows nothing."""
+    source = write_checkpoint(tmp_path / "source", "llama", sharding="OneFile")
+    change_config(source, model_type="unheard_of")
+    path = source / "model.safetensors"
+    tensors = read_file(path).items()
+    write_safetensors(path, {n.replace(".self_attn.k_proj", ".mixer.key"): t for n, t in tensors})
+    fields: dict[str, Any] = {"genericArchitecture": "Allow"}
+    chosen = recipe(
+        fields | {"kvCache": {"format": "FP8", "scales": scales}} | DATA, Mlp="NVFP4A16"
+    )
+
+    refusal = plan_directory(source, chosen).plan.refusal
+
+    assert refusal is not None
+    assert (refusal.reason, refusal.subject) == (Reason.NotSupported, "quantization.kvCache")
+    assert "no layer of the source is known to keep keys and values" in refusal.message
+    assert "or set `kvCache: null` where a preset brings it" in refusal.message
+    without = recipe(fields, Mlp="NVFP4A16")
+    assert plan_directory(source, without).plan.refusal is None
 
 
 def test_unit_scales_are_not_written(sources: dict[str, Path]) -> None:

@@ -4,7 +4,9 @@ We test these aspects:
 - an input group has the largest value of its members, experts of a layer of all of them
 - an expert without tokens takes part, a module without tokens is refused, as is a missing one
 - files that are missing, of another plan, edited, cut short or of another kind are refused
+- a file that is too large, whoever says so, is refused before it is read
 - NaN, infinite and negative values name their module; zero is a value like any other
+- of a published artifact the file is named, and nobody is told to measure again
 """
 
 import json
@@ -14,8 +16,8 @@ from typing import Any
 import pytest
 
 from halftone.plan.planning import Planned
-from halftone.quantize.statistics import read_statistics
-from halftone.spec.errors import RefusedInput
+from halftone.quantize.statistics import published_statistics, read_statistics
+from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.names import Reason
 from tests.builders import write_checkpoint, write_statistics
 from tests.builders.files import Tensor, write_safetensors
@@ -131,6 +133,21 @@ def test_values_that_are_no_magnitude_are_refused(
     assert (error.reason, error.subject) == (Reason.NonFiniteActivation, module)
 
 
+@pytest.mark.parametrize(
+    ("array", "counts"), [(f"{SHARED}.tokens", [-1]), (f"{DOWN}.tokens", [800] * 7 + [-1])]
+)
+def test_fewer_tokens_than_none_are_refused(
+    array: str, counts: list[int], planned: Planned, tmp_path: Path
+) -> None:
+    """Seven experts with tokens do not make up for an eighth that counts less than none."""
+    error = refused(planned, write_statistics(planned, tmp_path, changed={array: counts}))
+
+    assert error.reason is Reason.StatisticsDiffer
+    assert error.subject == str(tmp_path / "statistics.safetensors")
+    assert f"counts -1 tokens for `{LAYER}.mlp." in error.message
+    assert f"(`{array}`)" in error.message
+
+
 def test_zero_is_taken(planned: Planned, tmp_path: Path) -> None:
     changed = {f"{SHARED}.input_amax": 0.0, f"{LAYER}.self_attn.k_amax": 0.0}
 
@@ -156,6 +173,7 @@ def test_statistics_of_another_plan_are_refused(planned: Planned, tmp_path: Path
 
     assert error.reason is Reason.StatisticsDiffer
     assert "another plan (ffffffffffff, this one is " in error.message
+    assert "`--scale-search`" in error.message
 
 
 def test_an_edited_document_is_refused(planned: Planned, tmp_path: Path) -> None:
@@ -228,3 +246,84 @@ def test_a_document_that_points_elsewhere_is_refused(planned: Planned, tmp_path:
 
     assert error.reason is Reason.StatisticsDiffer
     assert "does not state statistics.safetensors" in error.message
+
+
+@pytest.mark.parametrize("name", ["statistics.json", "statistics.safetensors"])
+def test_a_file_larger_than_any_of_ours_is_not_read(
+    name: str, planned: Planned, tmp_path: Path
+) -> None:
+    """Its document may say so too; 256 MiB and one byte, of which the disk holds nothing."""
+    size = 256 * 2**20 + 1
+    file = {"path": "statistics.safetensors", "sizeBytes": size, "sha256": "0" * 64}
+    write_statistics(planned, tmp_path, file=file)
+    with (tmp_path / name).open("wb") as sparse:
+        sparse.truncate(size)
+
+    error = refused(planned, tmp_path)
+
+    assert (error.reason, error.subject) == (Reason.StatisticsDiffer, str(tmp_path / name))
+    assert "holds more than the 268,435,456 bytes that it may" in error.message
+
+
+def test_a_file_larger_than_its_document_says_is_not_read(planned: Planned, tmp_path: Path) -> None:
+    path = write_statistics(planned, tmp_path) / "statistics.safetensors"
+    stated = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"\0")
+
+    assert f"holds more than the {stated:,} bytes that it may" in refused(planned, tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("changed", "fields", "reason", "subject", "said"),
+    [
+        (
+            {f"{SHARED}.input_amax": float("nan")},
+            {},
+            Reason.NonFiniteActivation,
+            "calibration/statistics.safetensors",
+            f"`{SHARED}` is NaN, infinite or negative",
+        ),
+        (
+            {f"{SHARED}.tokens": 0},
+            {},
+            Reason.ModuleUnmeasured,
+            "calibration/statistics.safetensors",
+            f"`{SHARED}` was not measured",
+        ),
+        (
+            {},
+            {"planDigest": "f" * 64},
+            Reason.StatisticsDiffer,
+            "calibration/statistics.json",
+            "was measured for another plan",
+        ),
+    ],
+)
+def test_of_an_artifact_the_file_is_named(
+    changed: dict[str, Any],
+    fields: dict[str, Any],
+    reason: Reason,
+    subject: str,
+    said: str,
+    planned: Planned,
+    tmp_path: Path,
+) -> None:
+    folder = write_statistics(planned, tmp_path, changed=changed, **fields)
+
+    with pytest.raises(CheckFailed) as failed:
+        published_statistics({p.name: p.read_bytes() for p in folder.iterdir()}, planned)
+
+    assert (failed.value.reason, failed.value.subject) == (reason, subject)
+    assert said in failed.value.message
+    assert f"'{subject}'" in failed.value.message
+    assert failed.value.message.endswith("; do not use this artifact, and tell its publisher.")
+    assert str(tmp_path) not in failed.value.message
+
+
+def test_an_artifacts_statistics_are_those_of_its_folder(planned: Planned, tmp_path: Path) -> None:
+    folder = write_statistics(planned, tmp_path)
+
+    found = published_statistics({p.name: p.read_bytes() for p in folder.iterdir()}, planned)
+
+    assert found == read_statistics(folder, planned)

@@ -3,7 +3,8 @@
 - the choice equals a brute-force search: least loss that fits, then smaller, then simpler;
 - a larger budget never costs quality, and the front is what no combination beats;
 - samples are spread evenly, first and last among them, and small roles are measured whole;
-- the loss by weight error follows its formula, routed experts counted as far as a token meets them;
+- the loss by weight error follows its formula, routed experts counted as far as a token meets
+  them, and is not made up where nobody says how many that are;
 - a layer that was not measured counts as much as one that was;
 - the table knows what a shape, a server and missing data rule out, and what everything weighs;
 - a plot can be drawn where nothing costs anything, and is the same each time.
@@ -24,7 +25,12 @@ from halftone.checkpoint.index import Checkpoint, read_checkpoint
 from halftone.quantize.sweep.candidates import Candidates, Standing, candidates, with_precision
 from halftone.quantize.sweep.choosing import Column, Combination, Combinations, Option
 from halftone.quantize.sweep.document import LayerDivergence, SweepDocument
-from halftone.quantize.sweep.losses import divergence_losses, token_shares, weight_losses
+from halftone.quantize.sweep.losses import (
+    EXPERTS_PER_TOKEN,
+    divergence_losses,
+    token_shares,
+    weight_losses,
+)
 from halftone.quantize.sweep.plotting import plot
 from halftone.quantize.sweep.sampling import EXPERTS, LAYERS, sampled, spread, units_of
 from halftone.quantize.sweep.sweeping import Wanted, measure_weights, prepare, propose
@@ -210,6 +216,7 @@ def test_the_loss_by_weight_error_is_the_mean_over_the_weights_that_a_token_meet
     table = judged(source)
     config = json.loads((source / "config.json").read_text())
     shares = token_shares(table.tensors, config)
+    assert shares is not None
     some = sampled(table.tensors, None)
     errors = {
         unit.name: {Format.FP8: WeightError(4.0, 1.0 if unit.expert is None else 2.0)}
@@ -229,6 +236,27 @@ def test_the_loss_by_weight_error_is_the_mean_over_the_weights_that_a_token_meet
         squared = 0.5 if role is Role.Experts else 0.25
         assert share == pytest.approx(met[role] / sum(met.values()))
         assert losses[role, Format.FP8] == pytest.approx(share * squared)
+
+
+@pytest.mark.parametrize("picked", [None, 0, 9, "2", [2, 2]])
+def test_experts_of_unknown_use_are_not_weighed_without_data(picked: Any, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path, tiny_config("qwen3_moe", num_experts_per_tok=picked))
+    assert token_shares(judged(source).tensors, headers(source).config) is None
+
+    with pytest.raises(RefusedInput, match="how many experts a token visits") as refused:
+        prepare(headers(source), BASE, Wanted(budget_bytes=1_300_000))
+    assert "give `--dataset FILE`" in refused.value.message
+
+
+def test_experts_are_weighed_under_the_name_that_their_family_has(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path, "qwen3_moe")
+    tensors, config = judged(source).tensors, headers(source).config
+    shares = token_shares(tensors, config)
+    picked = config.pop("num_experts_per_tok")
+
+    assert shares is not None
+    for name in EXPERTS_PER_TOKEN:
+        assert token_shares(tensors, config | {name: picked}) == shares
 
 
 def test_all_layers_count_where_some_were_measured() -> None:
@@ -333,24 +361,35 @@ def test_a_model_without_a_role_to_quantize_is_refused(tmp_path: Path) -> None:
     assert raised.value.reason is Reason.NothingToQuantize
 
 
+def test_a_budget_that_nothing_fits_has_a_reason_of_its_own(tmp_path: Path) -> None:
+    checkpoint = headers(write_checkpoint(tmp_path, "qwen3"))
+    with pytest.raises(RefusedInput, match="the smallest takes") as refused:
+        prepare(checkpoint, BASE, Wanted(budget_bytes=1000))
+    assert (refused.value.reason, refused.value.subject) == (Reason.BudgetTooSmall, "--budget-gb")
+
+
 # The plot -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def lossless(tmp_path_factory: pytest.TempPathFactory) -> SweepDocument:
-    """A sweep of weights that are all zero, which every format keeps."""
+    """A sweep of weights that are all zero, which every format keeps; drawn once, for imports."""
     folder = tmp_path_factory.mktemp("lossless")
     source = write_sparse(folder, tiny_config("qwen3", num_hidden_layers=1))
     with closing(open_source(source)) as opened:
         checkpoint = read_checkpoint(opened)
         prepared = prepare(checkpoint, BASE, Wanted(budget_bytes=400_000))
-        return propose(prepared, measure_weights(prepared, 1, lambda done: None), None)
+        document = propose(prepared, measure_weights(prepared, 1, lambda done: None), None)
+    plot(document)
+    return document
 
 
 def test_a_plot_is_drawn_where_nothing_costs_anything(lossless: SweepDocument) -> None:
     assert {point.loss for point in lossless.front} == {"0"}
     assert lossless.proposed == lossless.front[0]
-    assert b"budget, 0.0004 GB" in plot(lossless)
+    picture = plot(lossless)
+    assert b"budget, 400.00 kB" in picture
+    assert "size of all tensors (kB, 10³ bytes)".encode() in picture
 
 
 def test_equal_sweeps_give_equal_plots(lossless: SweepDocument) -> None:

@@ -97,7 +97,8 @@ def _shown(expression: str) -> str:
 
 def _main() -> None:
     question = json.load(sys.stdin)
-    most = int(question["seconds"]) + 1
+    # More than the parent waits: who is late to end this, on a busy machine, has the better words.
+    most = int(question["seconds"]) + 60
     resource.setrlimit(resource.RLIMIT_CPU, (most, most))
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     json.dump(answer(question), sys.stdout)

@@ -5,8 +5,10 @@ real model classes (tests/integration/test_vllm_reads_the_configuration.py); a l
 lift it.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
+from halftone.checkpoint.architectures.table import Row
 from halftone.spec.formats import FP8_BLOCK_SIDE, Format
 
 # In which formats vLLM 0.32 serves routed experts from ModelOpt's layout. Of FP8 it knows one scale
@@ -18,19 +20,34 @@ MODELOPT_EXPERTS: Final = frozenset({Format.NVFP4, Format.NVFP4A16, Format.FP8})
 WEIGHT_ONLY_BLOCKS: Final = "vLLM 0.32 stops with an AssertionError on weight-only FP8 in blocks"
 
 
+def merged_heights(row: Row, rows: int, siblings: Mapping[str, int]) -> tuple[int, ...]:
+    """The rows of each matrix that a server merges, in a stored one of `rows` in all.
+
+    One for most; of a gated delta net queries, keys and values lie in one matrix. `siblings` are
+    the rows of the group's members by the last component of their names.
+    """
+    values = siblings.get(row.values_like or "")
+    if values is None:
+        return (rows,)
+    keys = (rows - values) // 2
+    return keys, keys, values
+
+
 def block_fp8_obstacle(
-    *, routed_expert: bool, weight_only: bool, rows: int, followed: bool
+    *, routed_expert: bool, weight_only: bool, heights: tuple[int, ...], followed: bool
 ) -> str | None:
     """Why a matrix of 128x128 FP8 blocks cannot be loaded, as half a sentence; None if it can.
 
-    `rows` is its N. `followed` says that a server puts another matrix behind it when it merges
-    the group: blocks of rows must then come out even, which the last member need not.
+    `heights` are those of `merged_heights`. `followed` says that a server puts another matrix
+    behind it when it merges the group: blocks of rows must then come out even, which the last
+    member need not.
     """
     if routed_expert and weight_only:
         return "vLLM 0.32 has no weight-only FP8 for routed experts"
-    if rows % FP8_BLOCK_SIDE and (followed or routed_expert):
+    if any(rows % FP8_BLOCK_SIDE for rows in heights) and (followed or routed_expert):
+        told = " + ".join(str(rows) for rows in heights)
         return (
-            f"it has {rows} rows, and vLLM 0.32 merges it with its neighbours only where blocks of "
+            f"it has {told} rows, and vLLM 0.32 merges it with its neighbours only where blocks of "
             f"{FP8_BLOCK_SIDE} rows come out even"
         )
     return None

@@ -9,6 +9,8 @@ from halftone.checkpoint.index import Checkpoint
 from halftone.cli.elsewhere import QUANTIZE, run_verb
 from halftone.cli.opening import opened_checkpoint
 from halftone.cli.progress import steps
+from halftone.cli.signals import ended_in_order
+from halftone.quantize.calibration.finished import load_statistics
 from halftone.quantize.rebuilding import plan_again
 from halftone.spec.documents import Method, Plan, PlanSource
 from halftone.spec.errors import RefusedInput
@@ -39,14 +41,14 @@ def calibrate(plan: Path, output: Path, as_json: bool) -> None:
             _measure(agreed, checkpoint, output)
     if not QUANTIZE.is_here:
         run_verb(QUANTIZE.python(), "calibrate", str(plan), "--output", str(output))
-    _tell(StatisticsDocument.load(output / STATISTICS_FILE), output, as_json)
+    _tell(load_statistics(output / STATISTICS_FILE), output, as_json)
 
 
 def _measure(agreed: Plan, checkpoint: Checkpoint, output: Path) -> None:
     from halftone.quantize.calibration.calibrating import calibrate as measure
 
     planned = plan_again(agreed, checkpoint)
-    with steps("calibrate") as shown:
+    with ended_in_order(), steps("calibrate") as shown:
         measure(planned, checkpoint, output.absolute(), progress=shown, notice=warn)
 
 
@@ -81,7 +83,7 @@ def _tell(document: StatisticsDocument, output: Path, as_json: bool) -> None:
 
 def refuse_without_data(plan: Plan, checkpoint: Checkpoint) -> None:
     """Refuse a calibrated plan that names no data, or data that its model cannot take."""
-    from halftone.quantize.calibration.data_limits import refuse_impossible
+    from halftone.quantize.calibration.dataset.limits import refuse_impossible
 
     recipe = plan.recipe
     if recipe is None:

@@ -1,8 +1,9 @@
 """`halftone convert`: a quantized checkpoint in the other layout, its codes untouched."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,6 +13,8 @@ from halftone.spec.formats import CheckpointFormat
 
 if TYPE_CHECKING:
     from halftone.quantize.conversion.converting import Conversion
+
+_MOST_NAMES: Final = 20
 
 
 @click.command()
@@ -30,7 +33,8 @@ def convert(source: str, output: Path, layout: str, as_json: bool) -> None:
 
     SOURCE is a directory, hf://org/name@revision or s3://bucket/prefix, of ours or of anyone
     else's. Codes and block scales stay the bytes that they are; global scales are inverted, and
-    the configuration says the same in the other words. The result is unproven: inspect it.
+    the configuration says the same in the other words. Matrices that a server merges get the
+    widest range of inputs among them. The result is unproven: inspect it.
     """
     from halftone.quantize.conversion.converting import convert as carry_out
 
@@ -56,6 +60,7 @@ def _document(done: "Conversion") -> dict[str, Any]:
         "tensors": done.tensors,
         "changedTensors": done.changed,
         "nearestScales": done.nearest,
+        "widenedScales": done.widened,
         "leftBehind": done.left_behind,
     }
 
@@ -70,6 +75,18 @@ def _tell(done: "Conversion", output: Path) -> None:
             f"No divisor gives {len(done.nearest)} of the global scales exactly, the first of them "
             f"`{done.nearest[0]}`; the nearest was written (one unit in the last place off)."
         )
+    if done.widened:
+        click.echo(
+            "A server takes one range of inputs for the matrices that it merges, and a narrower "
+            f"one would clip: {len(done.widened)} got the widest of theirs, the first of them "
+            f"`{done.widened[0]}`."
+        )
     if done.left_behind:
-        click.echo(f"Left behind, for they speak of other bytes: {', '.join(done.left_behind)}.")
+        click.echo(f"Left behind, for they may speak of other bytes: {_some(done.left_behind)}.")
     click.echo(f"This checkpoint is unproven; look at it with: halftone inspect {output}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of `names`, and how many more there are."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

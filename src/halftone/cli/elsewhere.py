@@ -2,7 +2,7 @@
 
 vLLM and llm-compressor cannot share an environment, and neither belongs into ours. The same stage
 is started there as `halftone stage NAME --workdir DIR`, with our standard error, and says on
-standard output, in its last line, what it hands on.
+standard output, in its last line, what it hands on. When we are to end, it is told, and says so.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ from typing import Final
 
 import click
 
+from halftone.cli.signals import HandedOn
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import QUANTIZE_PYTHON, SERVE_PYTHON, Reason
 
@@ -119,22 +120,37 @@ def run_stage(name: str, workdir: Path, python: Path, *options: str) -> str:
 
 
 def run_verb(python: Path, *arguments: str) -> str:
-    """The same for any verb of `halftone`."""
+    """The same for any verb of `halftone`. Raises KeyboardInterrupt if we were to end meanwhile,
+    unless the verb has said it.
+    """
     command = [str(python), "-m", "halftone", *arguments]
     name = " ".join(arguments[:2] if arguments[0] == "stage" else arguments[:1])
     sys.stdout.flush()
-    # Without us nobody would take the report's digest over, and the next run would find it at work.
-    done = subprocess.run(  # noqa: S603  # the interpreter that was named
-        command, stdout=subprocess.PIPE, text=True, check=False, preexec_fn=_end_with_us()
-    )
-    if done.returncode < 0:
+    # Not a pipe: whoever it started could hold that open when it is gone.
+    with os.fdopen(os.memfd_create("output"), "w+b") as output:
+        with HandedOn() as signals:
+            # Without us nobody would take the report's digest over, and the next run would find it
+            # at work: it ends with us.
+            process = subprocess.Popen(  # noqa: S603  # the interpreter that was named
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                process_group=0,
+                preexec_fn=_end_with_us(),
+            )
+            signals.to(process)
+            process.wait()
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    if signals.came and process.returncode <= 0:
+        raise KeyboardInterrupt
+    if process.returncode < 0:
         raise EnvironmentFault(
             Reason.EngineFailed,
             name,
-            f"`halftone {name}` was ended by signal {-done.returncode}; see what the system "
+            f"`halftone {name}` was ended by signal {-process.returncode}; see what the system "
             "says about memory, and run the same command again.",
         )
-    if done.returncode:
-        raise click.exceptions.Exit(done.returncode)
-    lines = done.stdout.strip().splitlines()
+    if process.returncode:
+        raise click.exceptions.Exit(process.returncode)
     return lines[-1] if lines else ""

@@ -12,6 +12,7 @@ from halftone.plan.layout import MAX_SHARD_BYTES
 from halftone.plan.planning import Planned, plan_checkpoint, refused_plan
 from halftone.spec.documents import Plan
 from halftone.spec.errors import RefusedInput
+from halftone.spec.job import Recipe, ScaleSearch
 from halftone.spec.recipes import load_recipe
 
 if TYPE_CHECKING:
@@ -19,11 +20,20 @@ if TYPE_CHECKING:
     from halftone.plan.fit import Fit
 
 
+# Also of `halftone quantize`: what differs between the two gives another plan.
+search_option = click.option(
+    "--scale-search",
+    type=click.Choice([s.value for s in ScaleSearch]),
+    help="Search for the scales of weights like this, whatever the recipe says.",
+)
+
+
 @click.command()
 @click.argument("source")
 @click.option("--recipe", required=True, help="A preset's name (see `halftone recipes`) or a file.")
 @click.option("--gpu", help="Say what fits on this device, e.g. B200; an unknown name lists all.")
 @click.option("--context", type=click.IntRange(min=1), default=32_768, show_default=True)
+@search_option
 @click.option(
     "--max-shard-bytes",
     type=click.IntRange(min=1),
@@ -38,6 +48,7 @@ def plan(
     recipe: str,
     gpu: str | None,
     context: int,
+    scale_search: str | None,
     max_shard_bytes: int,
     as_json: bool,
     output: Path | None,
@@ -47,7 +58,7 @@ def plan(
     Reads a few kilobytes a shard and writes nothing but --output. A refused plan exits 2.
     """
     device = None if gpu is None else _device(gpu)
-    planned, config = _planned(source, recipe, max_shard_bytes)
+    planned, config = _planned(source, recipe, scale_search, max_shard_bytes)
     fit, misfit = _fit(planned, config, device, context)
     if output is not None and planned.plan.refusal is None:
         planned.full_document().save(output)
@@ -64,6 +75,14 @@ def plan(
         sys.exit(RefusedInput.exit_code)
     if misfit is not None:
         raise misfit
+
+
+def recipe_of(recipe: str, scale_search: str | None) -> Recipe:
+    """The recipe called `recipe`, or in that file, with the search of the command line."""
+    chosen = load_recipe(recipe)
+    if scale_search is None:
+        return chosen
+    return chosen.model_copy(update={"scaleSearch": ScaleSearch(scale_search)})
 
 
 def summary(document: Plan, fit: "Fit | None", fit_is_impossible: bool = False) -> dict[str, Any]:
@@ -86,7 +105,7 @@ def _device(name: str) -> "Device":
 
 
 def _planned(
-    source: str, recipe: str, max_shard_bytes: int
+    source: str, recipe: str, scale_search: str | None, max_shard_bytes: int
 ) -> tuple[Planned, dict[str, Any] | None]:
     """The plan, and the configuration where the source has one.
 
@@ -94,7 +113,7 @@ def _planned(
     """
     chosen = None
     try:
-        chosen = load_recipe(recipe)
+        chosen = recipe_of(recipe, scale_search)
         with opened_checkpoint(source) as checkpoint:
             planned = plan_checkpoint(checkpoint, chosen, max_shard_bytes)
             return planned, checkpoint.config

@@ -7,7 +7,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from halftone.plan.resources import WORKERS
-from halftone.spec.documents import Plan, PlanOutput, PlanSizes, PlanSource, Ratio, Resources
+from halftone.spec.documents import (
+    Method,
+    Plan,
+    PlanOutput,
+    PlanSizes,
+    PlanSource,
+    Ratio,
+    Resources,
+)
 from halftone.spec.presentation import short_size, size_text
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ def print_plan(plan: Plan, fit: "Fit | None" = None) -> None:
         raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
     _print_head(console, plan, plan.source)
     console.print(_roles(plan), soft_wrap=False)
-    _print_sizes(console, plan.output, plan.sizes, plan.resources)
+    _print_sizes(console, plan.output, plan.sizes, plan.resources, plan.method)
     if fit is not None:
         from halftone.cli.fit_text import print_fit
 
@@ -79,7 +87,7 @@ def _roles(plan: Plan) -> Table:
 
 
 def _print_sizes(
-    console: Console, output: PlanOutput, sizes: PlanSizes, resources: Resources
+    console: Console, output: PlanOutput, sizes: PlanSizes, resources: Resources, method: Method
 ) -> None:
     console.print(_ratio("quantized part", sizes.quantized))
     console.print(_ratio("whole checkpoint", sizes.whole))
@@ -87,10 +95,11 @@ def _print_sizes(
         console.print(f"KV scales: {output.kvScaleBytes:,} bytes beside it")
     seconds = resources.expectedSeconds
     duration = f"{seconds} s" if seconds < 100 else f"{round(seconds / 60)} min"
+    beside = " beside calibration" if method is Method.Calibrated else ""
     shards = "1 shard" if len(output.files) == 1 else f"{len(output.files)} shards"
     console.print(
         f"{shards}, {size_text(resources.diskBytes)} of disk; with {WORKERS} workers peak memory "
-        f"{size_text(resources.peakMemoryBytes)}, about {duration}"
+        f"{size_text(resources.peakMemoryBytes)}, about {duration}{beside}"
     )
 
 

@@ -1,10 +1,13 @@
-"""How far a long stage is: a bar on a terminal, else one JSON line every few seconds, on stderr."""
+"""How far a long stage is: a bar on a terminal, else one JSON line every few seconds, on stderr.
+
+Called by every verb that may take minutes. It measures time and nothing else.
+"""
 
 import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _LINE_SECONDS: Final = 5.0
+# A step of a large model on a slow machine may take a minute; time left needs a few of them.
+_STEPS_SECONDS: Final = 600.0
 
 
 class Shown(Protocol):
@@ -41,18 +46,21 @@ def progress(label: str, total_bytes: int) -> Iterator[Shown]:
     if sys.stderr is not None and sys.stderr.isatty():
         yield from _bar(label, total_bytes)
     else:
-        lines = _JsonLines(label, "bytes", total_bytes)
+        lines = LinesShown(label, "bytes", total_bytes)
         yield lines
         lines.tell()
 
 
 @contextmanager
 def steps(label: str) -> Iterator[ShownSteps]:
-    """Yield what a stage tells its steps to; shows how many of how many, and time left."""
+    """Yield what a stage tells its steps to; shows how many of how many, and time left.
+
+    Nothing stays where the stage found that there was nothing to do, and so began none.
+    """
     if sys.stderr is not None and sys.stderr.isatty():
         yield from _bar_of_steps(label)
     else:
-        lines = _JsonLines(label, "steps", 0)
+        lines = LinesShown(label, "steps", None)
         yield lines
         lines.tell()
 
@@ -75,8 +83,13 @@ def _bar_of_steps(label: str) -> Iterator[ShownSteps]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield BarShown(bar, bar.add_task(label, total=None))
+    with Progress(
+        *columns, console=Console(stderr=True), speed_estimate_period=_STEPS_SECONDS
+    ) as bar:
+        task = bar.add_task(label, total=None)
+        yield BarShown(bar, task)
+        if bar.tasks[0].total is None:
+            bar.update(task, visible=False)
 
 
 def _bar(label: str, total_bytes: int) -> Iterator[Shown]:
@@ -102,44 +115,63 @@ def _bar(label: str, total_bytes: int) -> Iterator[Shown]:
 
 
 class BarShown:
-    """A rich bar; its rate is over the last half minute, so what was skipped soon leaves it."""
+    """A rich bar; what was skipped is not part of its rate."""
 
     def __init__(self, bar: "RichProgress", task: "TaskID") -> None:
         self._bar = bar
         self._task = task
-
-    def begin(self, total: int) -> None:
-        self._bar.update(self._task, total=total)
-
-    def advance(self, units: int) -> None:
-        self._bar.advance(self._task, units)
-
-    def skip(self, units: int) -> None:
-        self._bar.advance(self._task, units)
-
-
-class _JsonLines:
-    """A line when enough time has passed; logs of pods are read by people and by programs."""
-
-    def __init__(self, label: str, unit: str, total: int) -> None:
-        self._label = label
-        self._unit = unit
-        self._total = total
-        self._done = self._skipped = 0
-        self._begin = self._last = time.monotonic()
+        self._done = 0
         self._guard = threading.Lock()
 
     def begin(self, total: int) -> None:
-        """Say how many there are in all; what came before is not part of the rate."""
+        """Say how many there are in all; what came before took no time that counts."""
+        self._bar.reset(self._task, total=total, completed=self._done)
+
+    def advance(self, units: int) -> None:
+        """Count `units`."""
+        with self._guard:
+            self._done += units
+            self._bar.advance(self._task, units)
+
+    def skip(self, units: int) -> None:
+        """Count `units` as done, and begin to measure time anew."""
+        with self._guard:
+            self._done += units
+            self._bar.reset(self._task, completed=self._done)
+
+
+class LinesShown:
+    """A line when enough time has passed; logs of pods are read by people and by programs.
+
+    `total` is None while nobody knows it; `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        unit: str,
+        total: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._label = label
+        self._unit = unit
+        self._total = total
+        self._clock = clock
+        self._done = self._skipped = 0
+        self._begin = self._last = clock()
+        self._guard = threading.Lock()
+
+    def begin(self, total: int) -> None:
+        """Say how many there are in all; time before that is not part of the rate."""
         with self._guard:
             self._total = total
-            self._begin = time.monotonic()
+            self._begin = self._last = self._clock()
 
     def advance(self, units: int) -> None:
         """Count `units` and print a line if it is time."""
         with self._guard:
             self._done += units
-            if time.monotonic() - self._last >= _LINE_SECONDS:
+            if self._clock() - self._last >= _LINE_SECONDS:
                 self.tell()
 
     def skip(self, units: int) -> None:
@@ -149,8 +181,10 @@ class _JsonLines:
             self._skipped += units
 
     def tell(self) -> None:
-        """Print a line now; the last one is due when all is done."""
-        self._last = time.monotonic()
+        """Print a line now, unless nothing was begun; the last one is due when all is done."""
+        if self._total is None:
+            return
+        self._last = self._clock()
         rate = (self._done - self._skipped) / max(self._last - self._begin, 1e-6)
         line = {
             "stage": self._label,

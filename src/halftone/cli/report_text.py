@@ -34,7 +34,7 @@ def print_report(report: Report, workdir: Path) -> None:
             colour = _COLOURS[gate.outcome]
             console.print(f"[{colour}]{gate.name}[/{colour}] {escape(gate.message)}")
     colour = _VERDICT_COLOURS[report.verdict]
-    console.print(f"verdict [bold {colour}]{report.verdict}[/] {escape(report.message)}")
+    console.print(f"verdict [bold {colour}]{report.verdict}[/]: {escape(report.message)}")
     console.print(f"report {escape(str(workdir / REPORT_PAGE))}")
     console.print(f"report digest {report.digest}")
 

@@ -7,6 +7,7 @@ import click
 from halftone.cli.calibrate import print_statistics
 from halftone.cli.plan_text import print_plan
 from halftone.cli.publish import print_published
+from halftone.cli.quantize import print_roles
 from halftone.cli.report_text import print_report
 from halftone.cli.stages import STAGES
 from halftone.cli.validating import load_report, require_passed
@@ -34,8 +35,7 @@ def run(job: Path, workdir: Path) -> None:
         print_statistics(StatisticsDocument.load(workdir / STATISTICS_FILE))
     _stage("quantize", workdir)
     document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
-    for line in document.roles:
-        click.echo(f"{line.role}: {line.format}, relative error {line.relativeError}")
+    print_roles(document)
     size = sum(file.sizeBytes for file in document.files)
     click.echo(f"{len(document.files)} files, {size_text(size)}, digest {document.digest}")
     # In memory from the gates to the publisher: a report that is edited in between opens nothing.

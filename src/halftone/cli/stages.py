@@ -19,6 +19,7 @@ from halftone.cli.elsewhere import QUANTIZE, SERVE, run_stage
 from halftone.cli.opening import opened, opened_checkpoint
 from halftone.cli.progress import progress, steps
 from halftone.cli.quantize import bytes_to_read, default_workers
+from halftone.cli.signals import ended_in_order
 from halftone.cli.workdir import read_job
 from halftone.plan.changes import changed_file
 from halftone.plan.planning import Planned, plan_checkpoint
@@ -77,7 +78,11 @@ def calibrate(workdir: Path, _handed: str = "") -> str:
     from halftone.quantize.calibration.calibrating import calibrate as measure
 
     job = read_job(workdir)
-    with opened_checkpoint(job.spec.source) as checkpoint, steps("calibrate") as shown:
+    with (
+        ended_in_order(),
+        opened_checkpoint(job.spec.source) as checkpoint,
+        steps("calibrate") as shown,
+    ):
         measure(
             _planned_again(job, checkpoint, workdir),
             checkpoint,

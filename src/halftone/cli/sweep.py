@@ -1,7 +1,8 @@
 """`halftone sweep`: measure each role in each format, and propose a precision list."""
 
 import json
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from halftone.cli.elsewhere import QUANTIZE, run_verb
 from halftone.cli.opening import opened_checkpoint
 from halftone.cli.progress import progress, steps
 from halftone.cli.quantize import default_workers
+from halftone.cli.signals import ended_in_order
 from halftone.spec.calibration import Calibration, Dataset
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import CheckpointFormat, Format
@@ -53,13 +55,25 @@ _SAMPLES: Final = 64
     type=click.IntRange(min=1, max=1_000_000),
     help=f"Rows of --dataset to use; default {_SAMPLES}.",
 )
-@click.option("--max-sequence-length", type=click.IntRange(min=1, max=1_048_576))
+@click.option(
+    "--max-sequence-length",
+    type=click.IntRange(min=1, max=1_048_576),
+    help="Most tokens of a row of --dataset; default 2048.",
+)
 @click.option(
     "--recipe",
     help="Take all but precision from this preset or file: data, KV cache, layout, scale search.",
 )
-@click.option("--scale-search", type=click.Choice([s.value for s in ScaleSearch]))
-@click.option("--checkpoint-format", type=click.Choice([f.value for f in CheckpointFormat]))
+@click.option(
+    "--scale-search",
+    type=click.Choice([s.value for s in ScaleSearch]),
+    help="How scales of weights are found; default: as in --recipe, else MinMax.",
+)
+@click.option(
+    "--checkpoint-format",
+    type=click.Choice([f.value for f in CheckpointFormat]),
+    help="The layout to write; default: as in --recipe, else CompressedTensors.",
+)
 @click.option(
     "--format",
     "formats",
@@ -97,7 +111,7 @@ def sweep(
     layer's output moves. Writes a recipe, the table it came from and a plot to --output; nothing is
     applied.
     """
-    from halftone.quantize.sweep.files import refuse_in_the_way, write
+    from halftone.quantize.sweep.files import refuse_in_the_way, staged
     from halftone.quantize.sweep.plotting import require_plotting
     from halftone.quantize.sweep.sweeping import Wanted, measure_weights, prepare, propose
 
@@ -110,16 +124,18 @@ def sweep(
     with opened_checkpoint(source) as checkpoint:
         prepared = prepare(checkpoint, base, wanted)
         if measure_to is not None:
-            found = _measured_here(prepared, measure_to.parent)
+            found = _measured_here(prepared, measure_to.parent, dataset)
             measure_to.write_text(found.model_dump_json())
             return
-        divergences = None
-        if base.calibration is not None:
-            divergences = _divergences(prepared, output, click.get_current_context())
-        with progress("weights", prepared.source_bytes) as shown:
-            errors = measure_weights(prepared, workers or default_workers(), shown.advance)
-        document = propose(prepared, errors, divergences)
-    write(document, output)
+        _refuse_impossible(prepared, dataset)
+        with ended_in_order(), staged(output) as place:
+            divergences = None
+            if base.calibration is not None:
+                divergences = _divergences(prepared, place.scratch, dataset)
+            with progress("weights", prepared.source_bytes) as shown:
+                errors = measure_weights(prepared, workers or default_workers(), shown.advance)
+            document = propose(prepared, errors, divergences)
+            place.publish(document)
     if as_json:
         click.echo(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
         return
@@ -182,24 +198,20 @@ def _with_data(
     return base.model_copy(update={"calibration": calibration.model_copy(update=changes)})
 
 
-def _divergences(prepared: "Prepared", output: Path, context: click.Context) -> "Divergences":
+def _divergences(prepared: "Prepared", scratch: Path, dataset: Path | None) -> "Divergences":
     """What each layer's output moves by: measured here, or where torch is.
 
     Activations between two layers may take much room: they lie where the output will.
     """
     from halftone.quantize.sweep.document import Divergences
-    from halftone.quantize.sweep.files import nearest_directory
 
-    python = None if QUANTIZE.is_here else QUANTIZE.python()
-    place = nearest_directory(output)
-    with tempfile.TemporaryDirectory(prefix=".halftone-sweep-", dir=place) as folder:
-        if python is None:
-            return _measured_here(prepared, Path(folder))
-        answer = Path(folder) / "divergences.json"
-        source = prepared.checkpoint.source
-        pinned = _pinned(source.uri, source.revision)
-        run_verb(python, "sweep", pinned, *_same_options(context), "--measure-to", str(answer))
-        return Divergences.model_validate_json(answer.read_bytes())
+    if QUANTIZE.is_here:
+        return _measured_here(prepared, scratch, dataset)
+    answer = scratch / "divergences.json"
+    source = prepared.checkpoint.source
+    options = [*_same_options(click.get_current_context()), "--measure-to", str(answer)]
+    run_verb(QUANTIZE.python(), "sweep", _pinned(source.uri, source.revision), *options)
+    return Divergences.model_validate_json(answer.read_bytes())
 
 
 def _pinned(uri: str, revision: str | None) -> str:
@@ -221,8 +233,34 @@ def _same_options(context: click.Context) -> list[str]:
     return arguments
 
 
-def _measured_here(prepared: "Prepared", folder: Path) -> "Divergences":
+def _measured_here(prepared: "Prepared", scratch: Path, dataset: Path | None) -> "Divergences":
+    from halftone.cli.calibrate import warn
     from halftone.quantize.sweep.measuring.layers import measure_layers
 
-    with steps("layers") as shown:
-        return measure_layers(prepared, folder, shown)
+    with _told_by_option(dataset), steps("layers") as shown:
+        return measure_layers(prepared, scratch, shown, warn)
+
+
+def _refuse_impossible(prepared: "Prepared", dataset: Path | None) -> None:
+    """Refuse data that the model cannot take, before another environment is started for them."""
+    from halftone.quantize.calibration.dataset.limits import refuse_impossible
+
+    if prepared.recipe.calibration is not None:
+        with _told_by_option(dataset):
+            refuse_impossible(prepared.recipe.calibration, prepared.checkpoint)
+
+
+@contextmanager
+def _told_by_option(dataset: Path | None) -> Iterator[None]:
+    """Where a refusal names a field of a job that is an option here, it names the option."""
+    options = {"quantization.calibration.maxSequenceLength": "--max-sequence-length"}
+    if dataset is not None:
+        options["quantization.calibration.dataset.path"] = "--dataset"
+    try:
+        yield
+    except RefusedInput as error:
+        option = options.get(error.subject)
+        if option is None:
+            raise
+        told = error.message.replace(f"`{error.subject}`", f"`{option}`")
+        raise RefusedInput(error.reason, option, told) from error

@@ -12,7 +12,7 @@ from rich.table import Table
 from halftone.cli.plan_text import plain_console
 from halftone.quantize.sweep.candidates import Standing
 from halftone.quantize.sweep.document import Measure, Point, RoleFormat, SweepDocument
-from halftone.quantize.sweep.files import PLOT_FILE, RECIPE_FILE, TABLE_FILE
+from halftone.spec.names import SWEEP_FILE, SWEEP_PLOT, SWEEP_RECIPE
 from halftone.spec.presentation import short_size
 
 _STANDINGS: Final = {
@@ -46,7 +46,7 @@ def print_sweep(document: SweepDocument, output: Path) -> None:
     console.print("ERROR: of the weights, ||W - W'|| / ||W||")
     console.print(f"LOSS: {_LOSSES[document.measure]}")
     if any(row.because for row in document.formats):
-        console.print(f"not loadable, not possible: {TABLE_FILE} says why")
+        console.print(f"not loadable, not possible: {SWEEP_FILE} says why")
     console.print()
     console.print(_points(document), soft_wrap=False)
     _print_next(console, document, output)
@@ -118,12 +118,14 @@ def _print_next(console: Console, document: SweepDocument, output: Path) -> None
     )
     console.print(f"  {_list(f'{line.role}: {line.format}' for line in best.precision)}")
     for name, what in (
-        (RECIPE_FILE, "the recipe"),
-        (TABLE_FILE, "everything that was measured"),
-        (PLOT_FILE, "loss against size"),
+        (SWEEP_RECIPE, "the recipe"),
+        (SWEEP_FILE, "everything that was measured"),
+        (SWEEP_PLOT, "loss against size"),
     ):
         console.print(f"{escape(str(output / name))}: {what}")
-    recipe = quote(str(output / RECIPE_FILE))
+    for notice in document.warnings:
+        console.print(f"[yellow]warning[/yellow] {escape(notice.message)}")
+    recipe = quote(str(output / SWEEP_RECIPE))
     source = quote(document.source.uri)
     console.print("Nothing was applied. To see what it gives:")
     console.print(f"  halftone plan {escape(source)} --recipe {escape(recipe)}")

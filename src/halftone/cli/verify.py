@@ -1,7 +1,6 @@
 """`halftone verify`: whether an artifact is what was published, and what its source gives."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -12,7 +11,7 @@ from halftone.cli.progress import progress
 from halftone.cli.quantize import default_workers
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.files import FileSource
-from halftone.spec.names import Reason
+from halftone.spec.names import ARTIFACT_FILE, Reason
 from halftone.spec.presentation import size_text
 from halftone.spec.reports import Verdict
 
@@ -32,6 +31,17 @@ class _Asked(NamedTuple):
     require: frozenset[str]
     rebuild: int | None
     source: str | None
+
+
+class _Again(NamedTuple):
+    """What was made again from `source`.
+
+    `scales` counts those that rest on the artifact's own statistics.
+    """
+
+    source: str
+    made: "Rebuilt"
+    scales: int
 
 
 @click.command()
@@ -66,23 +76,24 @@ def verify(
 
     Every file is read and held against artifact.json, the documents and the signature. Exits 1 and
     names the first file that differs. With --rebuild, K random fused groups (or kept tensors) are
-    quantized again from --source, and must have the same bytes.
+    quantized again from --source, and must have the same bytes. Scales of activations and cache are
+    made of the artifact's own statistics then: nobody measures those again.
     """
     if (rebuild is None) != (source is None):
         raise click.UsageError("`--rebuild` and `--source` must be given together.")
     asked = _Asked(public_key, _words(required), rebuild, source)
     try:
         with opened(artifact) as files:
-            verified, rebuilt = _verify(files, asked)
+            verified, again = _verify(files, asked)
     except CheckFailed as error:
         if as_json:
             failure = {"reason": error.reason, "subject": error.subject, "message": error.message}
             _print_json({"uri": artifact, "verified": False, **failure})
         raise
     if as_json:
-        _print_json(_shown(verified.found, rebuilt, source))
+        _print_json(_shown(verified.found, again))
     else:
-        _tell(verified.found, rebuilt, source)
+        _tell(verified.found, again)
 
 
 def _words(required: tuple[str, ...]) -> frozenset[str]:
@@ -97,10 +108,13 @@ def _words(required: tuple[str, ...]) -> frozenset[str]:
     return words
 
 
-def _verify(files: FileSource, asked: _Asked) -> "tuple[Verified, Rebuilt | None]":
+def _verify(files: FileSource, asked: _Asked) -> "tuple[Verified, _Again | None]":
+    from halftone.publish.capacity_cards import is_capacity
     from halftone.publish.verifying import verify as check
 
-    total = sum(entry.size_bytes for entry in files.files())
+    # All that is hashed: cards are held against their signatures, and the list against itself.
+    hashed = (e for e in files.files() if e.path != ARTIFACT_FILE and not is_capacity(e.path))
+    total = sum(entry.size_bytes for entry in hashed)
     with progress("verify", total) as shown:
         verified = check(files, asked.public_key, asked.require, shown.advance)
     if asked.rebuild is None or asked.source is None:
@@ -118,29 +132,37 @@ def _verify(files: FileSource, asked: _Asked) -> "tuple[Verified, Rebuilt | None
             statistics=_statistics(verified, planned),
             workers=default_workers(),
         )
-        return verified, rebuilt
+        scales = _measured_scales(planned, rebuilt.groups)
+        return verified, _Again(asked.source, rebuilt, scales)
 
 
 def _statistics(verified: "Verified", planned: "Planned") -> "Statistics | None":
     """What a calibrated artifact was made with; its files, proven by now, may lie far away."""
     if not verified.statistics:
         return None
-    from halftone.quantize.statistics import read_statistics
+    from halftone.quantize.statistics import published_statistics
 
-    with tempfile.TemporaryDirectory(prefix="halftone-") as folder:
-        for name, data in verified.statistics.items():
-            (Path(folder) / name).write_bytes(data)
-        return read_statistics(Path(folder), planned)
+    return published_statistics(verified.statistics, planned)
 
 
-def _shown(found: "Verification", rebuilt: "Rebuilt | None", source: str | None) -> dict[str, Any]:
+def _measured_scales(planned: "Planned", names: tuple[str, ...]) -> int:
+    """How many scales of the groups in `names` were made of statistics."""
+    from halftone.plan.measurements import measured_scales
+
+    drawn = frozenset(names)
+    units = (unit for shard in planned.shards for unit in shard.units)
+    return measured_scales(unit for unit in units if unit.name in drawn)
+
+
+def _shown(found: "Verification", again: _Again | None) -> dict[str, Any]:
     shown = {"verified": True, **found.model_dump(mode="json"), "rebuilt": None}
-    if rebuilt is not None:
+    if again is not None:
         shown["rebuilt"] = {
-            "source": source,
-            "groups": list(rebuilt.groups),
-            "of": rebuilt.of,
-            "bytes": rebuilt.nbytes,
+            "source": again.source,
+            "groups": list(again.made.groups),
+            "of": again.made.of,
+            "bytes": again.made.nbytes,
+            "measuredScales": again.scales,
         }
     return shown
 
@@ -149,7 +171,7 @@ def _print_json(shown: dict[str, Any]) -> None:
     click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
 
 
-def _tell(found: "Verification", rebuilt: "Rebuilt | None", source: str | None) -> None:
+def _tell(found: "Verification", again: _Again | None) -> None:
     """What was found, one sentence a line."""
     from halftone.publish.verifying import SignatureState
 
@@ -167,11 +189,17 @@ def _tell(found: "Verification", rebuilt: "Rebuilt | None", source: str | None) 
     click.echo(f"verdict: {found.verdict}{_meaning(found)}")
     if found.cards:
         click.echo(f"capacity cards: {len(found.cards)}")
-    if rebuilt is not None:
-        chance = 100 * rebuilt.chance_of_finding(1)
+    if again is None:
+        return
+    made, chance = again.made, 100 * again.made.chance_of_finding(1)
+    click.echo(
+        f"rebuilt {len(made.groups)} of {made.of} groups from {again.source}, "
+        f"{size_text(made.nbytes)}: equal (one forged group is found with {chance:.1f} %)"
+    )
+    if found.statisticsDigest is not None:
         click.echo(
-            f"rebuilt {len(rebuilt.groups)} of {rebuilt.of} groups from {source}, "
-            f"{size_text(rebuilt.nbytes)}: equal (one forged group is found with {chance:.1f} %)"
+            "scales in these groups that rest on the artifact's own statistics, which nobody "
+            f"measured again: {again.scales}"
         )
 
 

@@ -1,11 +1,13 @@
 """What a server cannot load although the format can store it: said in the plan, as warnings."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from halftone.checkpoint.architectures.table import Architecture
 from halftone.checkpoint.serving_limits import (
     WEIGHT_ONLY_BLOCKS,
     block_fp8_obstacle,
+    merged_heights,
     modelopt_block_obstacle,
 )
 from halftone.plan.tensors import LogicalTensor
@@ -23,15 +25,18 @@ def loading_notices(
     """A warning for each kind of obstacle in the planned checkpoint, with its first tensor."""
     order = {row.path: place for place, row in enumerate(architecture.rows)}
     last: dict[str, int] = {}
+    rows: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for tensor in tensors:
         if tensor.group is not None and tensor.row is not None:
             last[tensor.group] = max(order[tensor.row.path], last.get(tensor.group, 0))
+            rows[tensor.group][tensor.row.path.rpartition(".")[2]] = tensor.shape[0]
     told: set[tuple[bool, Format]] = set()
     for tensor in tensors:
         if tensor.format not in _BLOCK_FORMATS or tensor.row is None:
             continue
         followed = order[tensor.row.path] < last.get(tensor.group or "", 0)
-        obstacle, other = _obstacle(tensor, followed, layout)
+        heights = merged_heights(tensor.row, tensor.shape[0], rows[tensor.group or ""])
+        obstacle, other = _obstacle(tensor, heights, followed, layout)
         kind = (tensor.format is Format.FP8_BLOCK_A16, other)
         if obstacle is None or kind in told:
             continue
@@ -45,7 +50,7 @@ def loading_notices(
 
 
 def _obstacle(
-    tensor: LogicalTensor, followed: bool, layout: CheckpointFormat
+    tensor: LogicalTensor, heights: tuple[int, ...], followed: bool, layout: CheckpointFormat
 ) -> tuple[str | None, Format]:
     """Why vLLM cannot load a matrix of FP8 blocks, and a format that it can."""
     expert = tensor.role is Role.Experts
@@ -53,7 +58,7 @@ def _obstacle(
     if weight_only and not expert:
         return WEIGHT_ONLY_BLOCKS, Format.FP8_DYNAMIC
     obstacle = block_fp8_obstacle(
-        routed_expert=expert, weight_only=weight_only, rows=tensor.shape[0], followed=followed
+        routed_expert=expert, weight_only=weight_only, heights=heights, followed=followed
     )
     if obstacle is None and layout is CheckpointFormat.ModelOpt:
         obstacle = modelopt_block_obstacle(tensor.shape[1])

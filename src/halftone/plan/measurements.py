@@ -7,13 +7,19 @@ projection, also with experts that no token reached.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
+from halftone.checkpoint.architectures import text_config
+from halftone.plan.layout import Unit
 from halftone.plan.tensors import LogicalTensor
+from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS
 from halftone.spec.job import KvCacheScales, Recipe
+from halftone.spec.names import Reason
 from halftone.spec.roles import Role
+
+_KEYS: Final = ".k_proj.weight"
 
 
 class Measurements(NamedTuple):
@@ -57,15 +63,48 @@ def input_group(tensor: LogicalTensor) -> str:
 
 
 def cached_attention(tensors: Sequence[LogicalTensor], recipe: Recipe) -> tuple[str, ...]:
-    """Attention modules whose keys and values are measured as they enter the cache.
+    """Attention modules whose keys and values are measured as they enter the cache."""
+    if recipe.kvCache is None or recipe.kvCache.scales is not KvCacheScales.Calibrated:
+        return ()
+    return attention_with_cache(tensors)
+
+
+def refuse_shared_caches(config: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse measured scales for layers that read another layer's cache.
+
+    vLLM 0.32 writes such a cache with the scales of the layer that owns it, and decodes it with
+    those of each layer that reads it (`Attention._k_scale`, 1.0 unless stored). It hands the scales
+    of the owner to none of them, and for Gemma 4 drops a `k_proj.k_scale` that is stored for them.
+    """
+    shared = text_config(dict(config)).get("num_kv_shared_layers")
+    if shared and recipe.kvCache is not None and recipe.kvCache.scales is KvCacheScales.Calibrated:
+        raise RefusedInput(
+            Reason.NotSupported,
+            "quantization.kvCache.scales",
+            f"`num_kv_shared_layers` of `config.json` is {shared}: so many layers read a cache "
+            "that another layer wrote, and vLLM 0.32 would decode it with other scales than it was "
+            "written with; set `quantization.kvCache.scales` to Unit.",
+        )
+
+
+def attention_with_cache(tensors: Sequence[LogicalTensor]) -> tuple[str, ...]:
+    """Attention modules that keep keys and values, by their names on disk.
 
     Every layer with a key projection has a cache; a layer without value projection caches keys
     under both names.
     """
-    if recipe.kvCache is None or recipe.kvCache.scales is not KvCacheScales.Calibrated:
-        return ()
     return tuple(
-        t.name.removesuffix(".k_proj.weight")
+        t.name.removesuffix(_KEYS)
         for t in tensors
-        if t.role is Role.Attention and t.name.endswith(".k_proj.weight")
+        if t.role is Role.Attention and t.name.endswith(_KEYS)
+    )
+
+
+def measured_scales(units: Iterable[Unit]) -> int:
+    """How many stored scales of `units` come from statistics: of inputs, of keys and of values."""
+    return sum(
+        sum(FORMATS[t.format].needs_calibration for t in unit.members if t.format is not None)
+        if unit.members
+        else sum(map(len, unit.parts))
+        for unit in units
     )

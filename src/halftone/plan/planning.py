@@ -20,7 +20,11 @@ from halftone.plan.companions import carried_files, licence
 from halftone.plan.kv_scales import kv_scales
 from halftone.plan.layout import MAX_SHARD_BYTES, OutputShard, StoredPart, lay_out
 from halftone.plan.loading import loading_notices
-from halftone.plan.measurements import cached_attention
+from halftone.plan.measurements import (
+    attention_with_cache,
+    cached_attention,
+    refuse_shared_caches,
+)
 from halftone.plan.notices import notices
 from halftone.plan.precision import (
     fused_groups,
@@ -120,6 +124,8 @@ def _accepted(
     roles = role_summaries(tensors, recipe.checkpointFormat)
     _refuse_nothing_to_quantize(recipe, roles)
     refuse_unserved_experts(roles, recipe)
+    _refuse_no_cache(recipe, tensors)
+    refuse_shared_caches(checkpoint.config, recipe)
     groups = fused_groups(tensors)
     scales_of_caches = kv_scales(cached_attention(tensors, recipe), recipe.checkpointFormat)
     cache_parts = tuple(part for both in scales_of_caches for part in both[1:])
@@ -240,6 +246,19 @@ def _refuse_name_twice(shards: tuple[OutputShard, ...]) -> None:
                     "recipe.",
                 )
             seen.add(row.name)
+
+
+def _refuse_no_cache(recipe: Recipe, tensors: tuple[LogicalTensor, ...]) -> None:
+    """Nobody could say whose scales a cache has that no layer of the table keeps."""
+    if recipe.kvCache is None or attention_with_cache(tensors):
+        return
+    raise RefusedInput(
+        Reason.NotSupported,
+        "quantization.kvCache",
+        f"`quantization.kvCache` asks for an {recipe.kvCache.format} cache, but no layer of the "
+        "source is known to keep keys and values: none has a `self_attn.k_proj`; take `kvCache` "
+        "out of the recipe, or set `kvCache: null` where a preset brings it.",
+    )
 
 
 def _refuse_nothing_to_quantize(recipe: Recipe, roles: tuple[RoleSummary, ...]) -> None:

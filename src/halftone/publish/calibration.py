@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from halftone.publish.permission import Disagreement
+from halftone.spec.calibration import FewerSamples
 from halftone.spec.documents import CheckpointDocument, Plan, WrittenFile
 from halftone.spec.errors import RefusedInput
 from halftone.spec.job import Recipe
 from halftone.spec.names import (
     CALIBRATION_DIRECTORY,
     CHECKPOINT_FILE,
+    PLAN_FILE,
     REPORT_FILE,
     STATISTICS_FILE,
     STATISTICS_TENSORS,
@@ -25,6 +27,7 @@ from halftone.spec.presentation import dataset_name
 from halftone.spec.reports import Report
 from halftone.spec.statistics import StatisticsDocument
 
+_SECRETS: Final = frozenset({"tokenSecretRef", "credentialsSecretRef"})
 DOCUMENT_PATH: Final = f"{CALIBRATION_DIRECTORY}/{STATISTICS_FILE}"
 TENSORS_PATH: Final = f"{CALIBRATION_DIRECTORY}/{STATISTICS_TENSORS}"
 
@@ -62,8 +65,31 @@ def first_flaw(
         return Disagreement(STATISTICS_FILE, "it was measured for another plan")
     if statistics.file.path != STATISTICS_TENSORS:
         return Disagreement(STATISTICS_FILE, f"its tensors are not in {STATISTICS_TENSORS}")
+    field = _not_as_planned(statistics, plan)
+    if field is not None:
+        return Disagreement(STATISTICS_FILE, f"`{field}` is not what {PLAN_FILE} asks for")
     if [row.sha256 for row in report.calibration] != [row.sha256 for row in statistics.data]:
         return Disagreement(REPORT_FILE, "it names other calibration data")
+    return None
+
+
+def _not_as_planned(statistics: StatisticsDocument, plan: Plan) -> str | None:
+    """The first field of the plan's `calibration` that was not measured by; None when all were."""
+    asked = None if plan.recipe is None else plan.recipe.calibration
+    if asked is None:
+        return "calibration"  # nobody measures for a plan that names no data
+    modalities = [row.modality for row in statistics.data]
+    for field, planned, measured in (
+        ("seed", asked.seed, statistics.seed),
+        ("maxSequenceLength", asked.maxSequenceLength, statistics.maxSequenceLength),
+        ("unroutedExperts", asked.unroutedExperts, statistics.unroutedExperts),
+        ("modalities", sorted(asked.modalities), sorted(modalities)),
+    ):
+        if planned != measured:
+            return field
+    fewest = 1 if asked.fewerSamples is FewerSamples.Allow else asked.samples
+    if not all(fewest <= row.samples <= asked.samples for row in statistics.data):
+        return "samples"
     return None
 
 
@@ -92,9 +118,15 @@ def data_dependencies(report: Report) -> list[dict[str, Any]]:
 
 
 def public_recipe(recipe: Recipe, **options: Any) -> dict[str, Any]:
-    """The recipe as JSON, with a local data set by its name; `options` are `model_dump`'s."""
+    """The recipe as JSON for strangers; `options` are `model_dump`'s.
+
+    A local data set stands there by its name, and Secrets of somebody's cluster do not.
+    """
     fields: dict[str, Any] = recipe.model_dump(mode="json", **options)
     dataset = (fields.get("calibration") or {}).get("dataset") or {}
     if dataset.get("path"):
         dataset["path"] = dataset_name(dataset["path"])
+    for store in (dataset.get("huggingFace"), dataset.get("s3")):
+        for field in _SECRETS:
+            (store or {}).pop(field, None)
     return fields

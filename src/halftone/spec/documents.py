@@ -24,19 +24,22 @@ from halftone.spec.names import (
     PLAN_FILE,
     REPORT_FILE,
     STATISTICS_FILE,
+    SWEEP_FILE,
     Reason,
     WarningReason,
 )
 from halftone.spec.roles import Role
 
-# By the `kind` of a document: how its file is called, and the stage that writes it.
+# By the `kind` of a document: how its file is called, and the command that writes it.
 _MADE_BY: Final = {
-    "Plan": (PLAN_FILE, "plan"),
-    "Statistics": (STATISTICS_FILE, "calibrate"),
-    "Checkpoint": (CHECKPOINT_FILE, "quantize"),
-    "Report": (REPORT_FILE, "validate"),
-    "Artifact": (ARTIFACT_FILE, "publish"),
-    "CapacityCard": ("capacity card", "validate"),
+    "Plan": (PLAN_FILE, "stage plan"),
+    "Statistics": (STATISTICS_FILE, "stage calibrate"),
+    "Checkpoint": (CHECKPOINT_FILE, "stage quantize"),
+    "Report": (REPORT_FILE, "stage validate"),
+    "Artifact": (ARTIFACT_FILE, "stage publish"),
+    "CapacityCard": ("capacity card", "stage validate"),
+    "Sweep": (SWEEP_FILE, "sweep"),
+    "Inspection": ("inspection", "inspect"),
 }
 
 
@@ -96,11 +99,11 @@ class Document(BaseModel):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read from `path`; raises RefusedInput(WorkdirInconsistent) for anything else."""
-        file, stage = _MADE_BY[cls.model_fields["kind"].default]
+        file, command = _MADE_BY[cls.model_fields["kind"].default]
         try:
             return cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
-            told = f"'{path}' is not there; run `halftone stage {stage}` first, which writes it."
+            told = f"'{path}' is not there; run `halftone {command}` first, which writes it."
             raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
         except OSError as error:
             told = f"'{path}' cannot be read ({error.strerror}); mend this and try again."
@@ -108,7 +111,7 @@ class Document(BaseModel):
         except ValidationError as error:
             told = (
                 f"'{path}' is not {_a(file)} of this version; remove it and run "
-                f"`halftone stage {stage}`, which writes it."
+                f"`halftone {command}`, which writes it."
             )
             raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
 

@@ -28,6 +28,11 @@ MODELOPT_CONFIG_FILE: Final = "hf_quant_config.json"
 INDEX_FILE: Final = "model.safetensors.index.json"
 SINGLE_SHARD_FILE: Final = "model.safetensors"
 
+# What a sweep leaves: everything that was measured, the proposed recipe, and loss against size.
+SWEEP_FILE: Final = "sweep.json"
+SWEEP_RECIPE: Final = "recipe.yaml"
+SWEEP_PLOT: Final = "sweep.svg"
+
 # Files of an artifact, beside those of a checkpoint and the documents.
 MODEL_CARD: Final = "README.md"
 # Statistics lie in a folder of their own: servers load every *.safetensors beside `config.json`.
@@ -58,6 +63,8 @@ class Reason(StrEnum):
     UnknownRecipe = "UnknownRecipe"
     # A recipe asks for nothing that this model has.
     NothingToQuantize = "NothingToQuantize"
+    # No combination of formats is as small as the budget of a sweep.
+    BudgetTooSmall = "BudgetTooSmall"
     # A checkpoint that is not quantized, or lies in the wanted layout already.
     NothingToConvert = "NothingToConvert"
     # `config.json` names an architecture without a table.
@@ -80,7 +87,9 @@ class Reason(StrEnum):
     NonFiniteWeight = "NonFiniteWeight"
     # The recipe needs calibration statistics that do not exist.
     CalibrationRequired = "CalibrationRequired"
-    # Calibration data are missing, unreadable, or hold no usable row.
+    # There are no calibration data where the job says that they are.
+    DatasetNotFound = "DatasetNotFound"
+    # Calibration data are unreadable, or hold no usable row.
     DatasetUnusable = "DatasetUnusable"
     # The data hold fewer usable rows than `samples`.
     TooFewSamples = "TooFewSamples"

@@ -24,7 +24,8 @@ class MeasuredData(BaseModel):
     """The rows of one modality; `sha256` is over their exact token ids and images, in order.
 
     `usable` counts the rows that could have been drawn, `truncated` those that were cut to
-    `maxSequenceLength`.
+    `maxSequenceLength`. `coders` is over what turned rows into inputs: name and bytes of the
+    source's files of tokenizer, processor and chat template, sorted by name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,13 +38,16 @@ class MeasuredData(BaseModel):
     tokens: int
     images: int
     sha256: str
+    coders: str
 
 
 class StatisticsDocument(Document):
     """What calibration gave. See the module's text for `file`.
 
     `unrouted` names experts that the router sent no token, `versions` the libraries that measured.
-    `digest` is over everything but the versions: equal work has an equal digest.
+    `sourceStamp` stands for the content of a source that has no revision: a digest over sizes and
+    times of change. `digest` is over everything but it and the versions: equal work has an equal
+    digest.
     """
 
     apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
@@ -57,6 +61,7 @@ class StatisticsDocument(Document):
     unroutedExperts: UnroutedExperts
     data: tuple[MeasuredData, ...]
     unrouted: tuple[str, ...]
+    sourceStamp: str | None = None
     file: WrittenFile
 
     def sealed(self) -> Self:
@@ -65,5 +70,5 @@ class StatisticsDocument(Document):
 
     def compute_digest(self) -> str:
         """The digest of the content; equal to `digest` unless somebody edited the document."""
-        outside = {"digest", "halftoneVersion", "versions"}
+        outside = {"digest", "halftoneVersion", "versions", "sourceStamp"}
         return sha256_hex(canonical_json(self.model_dump(mode="json", exclude=outside)))

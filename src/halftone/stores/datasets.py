@@ -45,10 +45,11 @@ class DatasetFiles:
     def beside(self, file: str, path: str) -> FileEntry:
         """Pin the file that a row of `file` calls `path`, which starts in the folder of `file`.
 
-        Raises RefusedInput(DatasetUnusable) for a path that could leave that folder,
-        RefusedInput(SourceNotFound) when there is no such file.
+        Raises RefusedInput(DatasetUnusable) for a path that could leave that folder, or is longer
+        than paths are, RefusedInput(SourceNotFound) when there is no such file.
         """
-        if not is_plain(path) or "://" in path:
+        path = path.removeprefix("./")
+        if not is_plain(path) or "://" in path or not _is_short(path):
             raise RefusedInput(
                 Reason.DatasetUnusable,
                 file,
@@ -69,7 +70,8 @@ def open_dataset(dataset: Dataset) -> DatasetFiles:
         files = open_dataset(Dataset(huggingFace=HuggingFaceDataset(repository="org/name")))
         files.revision  # the commit that it was pinned to
 
-    Raises RefusedInput(DatasetUnusable) when there are none, and as `open_source` does.
+    Raises RefusedInput: DatasetNotFound when nothing is there, DatasetUnusable when no file of it
+    holds rows, and as `open_source` does.
     """
     if dataset.huggingFace is not None:
         return _on_the_hub(dataset.huggingFace)
@@ -81,8 +83,16 @@ def open_dataset(dataset: Dataset) -> DatasetFiles:
 
 def _in_a_directory(path: Path) -> DatasetFiles:
     field = f"{_FIELD}.path"
+    try:
+        is_folder = path.is_dir()
+        said = "" if path.exists() else f"there is no '{path}'"
+    except OSError as error:
+        said = f"'{path}' cannot be reached ({error.strerror})"
+    if said:
+        message = f"`{field}` leads nowhere: {said}; correct it."
+        raise RefusedInput(Reason.DatasetNotFound, field, message)
     with _missing(field):
-        if path.is_dir():
+        if is_folder:
             source = DirectorySource(path, _ROWS)
         else:
             source = DirectorySource(path.parent, Listing(only=path.name))
@@ -154,6 +164,11 @@ def _found(
     return DatasetFiles(field, uri, revision, source, files)
 
 
+def _is_short(path: str) -> bool:
+    """Whether a file system could have such a path; what is longer is no path but, say, base64."""
+    return len(path) < 1024 and all(len(part.encode()) < 256 for part in path.split("/"))
+
+
 def _is_aside(path: str) -> bool:
     """Whether a file lies among data and holds no rows."""
     parts = path.split("/")
@@ -169,4 +184,4 @@ def _missing(field: str) -> Iterator[None]:
         if error.reason is not Reason.SourceNotFound:
             raise
         message = f"`{field}` leads nowhere: {error.message}"
-        raise RefusedInput(Reason.DatasetUnusable, field, message) from error
+        raise RefusedInput(Reason.DatasetNotFound, field, message) from error

@@ -4,7 +4,8 @@ vLLM reads `config.json`, other servers `hf_quant_config.json`; a checkpoint who
 is two models. Called by the gate `structure`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from halftone.checkpoint.architectures.table import Architecture
 from halftone.checkpoint.index import Checkpoint
@@ -13,8 +14,9 @@ from halftone.checkpoint.serving_config import read_rules
 from halftone.checkpoint.serving_rules import Rules, Scheme, ServedModule, WillNotLoad
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import CheckpointFormat
-from halftone.spec.job import Recipe
+from halftone.spec.job import KvCacheFormat, Recipe
 from halftone.spec.names import CONFIG_FILE, MODELOPT_CONFIG_FILE, DefectKind
+from halftone.validate.cache_scales import asks_for_fp8_cache
 from halftone.validate.findings import Defect
 from halftone.validate.inventory import take_inventory
 from halftone.validate.loading import is_multimodal, served_modules
@@ -23,7 +25,10 @@ from halftone.validate.loading import is_multimodal, served_modules
 def differing_configurations(
     recipe: Recipe | None, architecture: Architecture, checkpoint: Checkpoint
 ) -> Iterator[Defect]:
-    """The first module for which the files differ; nothing for compressed-tensors' one file."""
+    """The cache, and the first module, for which the files differ.
+
+    Nothing for compressed-tensors' one file.
+    """
     if recipe is None or recipe.checkpointFormat is not CheckpointFormat.ModelOpt:
         return
     inventory = take_inventory(checkpoint.tensors, architecture)
@@ -38,13 +43,15 @@ def differing_configurations(
         return
     try:
         raw = checkpoint.source.read_range(entry.path, 0, entry.size_bytes)
-        other = read_rules({}, parse_object(raw, entry.path), multimodal)
+        document = parse_object(raw, entry.path)
+        other = read_rules({}, document, multimodal)
         rules = read_rules(checkpoint.config, None, multimodal)
         other.prepare(served)
         rules.prepare(served)
     except (RefusedInput, WillNotLoad) as error:
         yield _defect(entry.path, f"'{entry.path}' or `{CONFIG_FILE}` cannot be read: {error}.")
         return
+    yield from _differing_caches(document, checkpoint.config)
     for module in served:
         says, beside = _answer(rules, module), _answer(other, module)
         if says != beside:
@@ -54,6 +61,21 @@ def differing_configurations(
                 f"{_told(says)}; servers that read the one would serve another model.",
             )
             return
+
+
+def _differing_caches(document: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Defect]:
+    """What is asked of the KV cache: the one file has an algorithm for it, the other a scheme."""
+    said = document.get("quantization")
+    algorithm = said.get("kv_cache_quant_algo") if isinstance(said, Mapping) else None
+    asked = KvCacheFormat.FP8 if asks_for_fp8_cache(config) else None
+    if (algorithm or None) != asked:
+        yield Defect(
+            kind=DefectKind.UnexpectedLayout,
+            tensor=f"{MODELOPT_CONFIG_FILE}:kv_cache_quant_algo",
+            message=f"`kv_cache_quant_algo` of '{MODELOPT_CONFIG_FILE}' asks for a KV cache in "
+            f"{algorithm or 'full precision'}, and `kv_cache_scheme` of `{CONFIG_FILE}` for one in "
+            f"{asked or 'full precision'}; servers that read the one would serve another model.",
+        )
 
 
 def _answer(rules: Rules, module: ServedModule) -> Scheme | str | None:

@@ -4,17 +4,20 @@ A server quantizes the input of a merged layer once, and several kernels (FlashI
 quantize the input of all experts of a layer with one scale. vLLM 0.32 keeps the largest stored
 number of a merged layer: of ModelOpt's factors that is the widest range, of compressed-tensors'
 divisors the narrowest, which clips what the other members were measured for. Of experts it keeps
-the widest range, so nothing is clipped and the others only have more range than they need.
+the widest range, so nothing is clipped and the others only have more range than they need; but of
+an expert's gate and up in per-tensor FP8 it reads one scale, and refuses two of compressed-tensors'
+and keeps the last of ModelOpt's.
 
 Called by `halftone.validate.inspection` (anyone's checkpoint) and, with the plan, by the gate
 `structure`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.index import Checkpoint
+from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.plan.measurements import measurements
 from halftone.plan.planning import Planned
 from halftone.spec.names import DefectKind, RemarkReason
@@ -28,10 +31,15 @@ from halftone.validate.scales import Scales, Unit, differ, is_number, number_in
 def merged_input_defects(units: Sequence[Unit], scales: Scales) -> Iterator[Defect]:
     """Merged layers whose members carry different scales for their one input."""
     for unit in units:
-        if role_in_layer(unit.members[0]) is Role.Experts:
+        first = unit.members[0]
+        is_expert = role_in_layer(first) is Role.Experts
+        if is_expert and first.layout is not WeightLayout.Fp8Tensor:
             continue  # merged with all experts of the layer: see `expert_remarks`
         known = _known(unit.members, scales)
         if not differ(known.values()):
+            continue
+        if is_expert:
+            yield _refused_expert(unit, known)
             continue
         kept = max(known.values())
         wrong = max(known, key=lambda name: abs(known[name] - kept))
@@ -42,6 +50,17 @@ def merged_input_defects(units: Sequence[Unit], scales: Scales) -> Iterator[Defe
             f"{', '.join(f'{value:.6g}' for value in known.values())}; a server keeps {kept:.6g} "
             f"for all, which is off by {abs(known[wrong] / kept - 1):.1%} here.",
         )
+
+
+def _refused_expert(unit: Unit, known: Mapping[str, float]) -> Defect:
+    return Defect(
+        kind=DefectKind.UnequalInputScales,
+        tensor=min(known, key=lambda name: known[name]),
+        message=f"The members of `{unit.name}` have different scales for their one input, "
+        f"{', '.join(f'{value:.6g}' for value in known.values())}; of FP8 experts vLLM 0.32 "
+        "refuses them in compressed-tensors' layout, and keeps the last that it reads in "
+        "ModelOpt's.",
+    )
 
 
 def expert_remarks(inventory: Inventory, scales: Scales) -> list[Remark]:

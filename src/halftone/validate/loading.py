@@ -16,7 +16,7 @@ from halftone.checkpoint.serving_config import (
     merged_parts,
     runtime_name,
 )
-from halftone.checkpoint.serving_limits import block_fp8_obstacle
+from halftone.checkpoint.serving_limits import block_fp8_obstacle, merged_heights
 from halftone.checkpoint.serving_rules import (
     Activations,
     ModuleKind,
@@ -187,15 +187,16 @@ def _obstacles(
     if scheme is None or scheme.weights is not WeightLayout.Fp8Block:
         return
     leaves = [module.name.rpartition(".")[2] for module in modules]
+    rows = {leaf: m.shape[0] for m, leaf in zip(modules, leaves, strict=True) if m.shape}
     behind = max((served.parts.index(leaf) for leaf in leaves if leaf in served.parts), default=0)
     for module, leaf in zip(modules, leaves, strict=True):
-        codes = module.codes
-        if codes is None or module.place.group is None:
+        row = module.place.row
+        if leaf not in rows or row is None or module.place.group is None:
             continue
         obstacle = block_fp8_obstacle(
             routed_expert=served.kind is ModuleKind.RoutedExperts,
             weight_only=scheme.activations is Activations.Kept,
-            rows=codes.shape[0],
+            heights=merged_heights(row, rows[leaf], rows),
             followed=leaf in served.parts and served.parts.index(leaf) < behind,
         )
         if obstacle is not None:

@@ -56,7 +56,7 @@ def linear_attention() -> tuple[Row, ...]:
     path = f"{LAYER}linear_attn."
     role, gate = Role.LinearAttention, Role.LinearAttentionGate
     return (
-        Row(f"{path}in_proj_qkv", role, "in_proj_qkvz", Split.Column),
+        Row(f"{path}in_proj_qkv", role, "in_proj_qkvz", Split.Column, values_like="in_proj_z"),
         Row(f"{path}in_proj_z", role, "in_proj_qkvz", Split.Column),
         Row(f"{path}out_proj", role, None, Split.Row),
         Row(f"{path}in_proj_b", gate, "in_proj_ba", Split.Column),

@@ -43,6 +43,8 @@ class Row:
 
     `stacked` is set for tensors that hold all experts in one 3-D array `[experts, rows, columns]`:
     the names of the parts that lie one after another along the rows of each expert.
+    `values_like` is set for a matrix that holds queries, keys and values one after another, of
+    which a server merges each by itself: it names the sibling that is as high as the values.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Row:
     split: Split = Split.Replicated
     served: ServedScale = ServedScale.Largest
     stacked: tuple[str, ...] = ()
+    values_like: str | None = None
 
 
 @dataclass(frozen=True)

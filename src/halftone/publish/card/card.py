@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from halftone.publish.calibration import public_recipe
+from halftone.publish.card.explanations import LAYOUTS_IN_WORDS
 from halftone.publish.card.metadata import (
     base_models,
     front_matter,
@@ -20,10 +21,13 @@ from halftone.publish.card.metadata import (
     licence_of,
 )
 from halftone.publish.card.rows import (
+    cache_in_words,
     data_rows,
     formats_in_words,
     gate_row,
     kept_rows,
+    measured_scales,
+    measures_experts,
     quantized_row,
     slower_loads,
 )
@@ -88,6 +92,12 @@ def model_card(
         is_repository=hub_repository(plan.source.uri) is not None,
         data=data_rows(report),
         calibration=plan.recipe.calibration,
+        local_data=plan.recipe.calibration is not None
+        and plan.recipe.calibration.dataset.path is not None,
+        measured_scales=measured_scales(plan),
+        measured_experts=measures_experts(plan),
+        layout=LAYOUTS_IN_WORDS[plan.recipe.checkpointFormat],
+        cache=cache_in_words(plan),
         quantized=[quantized_row(line, checkpoint) for line in plan.roles if line.format],
         formats=formats_in_words(plan),
         kept=kept_rows(plan),

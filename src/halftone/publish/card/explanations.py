@@ -1,13 +1,14 @@
-"""Why the card says what it says: formats in words, and why a role was kept. Tables, no code."""
+"""Why the card says what it says: formats and layouts in words, and why a role was kept."""
 
 from typing import Final
 
-from halftone.spec.formats import Format
+from halftone.spec.formats import CheckpointFormat, Format
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
 
 FORMATS_IN_WORDS: Final[dict[Format, str]] = {
     Format.NVFP4A16: "4-bit weights (NVFP4, an FP8 scale for 16 of them), 16-bit activations",
-    Format.NVFP4: "4-bit weights and activations (NVFP4, an FP8 scale for 16 of them)",
+    Format.NVFP4: "4-bit weights and activations (NVFP4, an FP8 scale for 16 of them, and one for "
+    "all that enters a matrix, measured before)",
     Format.FP8: "8-bit weights and activations (FP8, one scale for the weights of a matrix and one "
     "for its input, measured before)",
     Format.FP8_DYNAMIC: "8-bit weights (FP8, a scale for each row), 8-bit activations scaled "
@@ -15,6 +16,13 @@ FORMATS_IN_WORDS: Final[dict[Format, str]] = {
     Format.FP8_BLOCK: "8-bit weights (FP8, a scale for each 128×128 block), 8-bit activations "
     "scaled in groups at run time",
     Format.FP8_BLOCK_A16: "8-bit weights (FP8, a scale for each 128×128 block), 16-bit activations",
+}
+
+LAYOUTS_IN_WORDS: Final[dict[CheckpointFormat, str]] = {
+    CheckpointFormat.CompressedTensors: "that of compressed-tensors (`quantization_config` in "
+    "`config.json`)",
+    CheckpointFormat.ModelOpt: "ModelOpt's (`hf_quant_config.json`, and `quantization_config` in "
+    "`config.json`)",
 }
 
 # Roles that no recipe may quantize.

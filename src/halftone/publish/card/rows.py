@@ -9,9 +9,12 @@ from typing import Any
 
 from halftone.publish.card.explanations import FORMATS_IN_WORDS, why_kept
 from halftone.spec.documents import CheckpointDocument, Plan, RoleSummary
+from halftone.spec.formats import FORMATS
 from halftone.spec.gates import Metric
+from halftone.spec.job import KvCacheScales
 from halftone.spec.presentation import OUTCOME_WORDS, dataset_name, short_size, short_unit
 from halftone.spec.reports import GateResult, Report
+from halftone.spec.roles import Role
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,36 @@ def data_rows(report: Report) -> list[DataRow]:
         )
         for data in report.calibration
     ]
+
+
+def measured_scales(plan: Plan) -> str:
+    """Whose scales were measured, in words; of everything where the plan does not say."""
+    activations = ["activations"] if any(_is_measured(line) for line in plan.roles) else []
+    cache = ["the KV cache"] if _measures_cache(plan) else []
+    return " and of ".join(activations + cache) or "activations and of the KV cache"
+
+
+def measures_experts(plan: Plan) -> bool:
+    """Whether what enters routed experts was measured; then some may have seen no token."""
+    return any(line.role is Role.Experts and _is_measured(line) for line in plan.roles)
+
+
+def cache_in_words(plan: Plan) -> str:
+    """What cache the configuration asks for; empty where it asks for none."""
+    cache = plan.recipe.kvCache if plan.recipe is not None else None
+    if cache is None:
+        return ""
+    scales = "scales that were measured" if _measures_cache(plan) else "scales of 1.0"
+    return f"The configuration asks for an {cache.format} KV cache, with {scales}."
+
+
+def _is_measured(line: RoleSummary) -> bool:
+    return line.format is not None and FORMATS[line.format].needs_calibration
+
+
+def _measures_cache(plan: Plan) -> bool:
+    cache = plan.recipe.kvCache if plan.recipe is not None else None
+    return cache is not None and cache.scales is KvCacheScales.Calibrated
 
 
 def formats_in_words(plan: Plan) -> list[tuple[str, str]]:

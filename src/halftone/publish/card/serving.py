@@ -61,7 +61,9 @@ def _modes(plan: Plan, config: dict[str, Any], serve: str) -> Iterator[Mode]:
     context = _context(config)
     longest = f"The model's context is {context:,} tokens." if context else ""
     if towers:
-        remark = "Leaves the towers for images and sound out of memory."
+        senses = ((Role.Vision, "images"), (Role.Audio, "sound"))
+        named = " and ".join(sense for tower, sense in senses if tower in towers)
+        remark = f"Leaves what is there for {named} out of memory."
         yield Mode("Text only", f"{serve} --language-model-only", f"{remark} {longest}".strip())
         yield from _multimodal(plan, serve, roles)
     else:

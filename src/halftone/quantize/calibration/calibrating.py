@@ -6,22 +6,30 @@ Called by the command line and by a run, in the environment that has llm-compres
 moment and call it again: measured layers are kept, and the result is the same.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from halftone import __version__
-from halftone.checkpoint.digests import file_sha256
 from halftone.checkpoint.index import Checkpoint
 from halftone.plan.planning import Planned
-from halftone.quantize.calibration.partial import Partial, discard_leftovers, storage_errors
+from halftone.quantize.calibration.finished import (
+    earlier,
+    is_out_of_reach,
+    refuse_other_data,
+    rows,
+    source_stamp,
+    unopened,
+)
+from halftone.quantize.calibration.memory import enough_memory
+from halftone.quantize.calibration.partial import Partial, storage_errors
 from halftone.quantize.calibration.quiet import quiet
 from halftone.spec.calibration import Calibration
 from halftone.spec.documents import Method
-from halftone.spec.errors import EnvironmentFault, RefusedInput
+from halftone.spec.errors import HalftoneError, RefusedInput
 from halftone.spec.names import STATISTICS_FILE, Reason
-from halftone.spec.statistics import MeasuredData, StatisticsDocument
+from halftone.spec.statistics import StatisticsDocument
 
 
 class CalibrationProgress(Protocol):
@@ -55,42 +63,43 @@ def calibrate(
 ) -> StatisticsDocument:
     """Measure what `planned` needs and write `statistics.json` and `.safetensors` to `output`.
 
-    `notice` is told, in sentences, what a user should know of the data although it goes on.
-    Statistics of this plan and these data that lie there are returned as they are. Raises
-    RefusedInput for data, a model or a plan that cannot be carried out (ModuleUnmeasured,
-    NonFiniteActivation, ModelNotRunnable and what reading data raises), EnvironmentFault for too
-    little memory or disk, and OutputBusy while another process calibrates into `output`.
+    `notice` is told, in sentences, what a user should know although it goes on. Statistics of this
+    plan, source and data that lie there are returned as they are, also when the data cannot be
+    reached now. Raises RefusedInput for data, a model or a plan that cannot be carried out
+    (ModuleUnmeasured, NonFiniteActivation, ModelNotRunnable and what reading data raises) and for
+    other statistics in `output`, EnvironmentFault for too little memory or disk, and OutputBusy
+    while another process calibrates into `output`.
     """
     calibration = _calibration(planned)
-    progress = progress or _Unseen()
-    with quiet():
-        from halftone.quantize.calibration.data import prepare_data
+    progress, notice = progress or _Unseen(), notice or (lambda said: None)
+    with quiet(), Partial(output, planned.plan.digest) as partial, _enough_memory():
+        from halftone.quantize.calibration.dataset.preparing import prepare_data
+
+        source = source_stamp(checkpoint)
+        done = earlier(output, planned.plan.digest, source)
+        if done is not None:
+            _hold_against_data(done, calibration, checkpoint, partial, notice)
+            return done
+        data = prepare_data(calibration, checkpoint, partial.scratch)
+        for said in data.notices:
+            notice(said)
+        from halftone.quantize.calibration.measuring import device, measure
         from halftone.quantize.calibration.writing import versions, write_statistics
 
-        data = prepare_data(calibration, checkpoint)
-        if notice is not None:
-            for said in data.notices:
-                notice(said)
-        try:
-            done = _earlier(output, planned, data.measured)
-            if done is not None:
-                discard_leftovers(output)
-                return done
-            from halftone.quantize.calibration.measuring import device, measure
-
-            origin = {
+        dropped = partial.take_up(
+            {
                 "halftoneVersion": __version__,
                 "versions": versions(),
                 "device": str(device()),
-                "data": [one.model_dump(mode="json") for one in data.measured],
-                "written": _written(checkpoint),
+                "data": [rows(one) for one in data.measured],
+                "source": source,
             }
-            with Partial(output, planned.plan.digest, origin) as partial, _enough_memory():
-                measured = measure(planned, checkpoint, calibration, data, partial, progress)
-                with storage_errors(output):
-                    return write_statistics(planned, calibration, data.measured, measured, output)
-        finally:
-            data.close()
+        )
+        if dropped is not None:
+            notice(dropped)
+        measured = measure(planned, checkpoint, calibration, data, partial, progress)
+        with storage_errors(output):
+            return write_statistics(planned, calibration, data.measured, measured, source, output)
 
 
 def _calibration(planned: Planned) -> Calibration:
@@ -116,48 +125,40 @@ def _calibration(planned: Planned) -> Calibration:
     return recipe.calibration
 
 
-def _earlier(
-    output: Path, planned: Planned, data: tuple[MeasuredData, ...]
-) -> StatisticsDocument | None:
-    """Whole statistics of this plan and these data that lie in `output`; others are refused."""
-    path = output / STATISTICS_FILE
-    if not path.exists():
-        return None
-    document = StatisticsDocument.load(path)
-    if (document.planDigest, document.data) != (planned.plan.digest, data):
-        what = "plan" if document.planDigest != planned.plan.digest else "data set"
-        raise RefusedInput(
-            Reason.OutputNotEmpty,
-            str(path),
-            f"'{path}' holds statistics of another {what}; choose another directory or remove it.",
-        )
-    tensors = output / document.file.path
-    with storage_errors(output):
-        if tensors.is_file() and file_sha256(tensors) == document.file.sha256:
-            return document
-    raise RefusedInput(
-        Reason.OutputNotEmpty,
-        str(tensors),
-        f"'{tensors}' is missing or is not the file that was written (its SHA-256 differs from "
-        f"{STATISTICS_FILE}); remove both and run the same command again.",
+def _hold_against_data(
+    done: StatisticsDocument,
+    calibration: Calibration,
+    checkpoint: Checkpoint,
+    partial: Partial,
+    notice: Callable[[str], None],
+) -> None:
+    """Refuse finished statistics of other data; data that are gone since are only told of."""
+    from halftone.quantize.calibration.dataset.preparing import prepare_data
+
+    away = unopened(calibration.dataset)
+    if away is None:
+        try:
+            data = prepare_data(calibration, checkpoint, partial.scratch)
+        except HalftoneError as error:
+            if not is_out_of_reach(error):
+                raise
+            away = error
+        else:
+            for said in data.notices:
+                notice(said)
+            refuse_other_data(partial.output, done, data.measured)
+            return
+    notice(
+        "The calibration data cannot be reached now, so whether they are still those of "
+        f"'{partial.output / STATISTICS_FILE}' was not checked; going on with what was measured "
+        f"then. ({away.message})"
     )
 
 
-def _written(checkpoint: Checkpoint) -> dict[str, int]:
-    """When each local shard was last written: two fine-tunes of a model have equal headers."""
-    paths = {shard.file: checkpoint.source.local_path(shard.file) for shard in checkpoint.shards}
-    return {file: path.stat().st_mtime_ns for file, path in paths.items() if path is not None}
-
-
-@contextmanager
-def _enough_memory() -> Iterator[None]:
+def _enough_memory() -> AbstractContextManager[None]:
     """What an allocator says when there is no more, in our words; measured layers are kept."""
-    try:
-        yield
-    except MemoryError as error:
-        raise EnvironmentFault(
-            Reason.TooLittleMemory,
-            "calibration",
-            "The memory of this machine did not suffice for one layer; choose a larger one, or a "
-            "smaller `maxSequenceLength`, and run the same command again.",
-        ) from error
+    return enough_memory(
+        "calibration",
+        "The memory of this machine did not suffice for one layer; choose a larger one, or a "
+        "smaller `maxSequenceLength`, and run the same command again.",
+    )

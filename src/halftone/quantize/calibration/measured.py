@@ -1,6 +1,6 @@
 """What was measured so far, free of any library: kept in the journal, written at the end.
 
-Called by `observing`, `running` and `writing`. Names are those on disk.
+Called by `observing`, `running`, `partial` and `writing`. Names are those on disk.
 """
 
 from collections.abc import Mapping
@@ -58,6 +58,3 @@ class Measured(NamedTuple):
                 for name, all_ in found["routed"].items()
             },
         )
-
-
-NOTHING = Measured({}, {}, {})

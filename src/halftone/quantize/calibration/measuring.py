@@ -3,14 +3,17 @@
 Called by `calibrating`, which owns the output directory. It writes nothing but the partial state.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from itertools import accumulate
+from math import ceil
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from halftone.checkpoint.index import Checkpoint
 from halftone.plan.measurements import Measurements, measurements
 from halftone.plan.planning import Planned
-from halftone.quantize.calibration.data import CalibrationData
+from halftone.quantize.calibration.dataset.preparing import CalibrationData
 from halftone.quantize.calibration.measured import Measured
 from halftone.quantize.calibration.memory import BASE_BYTES, available_bytes, require_memory
 from halftone.quantize.calibration.model import build_model, refuse_model
@@ -26,6 +29,10 @@ from halftone.spec.names import Reason
 
 if TYPE_CHECKING:
     from halftone.quantize.calibration.calibrating import CalibrationProgress
+
+# What lies on disk beside hidden states: files of their own, and masks and rotations once for each
+# length of a sample.
+_BESIDE: Final = 1.1
 
 
 def measure(
@@ -55,17 +62,19 @@ def measure(
         calibration.unroutedExperts,
         where,
     )
+    _require_disk(model.module, data, partial)
     samples = sum(one.samples for one in data.measured)
     progress.begin(samples * (len(model.layers) + 1))
     if partial.journal is None:
-        for _ in run.embed():
+        _refuse_unreachable(watched, model.layers, run)
+        for _ in run.embed(_Due(wanted, watched, None, model.layers).check):
             progress.advance(1)
     else:
         progress.skip(samples * partial.journal.done)
     assert partial.journal is not None
     _require_room_for_attention(streamed, partial.journal.longest, where)
     for index in range(partial.journal.done - 1, len(model.layers)):
-        due = _Due(wanted, watched, model.layers[index])
+        due = _Due(wanted, watched, model.layers[index], model.layers)
         for _ in run.layer(index, due.check):
             progress.advance(1)
     return partial.journal.measured
@@ -102,16 +111,49 @@ def _place(tensor: str, names: Names) -> str:
     return found.removesuffix(".weight")
 
 
-class _Due:
-    """What one layer must have shown."""
+def _layer_of(place: str, layers: Collection[str]) -> str | None:
+    """The decoder layer in which a module lies; None for those outside all of them."""
+    parents = accumulate(place.split("."), "{}.{}".format)
+    return next((parent for parent in parents if parent in layers), None)
 
-    def __init__(self, wanted: Measurements, watched: Watched, layer: str) -> None:
-        inside = f"{layer}."
+
+def _refuse_unreachable(watched: Watched, layers: tuple[str, ...], run: Run) -> None:
+    """Before anything is kept: outside the layers, only what comes before them is ever called."""
+    known = frozenset(layers)
+    for name, place in watched.caches.items():
+        if _layer_of(place, known) is None:
+            _refuse_outside(name, "is no attention of a decoder layer and keeps no KV cache")
+    outside = [name for name, at in watched.inputs.items() if _layer_of(at, known) is None]
+    if not outside:
+        return
+    seen = run.first_of_each().inputs
+    for name in outside:
+        if name not in seen:
+            _refuse_outside(name, "lies in no decoder layer, and no sample reaches it before them")
+
+
+def _refuse_outside(name: str, why: str) -> None:
+    raise RefusedInput(
+        Reason.ModuleUnmeasured,
+        name,
+        f"`{name}` {why}, so it cannot be measured; add data of the modality that uses it, keep "
+        "its role in full precision, or choose a data-free recipe such as 'nvfp4a16'.",
+    )
+
+
+class _Due:
+    """What one layer must have shown, or (`layer` None) what comes before the first."""
+
+    def __init__(
+        self, wanted: Measurements, watched: Watched, layer: str | None, layers: tuple[str, ...]
+    ) -> None:
+        known = frozenset(layers)
+        here = {n for n, place in watched.inputs.items() if _layer_of(place, known) == layer}
         self._groups = {
-            group: [m for m in members if watched.inputs[m].startswith(inside)]
+            group: [member for member in members if member in here]
             for group, members in wanted.inputs.items()
         }
-        self._caches = [n for n, place in watched.caches.items() if place.startswith(inside)]
+        self._caches = [n for n, at in watched.caches.items() if _layer_of(at, known) == layer]
         self._experts = watched.experts
 
     def check(self, found: Measured) -> None:
@@ -155,6 +197,17 @@ def _require_room_for_attention(model: StreamedModel, longest: int, where: Any) 
     layer = max(model.layers, key=model.part_bytes)
     scores = heads * longest * longest * PAIR_BYTES
     require_memory(model.part_bytes(layer) + scores + BASE_BYTES, layer, _free(where))
+
+
+def _require_disk(module: Any, data: CalibrationData, partial: Partial) -> None:
+    """Before anything is read: hidden states of all tokens, before a layer and after it.
+
+    After a restart those before it lie there already.
+    """
+    tokens = sum(one.tokens for one in data.measured)
+    one_layer = tokens * module.config.get_text_config().hidden_size * module.dtype.itemsize
+    times = 2 if partial.journal is None else 1
+    partial.require_space(ceil(one_layer * times * _BESIDE))
 
 
 def _free(where: Any) -> int:

@@ -1,9 +1,13 @@
-"""How much memory there is for one layer, and how much one layer takes.
+"""How much memory there is for one layer, and what it looks like when it did not suffice.
 
-Called by `calibrating` before anything is read. The kernel's own numbers count: the machine's, and
-those of the control groups that this process lies in.
+Called by `measuring` and a sweep before anything is read, and by whoever owns what they do. The
+kernel's own numbers count: the machine's, and those of the control groups that this process lies
+in. Importing it needs no torch.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +17,8 @@ from halftone.spec.names import Reason
 _GROUPS: Final = Path("/sys/fs/cgroup")
 # Beside the weights of a layer: activations of one sample, and what allocators keep.
 BASE_BYTES: Final = 512 * 2**20
+# How torch's allocator on the CPU says that there is none, in a plain RuntimeError (2.13).
+_CPU_ALLOCATOR: Final = "DefaultCPUAllocator: can't allocate memory"
 
 
 def available_bytes() -> int:
@@ -31,6 +37,27 @@ def require_memory(needed: int, layer: str, there: int) -> None:
             f"`{layer}` needs {_gb(needed)} GB of memory while it is measured, and {_gb(there)} GB "
             "are available; choose a larger machine, or a smaller `maxSequenceLength`.",
         )
+
+
+@contextmanager
+def enough_memory(subject: str, message: str) -> Iterator[None]:
+    """Say of whatever allocator finds nothing: EnvironmentFault(TooLittleMemory), cause chained."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise EnvironmentFault(Reason.TooLittleMemory, subject, message) from error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an allocator says that there is no memory: Python's, NumPy's or one of torch's."""
+    torch = sys.modules.get("torch")  # whoever raised one of its errors has imported it
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or (isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error))
+    )
 
 
 def _gb(count: int) -> str:

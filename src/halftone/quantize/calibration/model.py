@@ -1,8 +1,9 @@
 """The source's model as transformers builds it, without weights, one module for each expert.
 
-Called by `calibrating`. Only classes of transformers itself are built, never code that lies beside
-a checkpoint. Parameters are on the meta device: `streaming` fills them layer by layer. Buffers that
-a configuration alone decides (rotary frequencies) are real.
+Called by `measuring` and a sweep. Only classes of transformers itself are built, never code that
+lies beside a checkpoint. Parameters are on the meta device: `streaming` fills them layer by layer,
+each in the type that it has here. Buffers that a configuration alone decides (rotary frequencies)
+are real.
 """
 
 from collections.abc import Iterator
@@ -20,12 +21,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
 )
+from transformers.core_model_loading import build_glob_alternation
 
+from halftone.quantize.calibration.memory import out_of_memory
 from halftone.spec.errors import HalftoneError, RefusedInput
 from halftone.spec.names import CONFIG_FILE, Reason
 
-# How torch's allocator on the CPU says that there is none.
-_NO_MEMORY: Final = "can't allocate memory"
 # What a configuration says of code beside it, and of how its weights are stored.
 _NOT_OURS: Final = ("auto_map", "quantization_config")
 
@@ -46,6 +47,7 @@ def build_model(config: dict[str, Any]) -> Model:
         with init_empty_weights(include_buffers=False):
             module = builder.from_config(described, dtype=dtype)
             _take_experts_apart(module)
+            _keep_in_fp32(module, dtype)
         module.eval()
         names = {found: name for name, found in module.named_modules()}
         layers = tuple(names[layer] for layer in module.get_decoder().layers)
@@ -63,7 +65,7 @@ def runnable(what: str = CONFIG_FILE) -> Iterator[None]:
     except (HalftoneError, OSError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY in str(error):
+        if out_of_memory(error):
             raise MemoryError(str(error)) from error
         text = str(error).strip().splitlines() or [""]
         said = f"{type(error).__name__}: {text[-1][:300]}"
@@ -111,3 +113,19 @@ def _take_experts_apart(module: Any) -> None:
     for name, experts in get_non_linearized_moes(module):
         kind = LinearExperts2D.get_linear_experts_cls(type(experts))
         module.set_submodule(name, kind(getattr(experts, "config", module.config)))
+
+
+def _keep_in_fp32(module: Any, dtype: Any) -> None:
+    """Give what transformers would load in float32, whatever the model's type, that type.
+
+    A router's correction bias, for one, decides in its last bits. The rules are transformers' own,
+    matched against names as it matches them when it loads (`convert_and_load_state_dict_in_model`).
+    """
+    planned = module._get_dtype_plan(dtype)
+    if not planned:
+        return
+    rules, patterns, _ = build_glob_alternation(list(planned))
+    for name, value in module.state_dict(keep_vars=True).items():
+        found = rules.search(name)
+        if found is not None:
+            value.data = value.data.to(planned[patterns[found.lastgroup]])

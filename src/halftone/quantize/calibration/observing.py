@@ -1,13 +1,13 @@
 """What enters the quantized modules, and keys and values as they enter the cache.
 
-Called by `running`, which owns the model. llm-compressor's observer does the measuring, its hooks
-of the KV cache show keys and values after normalisation and rotary embedding. Nothing is quantized
-here, as in `oneshot`'s sequential pipeline.
+`measuring` and a sweep say what to watch, `running` takes what was seen. llm-compressor's observer
+does the measuring, its hooks of the KV cache show keys and values after normalisation and rotary
+embedding. Nothing is quantized here, as in `oneshot`'s sequential pipeline.
 """
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from compressed_tensors.modeling.kvcache import (
@@ -20,6 +20,9 @@ from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
 from llmcompressor.observers import Observer
 
 from halftone.quantize.calibration.measured import Measured, Seen
+
+# So many tensors are known, alive or not, before those that are gone are forgotten.
+_REMEMBERED: Final = 1024
 
 
 class Watched(NamedTuple):
@@ -145,9 +148,8 @@ class _Largest:
             return known[2]
         found = self._observers[kind](value).get_statistics()
         amax = torch.maximum(found["max_vals"].abs(), found["min_vals"].abs()).max().float()
-        gone = weakref.ref(value, self._forgetting(id(value)))
-        self._by_id[id(value)] = (gone, value._version, amax)
+        if len(self._by_id) >= _REMEMBERED:
+            self._by_id = {k: known for k, known in self._by_id.items() if known[0]() is not None}
+        # No callback that forgets: an interrupt that comes in one is lost.
+        self._by_id[id(value)] = (weakref.ref(value), value._version, amax)
         return amax
-
-    def _forgetting(self, key: int) -> Any:
-        return lambda gone: self._by_id.pop(key, None)

@@ -1,8 +1,8 @@
 """The samples through the model, layer after layer, each layer read once.
 
-Called by `calibrating`. llm-compressor cuts the model's graph into one piece before the first layer
-and one for each layer; samples of one signature share a graph. All samples go through a piece
-before the next piece is read, and between two pieces they lie on disk.
+Called by `measuring` and a sweep. llm-compressor cuts the model's graph into one piece before the
+first layer and one for each layer; samples of one signature share a graph. All samples go through a
+piece before the next piece is read, and between two pieces they lie on disk.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,18 +16,19 @@ from llmcompressor.modeling.moe.context import moe_calibration_context
 from llmcompressor.pipelines.sequential.helpers import Subgraph, trace_subgraphs
 from llmcompressor.utils.helpers import calibration_forward_context
 
-from halftone.quantize.calibration.measured import NOTHING, Measured
+from halftone.quantize.calibration.measured import Measured
 from halftone.quantize.calibration.model import refuse_model, runnable
 from halftone.quantize.calibration.observing import Watch
 from halftone.quantize.calibration.partial import Journal, Partial, SampleState, storage_errors
 from halftone.quantize.calibration.streaming import StreamedModel
-from halftone.quantize.calibration.values import load_value, save_value
+from halftone.quantize.calibration.values import load_value, save_shared, save_value
 from halftone.spec.calibration import UnroutedExperts
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
 
 Keys = tuple[str, ...]
 Samples = Callable[[], Iterable[dict[str, Any]]]
+Check = Callable[[Measured], None]
 
 # Functions that decide from values; llm-compressor calls them from the graph as they are.
 _UNTRACED: Final = DatasetArguments().tracing_ignore
@@ -64,28 +65,32 @@ class Run:
         for layer in model.layers:
             model.module.get_submodule(layer).register_forward_hook(self._finite(layer))
 
-    def embed(self) -> Iterator[int]:
+    def embed(self, check: Check) -> Iterator[int]:
         """Every sample from the data set through all that comes before the first layer.
 
-        Yields each one's number after it is done.
+        Yields each one's number after it is done. `check` may refuse what was measured before it is
+        kept.
         """
         states, longest = [], 0
         with self._calibrating():
             for number, inputs in enumerate(self._samples()):
-                keys = tuple(sorted(inputs))
-                if keys not in self._graphs:
-                    self._graphs[keys] = self._traced(inputs)
-                values = {name: value.to(self._device) for name, value in inputs.items()}
-                piece = self._graphs[keys][0]
-                with _seeing(self._model.module.config, inputs):
-                    made = self._forward(piece, values, _EMBEDDING)
-                kept = {n: v for n, v in values.items() if n not in piece.consumed_names}
-                states.append(SampleState(keys, self._saved(0, number, {**kept, **made})))
+                keys, kept = self._embedded(inputs)
+                states.append(SampleState(keys, self._shared(kept)))
                 longest = max(longest, inputs["input_ids"].shape[-1])
                 yield number
-        self._partial.commit(Journal(1, longest, tuple(states), NOTHING))
+        found = self._found(_EMBEDDING, check)
+        self._partial.commit(Journal(1, longest, tuple(states), found))
 
-    def layer(self, index: int, check: Callable[[Measured], None]) -> Iterator[int]:
+    def first_of_each(self) -> Measured:
+        """What one sample of each signature shows before the first layer; nothing is kept."""
+        done: set[Keys] = set()
+        with self._calibrating():
+            for inputs in self._samples():
+                if tuple(sorted(inputs)) not in done:
+                    done.add(self._embedded(inputs)[0])
+        return self._watch.take()
+
+    def layer(self, index: int, check: Check) -> Iterator[int]:
         """Every sample through layer `index`; yields each one's number after it is done.
 
         `check` may refuse what was measured before it is kept.
@@ -104,12 +109,28 @@ class Run:
                 saved = {} if last else {**kept, **self._saved(index + 1, number, made)}
                 states.append(SampleState(sample.keys, saved))
                 yield number
+        measured = journal.measured.joined(self._found(layer, check))
+        self._partial.commit(Journal(index + 2, journal.longest, tuple(states), measured))
+
+    def _embedded(self, inputs: dict[str, Any]) -> tuple[Keys, dict[str, Any]]:
+        """The signature of `inputs`, and what the layers need of them."""
+        keys = tuple(sorted(inputs))
+        if keys not in self._graphs:
+            self._graphs[keys] = self._traced(inputs)
+        values = {name: value.to(self._device) for name, value in inputs.items()}
+        piece = self._graphs[keys][0]
+        with _seeing(self._model.module.config, inputs):
+            made = self._forward(piece, values, _EMBEDDING)
+        kept = {n: v for n, v in values.items() if n not in piece.consumed_names}
+        return keys, {**kept, **made}
+
+    def _found(self, where: str, check: Check) -> Measured:
+        """What was seen in one part of the model, if it can be kept."""
         found = self._watch.take()
         if found.not_finite() is not None:
-            _refuse_non_finite(found, layer)
+            _refuse_non_finite(found, where)
         check(found)
-        measured = journal.measured.joined(found)
-        self._partial.commit(Journal(index + 2, journal.longest, tuple(states), measured))
+        return found
 
     @contextmanager
     def rehearsing(self, index: int) -> Iterator[Callable[[], Iterator[int]]]:
@@ -152,6 +173,11 @@ class Run:
         with runnable(where):
             made: dict[str, Any] = piece.forward(self._model.module, **inputs)
         return made
+
+    def _shared(self, values: dict[str, Any]) -> dict[str, str]:
+        with storage_errors(self._partial.output):
+            folder = self._partial.values
+            return {name: save_shared(value, folder, name) for name, value in values.items()}
 
     def _saved(self, step: int, number: int, values: dict[str, Any]) -> dict[str, str]:
         files = {name: f"{step:05d}-{number:07d}-{name}.pt" for name in values}

@@ -1,7 +1,8 @@
 """One part of the model in memory at a time: weights come when a part is called, and go at once.
 
-Called by `running`. A part is what the tracer does not look into: a decoder layer, the embedding, a
-tower, the last norm. The head is never filled: its outputs are of no use to calibration.
+Made by `measuring` and a sweep, filled by `running`. A part is what the tracer does not look into:
+a decoder layer, the embedding, a tower, the last norm. The head is never filled: its outputs are of
+no use to calibration.
 """
 
 from collections.abc import Iterator, Mapping

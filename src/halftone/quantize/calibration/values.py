@@ -1,9 +1,11 @@
 """Activations on disk: what one layer leaves for the next.
 
-Called by `running`. Only tensors and plain containers are kept, so that reading them back can run
-no code.
+Called by `running`, and by a sweep for outputs. Only tensors and plain containers are kept, so that
+reading them back can run no code.
 """
 
+import hashlib
+import io
 from collections import UserDict
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +19,31 @@ _PLAIN: Final = (bool, int, float, str, torch.dtype, torch.device, torch.Size)
 
 def save_value(value: Any, path: Path, name: str) -> None:
     """Write `value` to `path`. Raises OSError, and RefusedInput for what is not plain."""
-    with path.open("wb") as file:  # torch's own writer tells of a full disk in words of its own
-        torch.save(_plain(value, name), file)
+    path.write_bytes(packed(value, name))
+
+
+def save_shared(value: Any, folder: Path, name: str) -> str:
+    """Write `value` to `folder` unless its equal is there; the name of its file. Raises as above.
+
+    Before the first layer most values depend on the length of a sample alone: masks, which grow
+    with its square, and rotations.
+    """
+    data = packed(value, name)
+    path = folder / f"{hashlib.sha256(data).hexdigest()}.pt"
+    if not path.exists():
+        path.write_bytes(data)
+    return path.name
+
+
+def packed(value: Any, name: str) -> memoryview:
+    """`value` as `load_value` reads it; equal ones give equal bytes.
+
+    Made in memory: torch's writer makes a RuntimeError of whatever a file raises (2.13), and a full
+    disk would not be known as one.
+    """
+    held = io.BytesIO()
+    torch.save(_plain(value, name), held)
+    return held.getbuffer()
 
 
 def load_value(path: Path, device: Any) -> Any:

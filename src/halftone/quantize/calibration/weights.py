@@ -1,7 +1,8 @@
 """Which stored tensor fills which parameter of the model, and how its numbers are read.
 
-Called by `streaming`. Names on disk become names of modules as transformers renames them when it
-loads a model; stacked experts are taken apart; FP8 sources are dequantized as the engine does it.
+Called by `measuring`, a sweep and `streaming`. Names on disk become names of modules as
+transformers renames them when it loads a model; stacked experts are taken apart; FP8 sources are
+dequantized as the engine does it.
 """
 
 import re

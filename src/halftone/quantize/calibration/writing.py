@@ -1,7 +1,7 @@
 """`statistics.safetensors` and `statistics.json`, from what was measured.
 
-Called by `calibrating`. Equal work gives equal bytes: names are sorted, and nothing of the machine
-or the time is written.
+Called by `calibrating`. Equal work gives equal tensors and an equal digest: names are sorted, and
+what is of the machine or the time stays outside of both.
 """
 
 from collections import defaultdict
@@ -37,6 +37,7 @@ def write_statistics(
     calibration: Calibration,
     data: tuple[MeasuredData, ...],
     measured: Measured,
+    source_stamp: str | None,
     output: Path,
 ) -> StatisticsDocument:
     """Write both files to `output`, the document last. Raises OSError."""
@@ -52,6 +53,7 @@ def write_statistics(
         unroutedExperts=calibration.unroutedExperts,
         data=data,
         unrouted=unrouted(measured),
+        sourceStamp=source_stamp,
         file=WrittenFile(
             path=STATISTICS_TENSORS, sizeBytes=len(tensors), sha256=sha256_hex(tensors)
         ),

@@ -7,12 +7,18 @@ then read as a server reads it, and must give every matrix the format that it ha
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from halftone.checkpoint.modelopt_config import modelopt_block, modelopt_config
 from halftone.checkpoint.quantization_config import quantization_config, quantized_model_config
 from halftone.checkpoint.serving_config import merged_parts, read_rules, runtime_name
-from halftone.checkpoint.serving_rules import ModuleKind, Rules, ServedModule, WillNotLoad
+from halftone.checkpoint.serving_rules import (
+    ModuleKind,
+    Rules,
+    Scheme,
+    ServedModule,
+    WillNotLoad,
+)
 from halftone.quantize.conversion.source import (
     FORMATS_OF_SCHEMES,
     QuantizedSource,
@@ -139,16 +145,31 @@ def _require_told(
 ) -> None:
     """Read `config` as a server does: every matrix, alone and merged, must get its format."""
     multimodal = is_multimodal(source.checkpoint)
-    asked = dict(_asked(source, formats, multimodal))
+    asked: dict[ServedModule, tuple[str, Format | None]] = {}
+    for module, stored in _asked(source, formats, multimodal):
+        asked.setdefault(module, stored)
     try:
         rules: Rules = read_rules(config, None, multimodal)
         rules.prepare(asked)
-        for module, (name, fmt) in asked.items():
-            scheme = rules.scheme_of(module)
-            if (None if scheme is None else FORMATS_OF_SCHEMES.get(scheme)) is not fmt:
-                _refuse_untold(name, fmt, to, f"a server would take it for {scheme}")
     except WillNotLoad as reason:
-        _refuse_untold(CONFIG_FILE, None, to, str(reason))
+        raise RefusedInput(
+            Reason.NotSupported,
+            CONFIG_FILE,
+            f"The `{CONFIG_FILE}` that {to}'s layout would have cannot be read back: {reason}; "
+            "leave the checkpoint in its own layout.",
+        ) from reason
+    for module, (name, fmt) in asked.items():
+        try:
+            scheme = rules.scheme_of(module)
+        except WillNotLoad as reason:
+            _refuse_untold(name, fmt, to, str(reason))
+        if (None if scheme is None else FORMATS_OF_SCHEMES.get(scheme)) is not fmt:
+            _refuse_untold(name, fmt, to, f"a server would take it for {_word(scheme)}")
+
+
+def _word(scheme: Scheme | None) -> str:
+    """What users know a scheme by: each that our configurations ask for is that of a format."""
+    return "unquantized" if scheme is None else FORMATS_OF_SCHEMES[scheme]
 
 
 def _asked(
@@ -168,11 +189,11 @@ def _asked(
         yield ServedModule(whole, ModuleKind.Linear, merged[fused]), (name, fmt)
 
 
-def _refuse_untold(name: str, fmt: Format | None, to: CheckpointFormat, why: str) -> None:
-    stored = "kept" if fmt is None else f"stored in {fmt}"
+def _refuse_untold(name: str, fmt: Format | None, to: CheckpointFormat, why: str) -> NoReturn:
+    stored = "unquantized" if fmt is None else fmt
     raise RefusedInput(
         Reason.NotSupported,
         name,
-        f"{to}'s configuration cannot say that `{name}` is {stored}: {why}; leave the checkpoint "
-        "in its own layout.",
+        f"`{name}` is {stored}, and {to}'s configuration cannot say so: {why}; leave the "
+        "checkpoint in its own layout.",
     )

@@ -8,30 +8,24 @@ leaves there is removed by the next run, which begins anew. A converted checkpoi
 documents, signature and card of the source speak of other bytes and are not carried over.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.index import Checkpoint
 from halftone.plan.companions import carried_files
 from halftone.quantize.companions import carry_over, write_json
 from halftone.quantize.conversion.configuration import configuration_files
+from halftone.quantize.conversion.settling import settle
 from halftone.quantize.conversion.shards import Progress, write_shards
 from halftone.quantize.conversion.source import read_quantized
-from halftone.quantize.conversion.spans import spans_of
 from halftone.quantize.conversion.staging import require_space, staged_output, storage_errors
-from halftone.quantize.conversion.steps import steps_of, survives_as_bf16
+from halftone.quantize.conversion.steps import steps_of
 from halftone.spec.errors import RefusedInput
-from halftone.spec.files import FileSource
 from halftone.spec.formats import CheckpointFormat
 from halftone.spec.names import (
-    ARTIFACT_DOCUMENTS,
-    ARTIFACT_FILE,
     INDEX_FILE,
     MODEL_CARD,
+    MODELOPT_CONFIG_FILE,
     PROVENANCE_FILE,
     Reason,
 )
@@ -46,8 +40,9 @@ class Conversion:
     """What was done. `nearest` names the global scales whose inverse no float32 divisor has.
 
     Of those the divisor with the nearest inverse was written, at most one unit in the last place
-    of a float32 off. `left_behind` are documents of the source that would not be true of the
-    result.
+    of a float32 off. `widened` names the input scales that got the widest range of the matrices
+    that a server merges theirs with. `left_behind` are the files of the source that did not come
+    along, folders as `name/`: most of them would not be true of the result.
     """
 
     source: str
@@ -58,6 +53,7 @@ class Conversion:
     tensors: int
     changed: int
     nearest: tuple[str, ...]
+    widened: tuple[str, ...]
     left_behind: tuple[str, ...]
 
 
@@ -71,9 +67,9 @@ def convert(
     """Write `checkpoint` in layout `to` into the directory `output`.
 
     Codes and NVFP4's block scales are copied. Raises RefusedInput for what cannot be converted
-    (see `read_quantized` and `steps_of`), for a source in that layout already and for an output
-    that is in the way; EnvironmentFault for a full disk and the like. Nothing is left behind by
-    either.
+    (see `read_quantized`, `steps_of` and `settle`), for a source in that layout already and for an
+    output that is in the way; EnvironmentFault for a full disk and the like. Nothing is left behind
+    by either.
     """
     source = read_quantized(checkpoint)
     if source.layout is to:
@@ -82,8 +78,10 @@ def convert(
             "quantization_config",
             f"'{checkpoint.source.uri}' is in {to}'s layout already; use it as it is.",
         )
-    steps = steps_of(source, to, partial(_survivors, checkpoint.source))
+    possible = steps_of(source, to)
     configurations = configuration_files(source, to)
+    settled = settle(checkpoint.source, possible)
+    steps = settled.steps
     carried, left = _companions(checkpoint)
     sizes = {entry.path: entry.size_bytes for entry in checkpoint.other_files}
     with staged_output(output) as staged:
@@ -106,31 +104,24 @@ def convert(
         tensors=len(steps),
         changed=sum(step.changes for step in steps.values()),
         nearest=tuple(shards.nearest),
+        widened=settled.widened,
         left_behind=left,
     )
 
 
-def _survivors(source: FileSource, entries: Sequence[TensorEntry]) -> set[str]:
-    """The float32 scales among `entries` whose numbers are all BF16 numbers."""
-    lost = set()
-    shards: defaultdict[str, list[TensorEntry]] = defaultdict(list)
-    for entry in entries:
-        shards[entry.file].append(entry)
-    for held in shards.values():
-        for piece in spans_of(source, sorted(held, key=lambda entry: entry.offset)):
-            if not survives_as_bf16(piece.data):
-                lost.add(piece.entry.name)
-    return {entry.name for entry in entries} - lost
-
-
 def _companions(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Files that are carried over, and documents of ours that are not.
+    """Files that are carried over, and those that are not; hidden ones go unmentioned.
 
     The card of an artifact of ours tells of a proof, which holds for other bytes.
     """
     names = {entry.path for entry in checkpoint.other_files}
-    left = names & (ARTIFACT_DOCUMENTS | {ARTIFACT_FILE})
-    if PROVENANCE_FILE in names:
-        left |= names & {MODEL_CARD}
-    carried = (entry.path for entry in carried_files(checkpoint.other_files))
-    return tuple(name for name in carried if name not in left), tuple(sorted(left))
+    untrue = {MODEL_CARD} if PROVENANCE_FILE in names else set()
+    carried = [e.path for e in carried_files(checkpoint.other_files) if e.path not in untrue]
+    left = {_folder(name) for name in names - {*carried, MODELOPT_CONFIG_FILE}}
+    told = sorted(name for name in left if not name.startswith("."))
+    return tuple(carried), tuple(told)
+
+
+def _folder(path: str) -> str:
+    top, slash, _ = path.partition("/")
+    return top + slash

@@ -93,7 +93,7 @@ def _write_shard(
 
 def _place(step: Step) -> tuple[Any, ...]:
     """Where `step` stands in its shard: as in those that `halftone.plan.layout` lays out."""
-    order = natural_key(step.unit), step.member, step.part
+    order = natural_key(step.unit), step.member, step.place
     return (-step.dtype.bits, step.nbytes > SMALL_BYTES, *order)
 
 

@@ -6,7 +6,7 @@ headers and configurations are read.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -79,6 +79,10 @@ class QuantizedSource:
     formats: Mapping[str, Format]
     fp8_cache: bool
 
+    def has_weight(self, module: str) -> bool:
+        """Whether `module` is on disk, as codes or in full precision."""
+        return not {"weight", "weight_packed"}.isdisjoint(self.modules.get(module, ()))
+
 
 def read_quantized(checkpoint: Checkpoint) -> QuantizedSource:
     """Understand `checkpoint` whole.
@@ -95,7 +99,7 @@ def read_quantized(checkpoint: Checkpoint) -> QuantizedSource:
         modules[module][parameter] = entry
     layout = LAYOUTS[rules.method]
     quantized = [name for name, parts in modules.items() if _codes(parts) is not None]
-    formats = _formats(quantized, rules, architecture, is_multimodal(checkpoint))
+    formats = formats_of(quantized, rules, architecture, is_multimodal(checkpoint))
     for name, parts in modules.items():
         _refuse_unfit(name, parts, formats.get(name), layout)
     return QuantizedSource(
@@ -232,26 +236,33 @@ def _has_fp8_cache(block: Mapping[str, Any], layout: CheckpointFormat) -> bool:
     return True
 
 
-def _formats(
-    quantized: list[str], rules: Rules, architecture: Architecture, multimodal: bool
+def formats_of(
+    quantized: Sequence[str], rules: Rules, architecture: Architecture, multimodal: bool
 ) -> dict[str, Format]:
+    """The format that the configuration gives each module in `quantized`.
+
+    Asked once for all experts of a layer: where a list names each of 36,000 experts, every
+    question costs a walk through it. Raises RefusedInput as `read_quantized` does.
+    """
     asked = {name: served(name, architecture, multimodal) for name in quantized}
-    formats = {}
+    modules = dict.fromkeys(asked.values())
     try:
-        rules.prepare(dict.fromkeys(asked.values()))
-        for name, module in asked.items():
-            scheme = rules.scheme_of(module)
-            if scheme is None:
-                _refuse_undescribed(name)
-            if scheme not in FORMATS_OF_SCHEMES:
-                _refuse_scheme(name, scheme)
-            formats[name] = FORMATS_OF_SCHEMES[scheme]
+        rules.prepare(modules)
+        schemes = {module: rules.scheme_of(module) for module in modules}
     except WillNotLoad as reason:
         raise RefusedInput(
             Reason.MalformedCheckpoint,
             CONFIG_FILE,
             f"A server refuses the quantization configuration: {reason}; mend it first.",
         ) from reason
+    formats = {}
+    for name, module in asked.items():
+        scheme = schemes[module]
+        if scheme is None:
+            _refuse_undescribed(name)
+        if scheme not in FORMATS_OF_SCHEMES:
+            _refuse_scheme(name, scheme)
+        formats[name] = FORMATS_OF_SCHEMES[scheme]
     return formats
 
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -33,20 +33,33 @@ def staged_output(output: Path) -> Iterator[Path]:
             _refuse_output(
                 output, f"is a mount point; give a directory in it: '{output / 'model'}'"
             )
-        root = real.parent / f".{real.name}.converting"
-        staged = root / "checkpoint"
+    root = real.parent / f".{real.name}.converting"
+    with storage_errors(output), _without_parents(root):
         root.mkdir(parents=True, exist_ok=True)
-    with storage_errors(output), (root / "lock").open("wb") as lock:
-        _take(lock, root / "lock", output)
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
-        try:
-            yield staged
-            sync_directory(staged)
-            staged.rename(real)  # replaces an empty directory, fails on any other
-            sync_directory(real.parent)
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
+        with (root / "lock").open("wb") as lock:
+            _take(lock, root / "lock", output)
+            try:
+                staged = root / "checkpoint"
+                shutil.rmtree(staged, ignore_errors=True)
+                staged.mkdir()
+                yield staged
+                sync_directory(staged)
+                staged.rename(real)  # replaces an empty directory, fails on any other
+                sync_directory(real.parent)
+            finally:
+                shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def _without_parents(root: Path) -> Iterator[None]:
+    """Of the directories above `root` those that were made here go again if they are empty."""
+    absent = [parent for parent in root.parents if not parent.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one that is in use keeps all above it
+            for parent in absent:
+                parent.rmdir()
 
 
 def _take(lock: IO[bytes], path: Path, output: Path) -> None:

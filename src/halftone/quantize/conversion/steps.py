@@ -1,11 +1,12 @@
 """What becomes of each stored tensor: its new name, dtype and shape, and what its bytes go through.
 
-Every tensor is converted by itself, whatever shard it lies in, so the work streams. Called by
-`converting`. Codes and NVFP4's block scales are always copied.
+Every tensor is converted by itself, whatever shard it lies in, so the work streams; `settling`
+looks at the few whose numbers decide. Called by `converting`, from headers alone. Codes and
+NVFP4's block scales are always copied.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
 from typing import Final
@@ -14,6 +15,7 @@ import numpy as np
 
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.scratch import Bytes
+from halftone.checkpoint.serving_limits import modelopt_block_obstacle
 from halftone.checkpoint.stored_weights import as_float32
 from halftone.plan.kv_scales import kv_scales
 from halftone.quantize.conversion.inversion import Floats, divisors_of, multipliers_of
@@ -50,8 +52,10 @@ class Action(StrEnum):
 class Step:
     """One tensor of the source, and the tensor that it becomes.
 
-    `unit`, `member` and `part` say where it stands among others: a server's merged matrix, the
-    matrix in it, and which of the tensors that its format stores.
+    `unit`, `member` and `place` say where it stands among others: a server's merged matrix, the
+    matrix in it, and which of the tensors that its format stores. `part` is what it is to its
+    matrix, None where it is kept. `one_number` says that it is the only scale of its kind there.
+    `given` is the number to write in place of its own, as the source would say it.
     """
 
     source: TensorEntry
@@ -61,7 +65,10 @@ class Step:
     action: Action
     unit: str
     member: str = ""
-    part: int = 0
+    place: int = 0
+    part: Part | None = None
+    one_number: bool = False
+    given: np.float32 | None = None
 
     @property
     def nbytes(self) -> int:
@@ -84,17 +91,11 @@ class Step:
         return self.dtype.bits < self.source.dtype.bits
 
 
-def steps_of(
-    source: QuantizedSource,
-    to: CheckpointFormat,
-    survivors: Callable[[Sequence[TensorEntry]], set[str]],
-) -> dict[str, Step]:
+def steps_of(source: QuantizedSource, to: CheckpointFormat) -> dict[str, Step]:
     """The step of every tensor, by its name in the source.
 
-    `survivors(entries)` names those of these scales whose numbers are all BF16 numbers; the others
-    keep their dtype, which servers read as well. Raises RefusedInput(NotSupported) for a
-    format or a cache that `to` has no words for, (MalformedCheckpoint) when two tensors would get
-    one name.
+    Raises RefusedInput(NotSupported) for a format or a cache that `to` has no words for, or whose
+    place in the model is unknown, (MalformedCheckpoint) when two tensors would get one name.
     """
     steps = {}
     for module, parts in source.modules.items():
@@ -102,34 +103,28 @@ def steps_of(
         for parameter, entry in parts.items():
             step = changed.get(parameter)
             if parameter in CACHE_SCALES:
-                step = _of_cache(entry, module, parameter, to)
+                step = _of_cache(entry, module, parameter, source, to)
             steps[entry.name] = step or _kept(entry)
     _refuse_twins(steps.values())
-    narrowed = [s.source for s in steps.values() if s.action is Action.Cast and s.is_narrowed]
-    safe = survivors(narrowed)
-    for entry in narrowed:
-        if entry.name not in safe:
-            wider = replace(steps[entry.name], dtype=entry.dtype, action=Action.Copy)
-            steps[entry.name] = wider
     return steps
 
 
 def apply(step: Step, data: Bytes) -> tuple[Bytes, bool]:
     """The output's bytes for all bytes of the source's tensor, and whether they say the very same.
 
-    Raises RefusedInput(MalformedCheckpoint) for a scale that cannot be turned round.
+    Scales that are turned round are positive, and so are their inverses: `settling` saw to it.
     """
     if step.action is Action.Copy:
         return data, True
     values = as_float32(step.source.dtype, data)
+    if step.given is not None:
+        values = np.full_like(values, step.given)
     exact = True
-    if step.action in {Action.Multiplier, Action.Divisor}:
-        _refuse_unusable(step.source, values)
-        if step.action is Action.Multiplier:
-            values = multipliers_of(values)
-        else:
-            values, each = divisors_of(values)
-            exact = bool(each.all())
+    if step.action is Action.Multiplier:
+        values = multipliers_of(values)
+    elif step.action is Action.Divisor:
+        values, each = divisors_of(values)
+        exact = bool(each.all())
     return _encoded(values, step.dtype), exact
 
 
@@ -156,6 +151,7 @@ def _of_module(
         )
     before, after = stored_tensors(fmt, source.layout), stored_tensors(fmt, to)
     shape = matrix_shape(parts[before[0].suffix])
+    _refuse_odd_blocks(module, fmt, shape[1], to)
     weight = f"{module}.weight"
     return {
         old.suffix: Step(
@@ -166,10 +162,30 @@ def _of_module(
             _action(parts[old.suffix], new, fmt, to),
             source.architecture.place(weight).group or weight,
             weight,
-            part,
+            place,
+            new.part,
+            _is_one_number(new.part, fmt),
         )
-        for part, (old, new) in enumerate(zip(before, after, strict=True))
+        for place, (old, new) in enumerate(zip(before, after, strict=True))
     }
+
+
+def _is_one_number(part: Part, fmt: Format) -> bool:
+    return part in {Part.GlobalScale, Part.InputScale} or (part is Part.Scale and fmt is Format.FP8)
+
+
+def _refuse_odd_blocks(module: str, fmt: Format, columns: int, to: CheckpointFormat) -> None:
+    """What a server loads in the one layout and not in the other is not converted."""
+    if fmt is not Format.FP8_BLOCK or to is not CheckpointFormat.ModelOpt:
+        return
+    obstacle = modelopt_block_obstacle(columns)
+    if obstacle is not None:
+        raise RefusedInput(
+            Reason.NotSupported,
+            module,
+            f"`{module}` would not load in {to}'s layout: {obstacle}; leave the checkpoint in its "
+            "own layout.",
+        )
 
 
 def _dtype(entry: TensorEntry, new: StoredTensor) -> Dtype:
@@ -183,7 +199,13 @@ def _action(entry: TensorEntry, new: StoredTensor, fmt: Format, to: CheckpointFo
     return Action.Copy if entry.dtype is _dtype(entry, new) else Action.Cast
 
 
-def _of_cache(entry: TensorEntry, module: str, parameter: str, to: CheckpointFormat) -> Step:
+def _of_cache(
+    entry: TensorEntry,
+    module: str,
+    parameter: str,
+    source: QuantizedSource,
+    to: CheckpointFormat,
+) -> Step:
     """Scales of the cache stand at the attention module, or below its projections."""
     if prod(entry.shape) != 1 or entry.dtype not in FULL_PRECISION:
         raise RefusedInput(
@@ -193,29 +215,25 @@ def _of_cache(entry: TensorEntry, module: str, parameter: str, to: CheckpointFor
             "have one scale each in both layouts; give a checkpoint with such scales.",
         )
     attention = module.removesuffix(".k_proj").removesuffix(".v_proj")
+    if not source.has_weight(f"{attention}.k_proj"):
+        raise RefusedInput(
+            Reason.NotSupported,
+            entry.name,
+            f"`{entry.name}` is a scale of a KV cache, but the checkpoint has no "
+            f"`{attention}.k_proj.weight`, so no layer's keys and values are known to go with it; "
+            "name it after the module that has the projections, or take it away.",
+        )
     (scales,) = kv_scales([attention], to)
-    part = scales.keys if parameter == "k_scale" else scales.values
-    dtype = Dtype.F32 if entry.dtype is Dtype.F16 else part.dtype
+    found = scales.keys if parameter == "k_scale" else scales.values
+    dtype = Dtype.F32 if entry.dtype is Dtype.F16 else found.dtype
     action = Action.Copy if entry.dtype is dtype else Action.Cast
-    return Step(entry, part.name, dtype, part.shape, action, unit=part.name)
+    return Step(entry, found.name, dtype, found.shape, action, unit=found.name, one_number=True)
 
 
 def _encoded(values: Floats, dtype: Dtype) -> Bytes:
     if dtype is Dtype.BF16:  # nothing is lost: the tensor was among the survivors
         return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16).view(np.uint8)
     return np.ascontiguousarray(values, np.float32).view(np.uint8)
-
-
-def _refuse_unusable(entry: TensorEntry, values: Floats) -> None:
-    with np.errstate(all="ignore"):
-        usable = np.isfinite(values) & (values > 0) & np.isfinite(np.float32(1.0) / values)
-    if not usable.all():
-        raise RefusedInput(
-            Reason.MalformedCheckpoint,
-            entry.name,
-            f"`{entry.name}` is {float(values[~usable][0])}, and a global scale must be a positive "
-            "number whose inverse is one too; look at the checkpoint with `halftone inspect`.",
-        )
 
 
 def _refuse_twins(steps: Iterable[Step]) -> None:

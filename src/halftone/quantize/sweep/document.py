@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from halftone.quantize.sweep.candidates import Standing
-from halftone.spec.documents import Document, PlanSource
+from halftone.spec.documents import Document, Notice, PlanSource
 from halftone.spec.formats import Format
 from halftone.spec.job import Recipe, RolePrecision
 from halftone.spec.names import API_VERSION
@@ -66,14 +66,15 @@ class Divergences(_Part):
 class MeasuredRole(_Part):
     """How much of a role was measured: layers by number, and units (matrices that share a scale).
 
-    `tokenShare` is the role's part of the quantizable weights that one token meets.
+    `tokenShare` is the role's part of the quantizable weights that one token meets; None where the
+    configuration does not say how many experts that are.
     """
 
     role: Role
     layers: int
     measuredLayers: tuple[int, ...]
     measuredUnits: int
-    tokenShare: str
+    tokenShare: str | None
 
 
 class Point(_Part):
@@ -97,7 +98,7 @@ class Preset(Point):
 class SweepDocument(Document):
     """What `halftone sweep` found. `front` is every combination that no other beats in both.
 
-    `planDigest` is that of the plan which the proposed recipe gives.
+    `planDigest` and `warnings` are those of the plan which the proposed recipe gives.
     """
 
     apiVersion: Literal["halftone.dev/v1alpha1"] = API_VERSION
@@ -117,3 +118,4 @@ class SweepDocument(Document):
     proposed: Point
     recipe: Recipe
     planDigest: str
+    warnings: tuple[Notice, ...]

@@ -25,7 +25,7 @@ orders whole models by their KL divergence is measured in tests/integration/test
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from math import fsum, prod
-from typing import Any
+from typing import Any, Final
 
 from halftone.checkpoint.architectures import text_config
 from halftone.plan.tensors import LogicalTensor
@@ -36,6 +36,16 @@ from halftone.spec.formats import Format
 from halftone.spec.roles import Role
 
 Losses = dict[tuple[Role, Format], float]
+
+# How the families of transformers call the number of experts that a token visits.
+EXPERTS_PER_TOKEN: Final = (
+    "num_experts_per_tok",  # Qwen, Mixtral, DeepSeek, GLM and most others
+    "top_k_experts",  # Gemma 4
+    "num_experts_per_token",  # Kimi
+    "moe_k",  # ERNIE
+    "moe_topk",  # Hunyuan, LongCat
+    "moe_top_k",  # Step
+)
 
 
 def weight_losses(
@@ -69,23 +79,30 @@ def divergence_losses(measured: Iterable[LayerDivergence], layers: Mapping[Role,
 
 def token_shares(
     tensors: Mapping[Role, Iterable[LogicalTensor]], config: Mapping[str, Any]
-) -> dict[Role, float]:
-    """The share of each role in the quantizable weights that one token meets; they add up to 1."""
+) -> dict[Role, float] | None:
+    """The share of each role in the quantizable weights that one token meets; they add up to 1.
+
+    None where `config` does not say how many of the routed experts a token visits.
+    """
     met = {}
     for role, matrices in tensors.items():
         units = units_of(matrices)
         weights = sum(map(_weights, units))
         experts = len({unit.expert for unit in units if unit.expert is not None})
-        met[role] = weights * _routed_share(config, experts) if experts else float(weights)
+        routed = _routed_share(config, experts) if experts else 1.0
+        if routed is None:
+            return None
+        met[role] = weights * routed
     total = sum(met.values())
     return {role: weights / total for role, weights in met.items()}
 
 
-def _routed_share(config: Mapping[str, Any], experts: int) -> float:
-    """How many of a layer's experts a token visits; all where the configuration does not say."""
-    picked = text_config(dict(config)).get("num_experts_per_tok")
+def _routed_share(config: Mapping[str, Any], experts: int) -> float | None:
+    """The part of a layer's `experts` that a token visits; None where that is not said."""
+    text = text_config(dict(config))
+    picked = next((text[name] for name in EXPERTS_PER_TOKEN if text.get(name) is not None), None)
     if not isinstance(picked, int) or not 0 < picked <= experts:
-        return 1.0
+        return None
     return picked / experts
 
 

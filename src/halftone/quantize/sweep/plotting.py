@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 from halftone.quantize.sweep.document import Measure, Point, SweepDocument
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import Reason
+from halftone.spec.presentation import short_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GB: Final = 10**9
+# The largest that is no larger than the model: figures of the axis have few digits then.
+_UNITS: Final = (("GB", 9, "⁹"), ("MB", 6, "⁶"), ("kB", 3, "³"))
 _AXIS: Final = {
     Measure.WeightError: "predicted loss:\nmean squared relative error of weights",
     Measure.OutputDivergence: "predicted loss: relative squared error\nof layer outputs, summed",
 }
 # Each preset has a shape of its own; colour never stands alone.
 _MARKERS: Final = ("s", "D", "^", "v", "P", "X", "<", ">", "p", "h")
-_TITLE_COLUMNS: Final = 110
+_TITLE_COLUMNS: Final = 95
 _PRESET_INK: Final = "#8a5a00"
 _FRONT_INK: Final = "#1f5fa8"
 _PROPOSED_INK: Final = "#b3261e"
@@ -64,23 +66,31 @@ def draw(document: SweepDocument) -> "Figure":
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
-    _draw_front(axes, document)
-    _draw_proposed(axes, document.proposed)
-    _draw_presets(axes, document)
-    _draw_limits(axes, document)
+    unit, power, raised = _unit(document)
+    scale = 10**power
+    _draw_front(axes, document, scale)
+    _draw_proposed(axes, document.proposed, scale)
+    _draw_presets(axes, document, scale)
+    _draw_limits(axes, document, scale)
     if any(_is_drawn(point) for point in (*document.front, *document.presets)):
         _scale_losses(axes)
-    axes.set_xlabel("size of all tensors (GB, 10⁹ bytes)")
+    axes.set_xlabel(f"size of all tensors ({unit}, 10{raised} bytes)")
     axes.set_ylabel(_AXIS[document.measure])
     axes.set_title(_title(document), loc="left")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
-def _draw_front(axes: "Axes", document: SweepDocument) -> None:
+def _unit(document: SweepDocument) -> tuple[str, int, str]:
+    """A unit's name, its power of ten, and that as raised digits."""
+    largest = max(point.bytes for point in (*document.front, *document.presets))
+    return next((unit for unit in _UNITS if largest >= 10 ** unit[1]), _UNITS[-1])
+
+
+def _draw_front(axes: "Axes", document: SweepDocument, scale: int) -> None:
     points = [point for point in document.front if _is_drawn(point)]
     axes.plot(
-        [point.bytes / _GB for point in points],
+        [point.bytes / scale for point in points],
         [_loss(point) for point in points],
         marker="o",
         drawstyle="steps-post",
@@ -89,12 +99,14 @@ def _draw_front(axes: "Axes", document: SweepDocument) -> None:
     )
 
 
-def _draw_presets(axes: "Axes", document: SweepDocument) -> None:
-    for preset, marker in zip(document.presets, cycle(_MARKERS), strict=False):
+def _draw_presets(axes: "Axes", document: SweepDocument, scale: int) -> None:
+    """The legend has them from left to right, as the plot."""
+    ordered = sorted(document.presets, key=lambda preset: preset.bytes)
+    for preset, marker in zip(ordered, cycle(_MARKERS), strict=False):
         if not _is_drawn(preset):
             continue
         axes.plot(
-            [preset.bytes / _GB],
+            [preset.bytes / scale],
             [_loss(preset)],
             marker=marker,
             linestyle="none",
@@ -106,28 +118,28 @@ def _draw_presets(axes: "Axes", document: SweepDocument) -> None:
         )
 
 
-def _draw_limits(axes: "Axes", document: SweepDocument) -> None:
-    budget = document.budgetBytes / _GB
-    axes.axvline(budget, color=_PROPOSED_INK, linestyle="--", label=f"budget, {budget:.4g} GB")
+def _draw_limits(axes: "Axes", document: SweepDocument, scale: int) -> None:
+    budget = document.budgetBytes
+    label = f"budget, {short_size(budget)}"
+    axes.axvline(budget / scale, color=_PROPOSED_INK, linestyle="--", label=label)
     kept = document.front[-1]
     if not kept.precision:
-        size = kept.bytes / _GB
-        label = f"as it is, {size:.4g} GB (no loss)"
-        axes.axvline(size, color=_MUTED, linestyle=":", label=label)
+        label = f"as it is, {short_size(kept.bytes)} (no loss)"
+        axes.axvline(kept.bytes / scale, color=_MUTED, linestyle=":", label=label)
 
 
-def _draw_proposed(axes: "Axes", point: Point) -> None:
+def _draw_proposed(axes: "Axes", point: Point, scale: int) -> None:
     if not _is_drawn(point):
         return
     axes.plot(
-        [point.bytes / _GB],
+        [point.bytes / scale],
         [_loss(point)],
         marker="*",
         linestyle="none",
         markersize=17,
         color=_PROPOSED_INK,
         markeredgecolor="white",
-        label=f"proposed, {point.bytes / _GB:.4g} GB",
+        label=f"proposed, {short_size(point.bytes)}",
         zorder=5,
     )
 

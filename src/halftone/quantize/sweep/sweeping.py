@@ -35,6 +35,7 @@ from halftone.quantize.sweep.document import (
     SweepDocument,
 )
 from halftone.quantize.sweep.losses import (
+    EXPERTS_PER_TOKEN,
     Losses,
     divergence_losses,
     token_shares,
@@ -47,11 +48,11 @@ from halftone.quantize.sweep.weight_errors import (
     measure,
     relative,
 )
-from halftone.spec.documents import Method
+from halftone.spec.documents import Method, Plan
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import Format
 from halftone.spec.job import Recipe, RolePrecision
-from halftone.spec.names import Reason
+from halftone.spec.names import CONFIG_FILE, Reason
 from halftone.spec.recipes import load_recipe, presets
 from halftone.spec.roles import Role
 
@@ -100,7 +101,8 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, wanted: Wanted) -> Prepared:
 
     Where it names calibration data, formats that need calibration count too. Raises RefusedInput,
     before anything is measured, where nothing can be chosen: for a source that cannot be planned,
-    and for a budget that holds no combination, or the model as it is.
+    for a budget that holds no combination (BudgetTooSmall), or the model as it is, and for experts
+    of unknown use where weights alone decide.
     """
     table = candidates(checkpoint, recipe, wanted.formats, recipe.calibration is not None)
     unmeasured = Combinations(_columns(table, {}), table.fixed_bytes)
@@ -114,6 +116,14 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, wanted: Wanted) -> Prepared:
             "--budget-gb",
             f"`--budget-gb` {_gb(wanted.budget_bytes)} holds the model as it is "
             f"({_gb(kept.nbytes)} GB), so there is nothing to choose; give less than that.",
+        )
+    if recipe.calibration is None and token_shares(table.tensors, checkpoint.config) is None:
+        raise RefusedInput(
+            Reason.NotSupported,
+            CONFIG_FILE,
+            f"`{CONFIG_FILE}` does not say how many experts a token visits "
+            f"(`{EXPERTS_PER_TOKEN[0]}`), so weight errors of experts and of other roles cannot be "
+            "compared; give `--dataset FILE`.",
         )
     return Prepared(checkpoint, recipe, wanted, table, sampled(table.tensors, wanted.layers))
 
@@ -133,6 +143,8 @@ def propose(
     table, wanted = prepared.table, prepared.wanted
     shares = token_shares(table.tensors, prepared.checkpoint.config)
     if divergences is None:
+        if shares is None:
+            raise AssertionError("refused before. This is a bug. Please report.")
         losses = weight_losses(prepared.sample, errors, shares)
     else:
         layers = {role: some.layers for role, some in prepared.sample.items()}
@@ -142,7 +154,7 @@ def propose(
     best = combinations.best(wanted.budget_bytes)
     if best is None:
         raise AssertionError("the smallest one fits the budget. This is a bug. Please report.")
-    recipe, plan_digest = _planned(prepared, best)
+    recipe, plan = _planned(prepared, best)
     return SweepDocument(
         halftoneVersion=__version__,
         architecture=table.architecture,
@@ -158,7 +170,8 @@ def propose(
         presets=_presets(table, losses),
         proposed=_point(best, table.bundles),
         recipe=recipe,
-        planDigest=plan_digest,
+        planDigest=plan.digest,
+        warnings=plan.warnings,
     )
 
 
@@ -183,8 +196,8 @@ def _columns(table: Candidates, losses: Losses) -> list[Column]:
     return columns
 
 
-def _planned(prepared: Prepared, best: Combination) -> tuple[Recipe, str]:
-    """The proposed recipe and the digest of its plan, which must weigh what was promised.
+def _planned(prepared: Prepared, best: Combination) -> tuple[Recipe, Plan]:
+    """The proposed recipe and its plan, which must weigh what was promised.
 
     Data that nothing would be measured on are left out of the recipe.
     """
@@ -201,7 +214,7 @@ def _planned(prepared: Prepared, best: Combination) -> tuple[Recipe, str]:
             f"planned {total_bytes(planned)} bytes, promised {best.nbytes}. "
             "This is a bug. Please report."
         )
-    return recipe, planned.plan.digest
+    return recipe, planned.plan
 
 
 def _by_role(
@@ -246,14 +259,16 @@ def _presets(table: Candidates, losses: Losses) -> tuple[Preset, ...]:
     return tuple(found)
 
 
-def _measured_role(role: Role, prepared: Prepared, shares: Mapping[Role, float]) -> MeasuredRole:
+def _measured_role(
+    role: Role, prepared: Prepared, shares: Mapping[Role, float] | None
+) -> MeasuredRole:
     some = prepared.sample[role]
     return MeasuredRole(
         role=role,
         layers=some.layers,
         measuredLayers=some.measured_layers,
         measuredUnits=len(some.units),
-        tokenShare=_decimal(shares[role]),
+        tokenShare=None if shares is None else _decimal(shares[role]),
     )
 
 
@@ -288,7 +303,7 @@ def _refuse_too_small(
 ) -> NoReturn:
     lines = ", ".join(f"{x.role}: {x.format}" for x in _lines(_by_role(smallest, bundles)))
     raise RefusedInput(
-        Reason.InvalidJob,
+        Reason.BudgetTooSmall,
         "--budget-gb",
         f"`--budget-gb` {_gb(budget_bytes)} holds no combination; the smallest takes "
         f"{_gb(smallest.nbytes)} GB ({lines}), so give at least that.",

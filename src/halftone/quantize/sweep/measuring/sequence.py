@@ -16,7 +16,7 @@ import torch
 from halftone.plan.measurements import input_group
 from halftone.plan.planning import plan_checkpoint
 from halftone.plan.tensors import LogicalTensor
-from halftone.quantize.calibration.data import CalibrationData
+from halftone.quantize.calibration.dataset.preparing import CalibrationData
 from halftone.quantize.calibration.measured import Measured
 from halftone.quantize.calibration.memory import BASE_BYTES, available_bytes, require_memory
 from halftone.quantize.calibration.model import Model, build_model, refuse_model
@@ -24,6 +24,7 @@ from halftone.quantize.calibration.observing import Watch, Watched
 from halftone.quantize.calibration.partial import Partial, storage_errors
 from halftone.quantize.calibration.running import Run
 from halftone.quantize.calibration.streaming import StreamedModel
+from halftone.quantize.calibration.values import save_value
 from halftone.quantize.calibration.weights import Names, stored_tensors
 from halftone.quantize.sweep.candidates import Standing, with_precision
 from halftone.quantize.sweep.document import LayerDivergence
@@ -71,7 +72,8 @@ def measure(
     progress.begin(samples * _passes(tried, last))
     rounder = WeightRounder(prepared.recipe)
     found: list[LayerDivergence] = []
-    with Partial(folder, "sweep", {}) as partial:
+    with Partial(folder, "sweep") as partial:
+        partial.take_up({})
         run = Run(
             streamed,
             watch,
@@ -80,7 +82,7 @@ def measure(
             UnroutedExperts.Report,
             device,
         )
-        _count(run.embed(), progress)
+        _count(run.embed(_accept), progress)
         for index in range(last + 1):
             layer = model.module.get_submodule(model.layers[index])
             if index in tried:
@@ -137,7 +139,7 @@ class _Outputs:
             path = self._folder / f"output-{number:07d}.pt"
             self._kept.append(path)
             with storage_errors(self._folder):
-                torch.save(self._seen.detach().cpu(), path)
+                save_value(self._seen, path, "output")
 
     def divergence(self, numbers: Iterable[int]) -> float:
         """The mean over tokens of ||h' - h||² / ||h||², where h is what was kept."""

@@ -1,16 +1,17 @@
 """JSON Lines: where each row begins, and the rows that were drawn.
 
-Called by `rows_index`. A file is read in pieces and never held; of each usable row only its place
+Called by `row_index`. A file is read in pieces and never held; of each usable row only its place
 is kept, 24 bytes. It must not interpret a row: `rows` does.
 """
 
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from halftone.checkpoint.json_objects import parse_object, refuse_deep
-from halftone.quantize.calibration.rows import Row, refuse, understood
-from halftone.quantize.calibration.rows_files import Read
+from halftone.quantize.calibration.dataset.row_files import Read
+from halftone.quantize.calibration.dataset.rows import Row, refuse, understood
 from halftone.spec.calibration import Modality
 from halftone.spec.errors import RefusedInput
 
@@ -18,6 +19,20 @@ _PIECE: Final = 8 << 20
 # A row with its images inside takes some megabytes; more means that the file is something else.
 MAX_ROW_BYTES: Final = 256 << 20
 _MARK: Final = b"\xef\xbb\xbf"  # what some editors put in front of UTF-8
+# What files begin with that are called JSON and are none, and what to do about them.
+_OTHERS: Final = {
+    b"\xff\xfe": "is in UTF-16 or UTF-32; save it as UTF-8",
+    b"\xfe\xff": "is in UTF-16; save it as UTF-8",
+    b"\x1f\x8b": "is packed by gzip; let its name end with `.gz`",
+    b"\x28\xb5\x2f\xfd": "is packed by zstd; unpack it",
+    b"PK\x03\x04": "is a ZIP archive; unpack it",
+    b"PAR1": "is Parquet; let its name end with `.parquet`",
+    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself by `git lfs pull`",
+    b"[": "begins with a JSON array; write JSON Lines, one object on each line",
+}
+# How refusals of JSON end that was written by programs, and where their parser stopped.
+_REMEDY: Final = re.compile(r"(; fetch (the file|it) again)?\.$")
+_AT: Final = re.compile(r": line \d+ column (\d+) \(char \d+\)")
 
 
 class JsonLines:
@@ -56,23 +71,28 @@ class JsonLines:
             yield row
 
     def _understood(self, line: bytes, number: int) -> Row | None:
-        if number == 1:
-            line = line.removeprefix(_MARK)
-        if not line.strip():
+        line = (line.removeprefix(_MARK) if number == 1 else line).strip()
+        if not line:
             return None
         place = f"line {number} of `{self._name}`"
-        if number == 1 and line.lstrip().startswith(b"["):
-            refuse(
-                place,
-                f"`{self._name}` begins with a JSON array; write JSON Lines, one object on each "
-                "line.",
-            )
         try:
             fields = parse_object(line, f"{self._name}, line {number}")
             refuse_deep(fields, f"{self._name}, line {number}")
         except RefusedInput as error:
-            refuse(place, error.message, error)
+            self._refuse_other(line, place)
+            said = _REMEDY.sub("", _AT.sub(r": column \1", error.message))
+            refuse(
+                place, f"{said}; mend or remove the line, each of which is one JSON object.", error
+            )
         return understood(fields, place, self._name)
+
+    def _refuse_other(self, line: bytes, place: str) -> None:
+        """Say of a file without a row so far what it is instead."""
+        if self._places:
+            return
+        for begin, said in _OTHERS.items():
+            if line.startswith(begin):
+                refuse(place, f"`{self._name}` {said}.")
 
     def _lines(self) -> Iterator[bytes]:
         """Each line with its end, as it comes."""

@@ -2,19 +2,16 @@
 
 Called by `calibrating`, which runs them through the model, in the environment that has torch.
 
-    data = prepare_data(calibration, checkpoint)
+    data = prepare_data(calibration, checkpoint, scratch)
     data.measured       # what goes into statistics.json
     for sample in data.samples(): model(**sample.inputs)
 
 Data sets are read in pieces. Token ids of the rows that were drawn stay in memory, and copies of
-their images in a temporary folder, so nothing is asked of a store once this has returned.
+their images in the caller's `scratch`, so nothing is asked of a store once this has returned.
 """
 
 import hashlib
-import shutil
 import struct
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,11 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from halftone.checkpoint.index import Checkpoint
-from halftone.quantize.calibration.data_limits import refuse_impossible
-from halftone.quantize.calibration.rows_drawing import drawn
-from halftone.quantize.calibration.rows_index import RowIndex
-from halftone.quantize.calibration.samples import Encoded, Encoder, Sample
-from halftone.quantize.calibration.samples_processors import load_coders
+from halftone.quantize.calibration.dataset.coders import Coders, load_coders
+from halftone.quantize.calibration.dataset.limits import refuse_impossible
+from halftone.quantize.calibration.dataset.row_drawing import drawn
+from halftone.quantize.calibration.dataset.row_index import RowIndex
+from halftone.quantize.calibration.dataset.samples import Encoded, Encoder, Sample
+from halftone.quantize.calibration.dataset.scratch import emptied
 from halftone.spec.calibration import Calibration, FewerSamples, Modality
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
@@ -59,13 +57,11 @@ class CalibrationData:
         notices: tuple[str, ...],
         drawn: Sequence[Drawn],
         encoder: Encoder,
-        folder: Path,
     ) -> None:
         self.measured = measured
         self.notices = notices
         self._drawn = drawn
         self._encoder = encoder
-        self.close = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def samples(self) -> Iterator[Sample]:
         """Every sample, text first; the same ones in the same order each time."""
@@ -74,32 +70,32 @@ class CalibrationData:
                 yield Sample(part.modality, self._encoder.inputs(row))
 
 
-def prepare_data(calibration: Calibration, checkpoint: Checkpoint) -> CalibrationData:
+def prepare_data(
+    calibration: Calibration, checkpoint: Checkpoint, scratch: Path
+) -> CalibrationData:
     """Draw the rows that `calibration` asks for and encode them for the model of `checkpoint`.
 
-    Raises RefusedInput: DatasetUnusable with the row, TooFewSamples, SequenceTooLong,
-    ModalityNotSupported, ModelNotRunnable, and whatever the stores raise.
+    `scratch` is emptied, and holds copies of images for as long as samples are wanted; the caller
+    removes it, also when this raises. Raises RefusedInput: DatasetUnusable with the row,
+    TooFewSamples, SequenceTooLong, ModalityNotSupported, ModelNotRunnable, and whatever the stores
+    raise; EnvironmentFault when `scratch` cannot be written.
     """
     refuse_impossible(calibration, checkpoint)
     # Whatever order the job has them in, so that equal work gives equal statistics.
     modalities = [modality for modality in Modality if modality in calibration.modalities]
-    coders = load_coders(checkpoint, images=Modality.Image in modalities)
-    folder = Path(tempfile.mkdtemp(prefix="halftone-images-"))
-    try:
-        with closing(open_dataset(calibration.dataset)) as dataset:
-            encoder = Encoder(coders, dataset, folder, calibration.maxSequenceLength)
-            with closing(RowIndex(dataset, modalities)) as index:
-                for modality in modalities:
-                    _refuse_too_few(calibration, dataset, modality, index.usable(modality), 0)
-                parts = [_draw(calibration, index, encoder, modality) for modality in modalities]
-            for part in parts:
-                _refuse_too_few(calibration, dataset, part.modality, part.usable, part.unfit)
-            measured = tuple(_measured(part, dataset) for part in parts)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    emptied(scratch)
+    coders = load_coders(checkpoint, scratch, images=Modality.Image in modalities)
+    with closing(open_dataset(calibration.dataset)) as dataset:
+        encoder = Encoder(coders, dataset, scratch, calibration.maxSequenceLength)
+        with closing(RowIndex(dataset, modalities, scratch)) as index:
+            for modality in modalities:
+                _refuse_too_few(calibration, dataset, modality, index.usable(modality), 0)
+            parts = [_draw(calibration, index, encoder, modality) for modality in modalities]
+        for part in parts:
+            _refuse_too_few(calibration, dataset, part.modality, part.usable, part.unfit)
+        measured = tuple(_measured(part, dataset, coders) for part in parts)
     notices = tuple(said for part in parts for said in _notices(part, calibration))
-    return CalibrationData(measured, notices, parts, encoder, folder)
+    return CalibrationData(measured, notices, parts, encoder)
 
 
 def _draw(calibration: Calibration, index: RowIndex, encoder: Encoder, modality: Modality) -> Drawn:
@@ -146,7 +142,7 @@ def _refuse_too_few(
         )
 
 
-def _measured(part: Drawn, dataset: DatasetFiles) -> MeasuredData:
+def _measured(part: Drawn, dataset: DatasetFiles, coders: Coders) -> MeasuredData:
     return MeasuredData(
         modality=part.modality,
         uri=dataset.uri,
@@ -157,6 +153,7 @@ def _measured(part: Drawn, dataset: DatasetFiles) -> MeasuredData:
         tokens=sum(len(row.ids) for row in part.rows),
         images=sum(len(row.pictures) for row in part.rows),
         sha256=digest(part.rows),
+        coders=coders.sha256,
     )
 
 

@@ -1,7 +1,7 @@
 """From a row to what the model takes: token ids, and what the processor makes of images.
 
-Called by `data`, in the environment that has torch and transformers. It says of a row that it does
-not fit, and decides nothing else about which rows are used.
+Called by `preparing`, in the environment that has torch and transformers. It says of a row that it
+does not fit, and decides nothing else about which rows are used.
 """
 
 import hashlib
@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 
-from halftone.quantize.calibration.images import image_bytes, opened
-from halftone.quantize.calibration.rows import Row, image_places, refuse
-from halftone.quantize.calibration.samples_processors import Coders
+from halftone.quantize.calibration.dataset.chat import Message, PartsUnreadError, written
+from halftone.quantize.calibration.dataset.coders import Coders
+from halftone.quantize.calibration.dataset.images import all_opened, image_bytes
+from halftone.quantize.calibration.dataset.rows import Row, image_places, refuse
+from halftone.quantize.calibration.dataset.scratch import storing
 from halftone.spec.calibration import Modality
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
@@ -73,6 +75,8 @@ class Encoder:
 
         Raises RefusedInput(DatasetUnusable) naming the row.
         """
+        if not row.images and image_places(row.messages or ()):
+            self._refuse_place(row)
         text = self._text(row)
         return self._with_images(row, text) if row.images else self._alone(row, text)
 
@@ -87,11 +91,8 @@ class Encoder:
         ids = self._coders.tokenizer(
             text, add_special_tokens=row.text is not None, verbose=False
         )["input_ids"]  # fmt: skip
-        if self._coders.image_id in ids or image_places(row.messages or ()):
-            refuse(
-                row.place,
-                f"{row.place} has a place for an image and no `images`; add them, or remove it.",
-            )
+        if self._coders.image_id in ids:
+            self._refuse_place(row)
         kept = self._known(row, ids[: self._longest])
         return Encoded(_bare(row), kept, len(ids) > self._longest) if kept else None
 
@@ -119,12 +120,14 @@ class Encoder:
                 "`chat_template.jinja` beside it, or write rows with `text`.",
             )
         try:
-            text: str = self._coders.tokenizer.apply_chat_template(
-                list(row.messages or ()),
-                # Of several the tokenizer takes its default.
-                chat_template=template if isinstance(template, str) else None,
-                tokenize=False,
-                strftime_now=_TODAY.strftime,
+            return written(row.messages or (), lambda messages: self._rendered(messages, template))
+        except PartsUnreadError as error:
+            refuse(
+                row.place,
+                f"The source's chat template takes text alone, so it leaves no place for `images` "
+                f"of {row.place}; write the row with `text` that holds `{self._image_token}` once "
+                "for each, or put in the template that the model was published with.",
+                error,
             )
         except Exception as error:  # templates are programs of their own
             said = f"{type(error).__name__}: {str(error)[:200]}"
@@ -134,11 +137,31 @@ class Encoder:
                 "mend or remove the row.",
                 error,
             )
+
+    def _rendered(self, messages: list[Message], template: str | dict[str, str]) -> str:
+        text: str = self._coders.tokenizer.apply_chat_template(
+            messages,
+            # Of several the tokenizer takes its default.
+            chat_template=template if isinstance(template, str) else None,
+            tokenize=False,
+            strftime_now=_TODAY.strftime,
+        )
         return text
+
+    @property
+    def _image_token(self) -> str:
+        """What a text has where an image belongs, as the processor knows it."""
+        return getattr(self._coders.processor, "image_token", None) or "the image token"
+
+    def _refuse_place(self, row: Row) -> NoReturn:
+        refuse(
+            row.place,
+            f"{row.place} has a place for an image and no `images`; add them, or remove it.",
+        )
 
     def _refuse_other_count(self, row: Row, text: str) -> None:
         """Refuse a row that does not have as many places for images as it has images."""
-        token = getattr(self._coders.processor, "image_token", None) or "the image token"
+        token = self._image_token
         places, asked = text.count(token), image_places(row.messages or ())
         if asked and (asked != len(row.images) or not places):
             places = asked  # not every template writes the token that the processor names
@@ -153,15 +176,14 @@ class Encoder:
         data = image_bytes(row, index, self._dataset)
         self._pictures += 1
         file = self._folder / str(self._pictures)
-        file.write_bytes(data)
+        with storing(self._folder):
+            file.write_bytes(data)
         return Picture(file, hashlib.sha256(data).digest())
 
     def _processed(self, encoded: Encoded) -> dict[str, torch.Tensor]:
         row = encoded.row
-        images = [
-            opened(picture.file.read_bytes(), row, index)
-            for index, picture in enumerate(encoded.pictures)
-        ]
+        files = (picture.file.read_bytes() for picture in encoded.pictures)
+        images = all_opened(files, row)
         try:
             found: Any = self._coders.processor(
                 text=[encoded.text],

@@ -1,6 +1,6 @@
 """A row of calibration data: what it may hold, and what is said of one that cannot be used.
 
-Called by the readers of files (`rows_json_lines`, `rows_parquet`) for every row, and by `samples`
+Called by the readers of files (`json_lines`, `parquet`) for every row, and by `samples`
 for those that were drawn. Rows come from strangers, so nothing in one is believed. It must not open
 files, decode images or import torch.
 """
@@ -48,7 +48,7 @@ def understood(fields: Mapping[str, Any], place: str, file: str) -> Row | None:
     if text is not None and messages is not None:
         refuse(place, f"{place} has both `text` and `messages`; keep one of them ({_SHAPE}).")
     if text is None and messages is None:
-        has = ", ".join(f"`{name[:40]}`" for name in list(fields)[:8]) or "nothing"
+        has = ", ".join(_field(name, fields[name]) for name in list(fields)[:8]) or "nothing"
         refuse(place, f"{place} has neither `text` nor `messages` but {has}; {_SHAPE}.")
     if images is not None and not isinstance(images, list):
         refuse(place, f"`images` of {place} is {quoted(images)}; make it a list.")
@@ -66,7 +66,12 @@ def understood(fields: Mapping[str, Any], place: str, file: str) -> Row | None:
 
 def refuse(subject: str, message: str, cause: Exception | None = None) -> NoReturn:
     """Raise RefusedInput(DatasetUnusable)."""
-    raise RefusedInput(Reason.DatasetUnusable, subject, message) from cause
+    raise RefusedInput(Reason.DatasetUnusable, subject, printable(message)) from cause
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what could steer a terminal: it may quote a stranger's bytes."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def image_places(messages: tuple[dict[str, Any], ...]) -> int:
@@ -77,6 +82,10 @@ def image_places(messages: tuple[dict[str, Any], ...]) -> int:
         if isinstance(message.get("content"), list)
         for part in message["content"]
     )
+
+
+def _field(name: str, value: Any) -> str:
+    return f"`{name[:40]}`" + (" (null)" if value is None else "")
 
 
 def _message(message: Any, place: str, index: int) -> dict[str, Any]:

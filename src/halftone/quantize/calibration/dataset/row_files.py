@@ -1,6 +1,6 @@
 """A file of a store as Python's readers want it: seekable, and unpacked where it is packed.
 
-Called by `rows_index`. It knows no rows.
+Called by `row_index`. It knows no rows.
 """
 
 import gzip
@@ -9,12 +9,12 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import IO, Final
 
-from halftone.quantize.calibration.rows import refuse
-from halftone.spec.errors import EnvironmentFault
+from halftone.quantize.calibration.dataset.rows import refuse
+from halftone.quantize.calibration.dataset.scratch import storing
 from halftone.spec.files import FileEntry, FileSource
-from halftone.spec.names import Reason
 
 # Exactly this many bytes from this offset on.
 Read = Callable[[int, int], bytes]
@@ -57,29 +57,27 @@ def reader(source: FileSource, entry: FileEntry) -> Read:
     return lambda offset, length: source.read_range(entry.path, offset, length)
 
 
-def unpacked(source: FileSource, entry: FileEntry) -> tuple[Read, int, IO[bytes]]:
-    """A gzip file unpacked into a temporary one: how to read it, its size, and what to close.
+def unpacked(source: FileSource, entry: FileEntry, folder: Path) -> tuple[Read, int, IO[bytes]]:
+    """A gzip file unpacked into a nameless one on the disk of `folder`: how to read it, its size,
+    and what to close.
 
-    Raises RefusedInput(DatasetUnusable) for what is no gzip, EnvironmentFault(OutOfSpace).
+    Raises RefusedInput(DatasetUnusable) for what is no gzip, EnvironmentFault for a full disk.
     """
     name, size = entry.path, 0
+    if not entry.size_bytes:  # Python takes it for a packed nothing; it is a fetch that broke off
+        refuse(name, f"`{name}` is no whole gzip file (it is empty); fetch it again.")
     packed = gzip.GzipFile(fileobj=io.BufferedReader(RangedFile(source, entry), _PIECE))
     with packed, ExitStack() as stack:
-        file = stack.enter_context(tempfile.TemporaryFile(prefix="halftone-rows-"))
+        file = stack.enter_context(_nameless(folder))
         while piece := _piece(packed, name):
             size += len(piece)
             if size > MAX_UNPACKED_BYTES:
                 limit = f"{MAX_UNPACKED_BYTES >> 30} GiB"
                 refuse(name, f"`{name}` unpacks to more than {limit}; give a part of it.")
-            try:
+            with storing(folder):
                 file.write(piece)
-            except OSError as error:
-                raise EnvironmentFault(
-                    Reason.OutOfSpace,
-                    name,
-                    f"`{name}` could not be unpacked ({error.strerror}); free some space where "
-                    "temporary files lie, or set TMPDIR.",
-                ) from error
+        with storing(folder):
+            file.flush()
         stack.pop_all()  # whoever called closes the file
 
     def read(offset: int, length: int) -> bytes:
@@ -87,6 +85,11 @@ def unpacked(source: FileSource, entry: FileEntry) -> tuple[Read, int, IO[bytes]
         return file.read(length)
 
     return read, size, file
+
+
+def _nameless(folder: Path) -> IO[bytes]:
+    with storing(folder):
+        return tempfile.TemporaryFile(dir=folder)
 
 
 def _piece(packed: gzip.GzipFile, name: str) -> bytes:

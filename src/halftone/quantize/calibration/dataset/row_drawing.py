@@ -1,7 +1,7 @@
 """Which rows are measured: drawn with a seed, without replacement, from all that are usable.
 
-Called by `data`. Positions stand for rows in the order of file names and rows, so the same data
-give the same rows on every machine.
+Called by `preparing`. Positions stand for rows in the order of file names and rows, so the same
+data give the same rows on every machine.
 """
 
 import random

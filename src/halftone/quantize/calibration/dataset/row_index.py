@@ -1,7 +1,7 @@
 """Every usable row of a data set, by modality and number, without holding any of them.
 
-Called by `data`. Files are taken in the order of their names. It must not know what becomes of a
-row.
+Called by `preparing`. Files are taken in the order of their names. It must not know what becomes of
+a row.
 """
 
 from array import array
@@ -9,12 +9,13 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
-from halftone.quantize.calibration.rows import Row
-from halftone.quantize.calibration.rows_files import reader, unpacked
-from halftone.quantize.calibration.rows_json_lines import JsonLines
-from halftone.quantize.calibration.rows_parquet import Parquet
+from halftone.quantize.calibration.dataset.json_lines import JsonLines
+from halftone.quantize.calibration.dataset.parquet import Parquet
+from halftone.quantize.calibration.dataset.row_files import reader, unpacked
+from halftone.quantize.calibration.dataset.rows import Row
 from halftone.spec.calibration import Modality
 from halftone.spec.files import FileEntry
 from halftone.stores.datasets import DatasetFiles
@@ -33,17 +34,20 @@ class RowFile(Protocol):
 class RowIndex:
     """Usable rows of the modalities that were asked for; eight bytes a row, and what a file keeps.
 
-    Raises RefusedInput(DatasetUnusable) for a row that is none. Close it after use.
+    What is packed is unpacked on the disk of `scratch`. Raises RefusedInput(DatasetUnusable) for a
+    row that is none. Close it after use.
     """
 
-    def __init__(self, dataset: DatasetFiles, modalities: Sequence[Modality]) -> None:
+    def __init__(
+        self, dataset: DatasetFiles, modalities: Sequence[Modality], scratch: Path
+    ) -> None:
         # Positions in their files, of one file after another; `_begins` says where each starts.
         self._positions = {modality: array("Q") for modality in modalities}
         self._begins: dict[Modality, list[int]] = {modality: [] for modality in modalities}
         self._files: list[RowFile] = []
         with ExitStack() as resources:
             for entry in dataset.files:
-                self._files.append(_opened(dataset, entry, resources))
+                self._files.append(_opened(dataset, entry, scratch, resources))
                 self._scan(self._files[-1])
             self._resources = resources.pop_all()
 
@@ -70,11 +74,13 @@ class RowIndex:
                 self._positions[modality].append(position)
 
 
-def _opened(dataset: DatasetFiles, entry: FileEntry, resources: ExitStack) -> RowFile:
+def _opened(
+    dataset: DatasetFiles, entry: FileEntry, scratch: Path, resources: ExitStack
+) -> RowFile:
     if entry.path.endswith(".parquet"):
         return Parquet(dataset.source, entry)
     read, size_bytes = reader(dataset.source, entry), entry.size_bytes
     if entry.path.endswith(".gz"):
-        read, size_bytes, file = unpacked(dataset.source, entry)
+        read, size_bytes, file = unpacked(dataset.source, entry, scratch)
         resources.enter_context(file)
     return JsonLines(read, size_bytes, entry.path)

@@ -9,10 +9,11 @@ import base64
 import binascii
 import io
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from halftone.checkpoint.json_objects import quoted
-from halftone.quantize.calibration.rows import Row, refuse
+from halftone.quantize.calibration.dataset.rows import Row, refuse
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
 from halftone.stores.datasets import DatasetFiles
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # Others that Pillow knows start programs, or are no photographs.
 _FORMATS: Final = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_IMAGE_BYTES: Final = 256 << 20
+# Unpacked, three bytes each: 805 MB. Twenty photographs of a camera have fewer.
+MAX_ROW_PIXELS: Final = 1 << 28
 _KINDS: Final = "a path below the folder of its file, bytes, `{bytes, path}` or a `data:` address"
 
 
@@ -78,6 +81,25 @@ def opened(data: bytes, row: Row, index: int) -> "Image.Image":
     return refuse(row.place, f"{name} {said}; mend or remove the row.", cause)
 
 
+def all_opened(
+    files: Iterable[bytes], row: Row, *, most_pixels: int = MAX_ROW_PIXELS
+) -> "list[Image.Image]":
+    """The pictures of a row, in order, as `opened` gives them.
+
+    Raises RefusedInput(DatasetUnusable) as `opened` does, and for more than `most_pixels` in all.
+    """
+    found: list[Image.Image] = []
+    for index, data in enumerate(files):
+        found.append(opened(data, row, index))
+        if sum(image.width * image.height for image in found) > most_pixels:
+            refuse(
+                row.place,
+                f"The `images` of {row.place} have more than {most_pixels:,} pixels in all; "
+                "give smaller ones, or fewer.",
+            )
+    return found
+
+
 def _decoded(address: str, name: str, row: Row) -> bytes:
     """The bytes of a `data:` address."""
     head, comma, body = address.partition(",")
@@ -95,7 +117,10 @@ def _file(path: str, name: str, row: Row, dataset: DatasetFiles) -> bytes:
         entry = dataset.beside(row.file, path)
         if entry.size_bytes <= MAX_IMAGE_BYTES:
             return dataset.source.read_range(entry.path, 0, entry.size_bytes)
-        said = f"`{entry.path}` has {entry.size_bytes} bytes, and {MAX_IMAGE_BYTES} are allowed."
+        said = (
+            f"`{entry.path}` has {entry.size_bytes:,} bytes, and {MAX_IMAGE_BYTES:,} are allowed; "
+            "make it smaller."
+        )
     except RefusedInput as error:
         if error.reason is Reason.AccessDenied:
             raise

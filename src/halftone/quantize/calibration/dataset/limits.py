@@ -1,11 +1,12 @@
 """What a model can be given at all: no row longer than its context, images only where it sees.
 
-Called by `data` before anything is read; needs no torch, so a command may ask first, too. It looks
-at the configuration and at names of files, never at data.
+Called by `preparing` before anything is read; needs no torch, so a command may ask first, too. It
+looks at the configuration and at names of files, never at data.
 """
 
 from typing import Final
 
+from halftone.checkpoint.architectures import text_config
 from halftone.checkpoint.index import Checkpoint
 from halftone.spec.calibration import Calibration, Modality
 from halftone.spec.errors import RefusedInput
@@ -28,8 +29,7 @@ def refuse_impossible(calibration: Calibration, checkpoint: Checkpoint) -> None:
 
 
 def _refuse_beyond_context(calibration: Calibration, checkpoint: Checkpoint) -> None:
-    config = checkpoint.config
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    context = text_config(checkpoint.config).get("max_position_embeddings")
     if isinstance(context, int) and calibration.maxSequenceLength > context:
         raise RefusedInput(
             Reason.SequenceTooLong,
