@@ -10,6 +10,7 @@ We test these aspects:
 """
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.builders import (
     write_checkpoint,
     write_safetensors,
 )
-from tests.commands import files_of, halftone, kill, quantize_directory, start_and_stop
+from tests.commands import files_of, go_on, halftone, kill, quantize_directory, start_and_stop
 from tests.inspecting import drop, edit_config, number
 from tests.quantizing import recipe
 
@@ -252,6 +253,22 @@ def test_a_killed_conversion_shows_nothing_and_the_next_one_works(
     assert done.code == 0, done.err
     assert files_of(tmp_path / "out") == files_of(expected)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_conversion_that_is_told_to_end_leaves_nothing(
+    sharded: tuple[Path, Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    source, _ = sharded
+    output = tmp_path / "deep" / "out"
+    moment = r"open .*/\.out\.converting/checkpoint/model-00002"
+    process = start_and_stop(1, moment, "convert", source, output, "--to", "CompressedTensors")
+    process.send_signal(number)
+    _, err = go_on(process)
+
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,7 +103,11 @@ class Calibrating:
         _, err = self.process.communicate()
         told = self.folder / "told"
         numbers = list(map(int, told.read_text().split())) if told.exists() else []
-        assert is_gone(int((self.folder / "child").read_text()))
+        child = int((self.folder / "child").read_text())
+        deadline = time.monotonic() + 60  # one that was killed has to be scheduled once more
+        while not is_gone(child) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert is_gone(child)
         return self.process.returncode, err, numbers
 
 

@@ -57,7 +57,7 @@ def test_the_second_of_two_conversions_is_told_and_spoils_nothing(
         assert not output.exists()
         process.communicate("\n")
 
-    told = f"Another process is converting into '{output}'; wait for it, or stop it."
+    told = f"Another process is making '{output}'; wait for it, or choose another output."
     assert (second.code, second.failure) == (3, f"halftone: {told}\n")
     assert process.returncode == 0
     assert files_of(output) == {"model.safetensors": b"of the first"}

@@ -6,8 +6,10 @@ The statistics are made by hand. We test these aspects:
   only one of the two was given it
 - statistics in the output itself, in a file, or that cannot be read get a sentence
 - `--plan` makes the same bytes from a source that lies elsewhere, and settles all else
+- a source whose shards were written since the calibration is told of
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -181,7 +183,7 @@ def test_a_plan_is_carried_out_wherever_its_source_lies(
     assert files_of(tmp_path / "again") == files_of(tmp_path / "out")
     other = write_checkpoint(tmp_path / "other", "llama")
     wrong = quantize(other, tmp_path / "wrong", "--plan", plan, "--statistics", statistics)
-    assert "is not the file that the artifact was made from" in sentence_of(wrong)
+    assert "is not the file that the plan was made for" in sentence_of(wrong)
 
 
 @pytest.mark.parametrize(
@@ -210,3 +212,16 @@ def test_a_plan_that_was_refused_says_why_again(source: Path, tmp_path: Path) ->
 
     assert refused.plan.refusal is not None
     assert sentence_of(ended) == refused.plan.refusal.message
+
+
+def test_shards_that_were_written_since_are_told_of(
+    source: Path, recipe: Path, statistics: Path, tmp_path: Path
+) -> None:
+    document = json.loads((statistics / "statistics.json").read_text())
+    for stamp, warned in (("f" * 64, True), (None, False)):
+        (statistics / "statistics.json").write_text(json.dumps(document | {"sourceStamp": stamp}))
+        ended = quantize(
+            source, tmp_path / str(warned), "--recipe", recipe, "--statistics", statistics
+        )
+        assert ended.code == 0, ended.err
+        assert ("unless it is a copy, calibrate again" in ended.err) is warned

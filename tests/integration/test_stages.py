@@ -162,7 +162,7 @@ def test_a_damaged_document_is_refused_by_its_name(
 
     assert ended.code == 2
     assert f"'{work / document}.json' is not a" in ended.err
-    assert f"remove it and run `halftone stage {maker}`, which writes it" in ended.err
+    assert f"name one that `halftone stage {maker}` wrote or, in a work directory" in ended.err
 
 
 def test_a_plan_that_was_edited_is_not_carried_out(project: Path, tmp_path: Path) -> None:

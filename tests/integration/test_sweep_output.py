@@ -9,7 +9,6 @@
 import fcntl
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from halftone.spec.names import (
 )
 from tests.builders import set_value, write_checkpoint
 from tests.commands import Outcome, files_of, halftone, plan_directory, start, wait_until
+from tests.disks import small_disk
 from tests.refusals import sentence_of
 
 GB = 10**9
@@ -125,21 +125,15 @@ def test_a_second_sweep_for_the_same_output_is_told_of_the_first(
         ended = swept(tiny_source, tmp_path / "out")
 
     assert (ended.code, ended.out) == (3, "")
-    assert f"Another process is sweeping into '{tmp_path / 'out'}'" in ended.err
+    assert f"Another process is making '{tmp_path / 'out'}'" in ended.err
     assert list(files_of(tmp_path)) == [f"{STAGED}/lock"]
 
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, as a container's volume is."""
-    directory = tmp_path / "mount"
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1000000", "tmpfs", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"this test mounts a tmpfs, which takes root: {done.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
+    with small_disk(tmp_path / "mount", 1_000_000) as directory:
+        yield directory
 
 
 def test_a_mount_point_is_refused_and_a_directory_in_it_will_do(

@@ -9,6 +9,7 @@ import click
 
 from halftone.cli.opening import opened_checkpoint
 from halftone.cli.progress import progress
+from halftone.cli.signals import ended_in_order
 from halftone.spec.formats import CheckpointFormat
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def convert(source: str, output: Path, layout: str, as_json: bool) -> None:
 
     with opened_checkpoint(source) as checkpoint:
         total = sum(entry.nbytes for entry in checkpoint.tensors.values())
-        with progress("convert", total) as shown:
+        with ended_in_order(), progress("convert", total) as shown:
             done = carry_out(
                 checkpoint, output.absolute(), CheckpointFormat(layout), progress=shown
             )

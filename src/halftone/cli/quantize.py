@@ -76,6 +76,7 @@ def quantize(
         planned = _planned(checkpoint, chosen, plan, max_shard_bytes or MAX_SHARD_BYTES)
         measured = _measured(planned, statistics, output)
         require_carried_out(planned, measured)
+        _warn_of_other_weights(measured, checkpoint)
         for notice in planned.plan.warnings:
             click.echo(f"halftone: warning: {notice.message}", err=True)
         total = bytes_to_read(planned)
@@ -129,6 +130,19 @@ def _measured(planned: Planned, folder: Path | None, output: Path) -> "Statistic
             f"'{output}' is the directory of `--statistics` too; give the checkpoint another one.",
         )
     return read_statistics(folder, planned)
+
+
+def _warn_of_other_weights(measured: "Statistics | None", checkpoint: "Checkpoint") -> None:
+    """Say that shards were written since; a copy of the same weights is no worse for it."""
+    from halftone.quantize.calibration.finished import source_stamp
+
+    stated = None if measured is None else measured.document.sourceStamp
+    if stated is not None and stated != source_stamp(checkpoint):
+        click.echo(
+            "halftone: warning: a shard of the source is another file than the one that was "
+            "calibrated, or was written since; unless it is a copy, calibrate again.",
+            err=True,
+        )
 
 
 def default_workers() -> int:

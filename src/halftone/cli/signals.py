@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to work that cleans up after itself, here or in another process.
+"""What Ctrl-C, SIGTERM and a closed terminal do to work that cleans up after itself.
 
 Called by verbs whose scratch must not stay behind, and by `elsewhere`, which waits for a process.
 It must not decide what is cleaned up: whoever works does so when KeyboardInterrupt passes.
@@ -15,12 +15,12 @@ from typing import Any, Final
 
 Handler = Callable[[int, FrameType | None], None]
 
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, once: cleaning up is not interrupted."""
+    """Let signals that end us raise KeyboardInterrupt, once: cleaning up is not interrupted."""
 
     def end(*_: object) -> None:
         for ending in _ENDING:

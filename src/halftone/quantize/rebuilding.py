@@ -132,7 +132,7 @@ def _other_plan(published: Plan, now: Plan) -> RefusedInput:
         return RefusedInput(
             Reason.SourceChanged,
             path,
-            f"'{path}' of the source is not the file that the artifact was made from (its size or "
+            f"'{path}' of the source is not the file that the plan was made for (its size or "
             f"header differs from {PLAN_FILE}); give the revision that {PLAN_FILE} names.",
         )
     return RefusedInput(

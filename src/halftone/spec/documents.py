@@ -103,15 +103,15 @@ class Document(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
-            told = f"'{path}' is not there; run `halftone {command}` first, which writes it."
+            told = f"'{path}' is not there; `halftone {command}` writes it."
             raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
         except OSError as error:
             told = f"'{path}' cannot be read ({error.strerror}); mend this and try again."
             raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
         except ValidationError as error:
             told = (
-                f"'{path}' is not {_a(file)} of this version; remove it and run "
-                f"`halftone {command}`, which writes it."
+                f"'{path}' is not {_a(file)} of this version; name one that `halftone {command}` "
+                "wrote or, in a work directory, remove it and run that again."
             )
             raise RefusedInput(Reason.WorkdirInconsistent, str(path), told) from error
 
@@ -291,7 +291,8 @@ class Plan(Document):
                 Reason.WorkdirInconsistent,
                 str(path),
                 f"'{path}' was changed after it was planned: its content no longer has the digest "
-                "that it states; remove it and run `halftone stage plan`, which writes it.",
+                "that it states; name the plan as it was written or, in a work directory, remove "
+                "it and run `halftone stage plan`.",
             )
         return plan
 

@@ -7,22 +7,21 @@ reads; nothing here is applied to a job.
 """
 
 import errno
-import fcntl
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import yaml
 
 from halftone.quantize import workspace
+from halftone.quantize.staging_place import staging_place
 from halftone.quantize.sweep.document import Measure, SweepDocument
 from halftone.quantize.sweep.plotting import plot
 from halftone.spec.documents import sync_directory, write_atomically
-from halftone.spec.errors import EnvironmentFault, RefusedInput
+from halftone.spec.errors import RefusedInput
 from halftone.spec.job import Recipe
 from halftone.spec.names import SWEEP_FILE, SWEEP_PLOT, SWEEP_RECIPE, Reason, WarningReason
 from halftone.spec.presentation import short_size
@@ -109,47 +108,14 @@ def staged(output: Path) -> Iterator[Staged]:
 
     Raises EnvironmentFault(OutputBusy) while another process sweeps into `output`.
     """
-    real = Path(os.path.realpath(output))
-    root = real.parent / f".{real.name}.sweeping"
-    absent = [place for place in (real.parent, *real.parent.parents) if not place.exists()]
-    done = False
-    try:
+    with ExitStack() as held:
         with _storage_errors(output):
-            root.mkdir(parents=True, exist_ok=True)
-            lock = (root / "lock").open("wb")
-        with lock:
-            _take(lock, root / "lock", output)
-            try:
-                place = Staged(output, root)
-                with _storage_errors(output):
-                    for leftover in ("scratch", "swept"):
-                        shutil.rmtree(root / leftover, ignore_errors=True)
-                    place.scratch.mkdir()
-                yield place
-                done = True
-            finally:
-                shutil.rmtree(root, ignore_errors=True)
-    finally:
-        if not done:
-            with suppress(OSError):  # the first that holds something keeps the others
-                for folder in absent:
-                    folder.rmdir()
-
-
-def _take(lock: IO[bytes], path: Path, output: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Whoever finished in between took the directory away, and our lock with it.
-        taken = not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno()))
-    except BlockingIOError:
-        taken = True
-    if taken:
-        raise EnvironmentFault(
-            Reason.OutputBusy,
-            "--output",
-            f"Another process is sweeping into '{output}'; wait for it, or name another directory "
-            "with `--output`.",
-        )
+            root = held.enter_context(
+                staging_place(output, "sweeping", ("scratch", "swept"), "--output")
+            )
+            place = Staged(output, root)
+            place.scratch.mkdir()
+        yield place
 
 
 def _storage_errors(output: Path) -> AbstractContextManager[None]:
