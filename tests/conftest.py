@@ -4,6 +4,7 @@ Called by pytest. Fixtures that know a stage's data belong to that tier's own co
 """
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,13 @@ IN_CI = bool(os.environ.get("CI"))
 TIMEOUTS = {"contract": 60, "integration": 300, "soak": 0}
 if IN_CI:  # the machine is shared: only a hang may exceed these, and no mark makes them less
     TIMEOUTS |= {"unit": 300, "contract": 600, "integration": 1500}
+
+# Who starts us in the background (`nohup`, `&` in a script) has us ignore these, and so would every
+# command that a test starts; what a test tells a command must reach it.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        at_first = signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL
+        signal.signal(_number, at_first)
 
 # A developer's credentials, settings and caches must not decide a test; nor may a test use them.
 FOREIGN_PREFIXES = ("AWS_", "HALFTONE_", "HF_", "HUGGING_FACE_", "NUMBA_", "VLLM_")
