@@ -1,7 +1,7 @@
 """A place beside an output where one process works, and of which nothing stays.
 
-Called by `conversion.staging` and `sweep.files`, whose work begins anew each time. A calibration and
-a checkpoint that is being quantized are gone on with, and have places of their own kind.
+Called by `conversion.staging` and `sweep.files`, whose work begins anew each time. A
+calibration and a checkpoint under way are gone on with, and have places of their own kind.
 """
 
 import fcntl
