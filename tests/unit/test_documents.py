@@ -111,8 +111,7 @@ def test_an_absent_document_is_refused_with_the_command_that_writes_it(
         document.load(tmp_path / "absent.json")
 
     assert refused.value.message == (
-        f"'{tmp_path / 'absent.json'}' is not there; run `halftone {command}` first, which "
-        "writes it."
+        f"'{tmp_path / 'absent.json'}' is not there; `halftone {command}` writes it."
     )
 
 
