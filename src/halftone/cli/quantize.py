@@ -134,14 +134,14 @@ def _measured(planned: Planned, folder: Path | None, output: Path) -> "Statistic
 
 def _warn_of_other_weights(measured: "Statistics | None", checkpoint: "Checkpoint") -> None:
     """Say that shards were written since; a copy of the same weights is no worse for it."""
+    from halftone.cli.calibrate import warn
     from halftone.quantize.calibration.finished import source_stamp
 
     stated = None if measured is None else measured.document.sourceStamp
     if stated is not None and stated != source_stamp(checkpoint):
-        click.echo(
-            "halftone: warning: a shard of the source is another file than the one that was "
-            "calibrated, or was written since; unless it is a copy, calibrate again.",
-            err=True,
+        warn(
+            "a shard of the source is another file than the one that was calibrated, or was "
+            "written since; unless it is a copy, calibrate again."
         )
 
 

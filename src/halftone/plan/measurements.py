@@ -15,7 +15,7 @@ from halftone.plan.layout import Unit
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS
-from halftone.spec.job import KvCacheScales, Recipe
+from halftone.spec.job import Recipe
 from halftone.spec.names import Reason
 from halftone.spec.roles import Role
 
@@ -64,9 +64,7 @@ def input_group(tensor: LogicalTensor) -> str:
 
 def cached_attention(tensors: Sequence[LogicalTensor], recipe: Recipe) -> tuple[str, ...]:
     """Attention modules whose keys and values are measured as they enter the cache."""
-    if recipe.kvCache is None or recipe.kvCache.scales is not KvCacheScales.Calibrated:
-        return ()
-    return attention_with_cache(tensors)
+    return attention_with_cache(tensors) if recipe.measures_cache else ()
 
 
 def refuse_shared_caches(config: Mapping[str, Any], recipe: Recipe) -> None:
@@ -77,7 +75,7 @@ def refuse_shared_caches(config: Mapping[str, Any], recipe: Recipe) -> None:
     of the owner to none of them, and for Gemma 4 drops a `k_proj.k_scale` that is stored for them.
     """
     shared = text_config(dict(config)).get("num_kv_shared_layers")
-    if shared and recipe.kvCache is not None and recipe.kvCache.scales is KvCacheScales.Calibrated:
+    if shared and recipe.measures_cache:
         raise RefusedInput(
             Reason.NotSupported,
             "quantization.kvCache.scales",

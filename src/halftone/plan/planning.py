@@ -53,7 +53,6 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS
 from halftone.spec.job import (
     GenericArchitecture,
-    KvCacheScales,
     Recipe,
 )
 from halftone.spec.names import Reason
@@ -224,10 +223,7 @@ def _resources(
 
 def _method(roles: tuple[RoleSummary, ...], recipe: Recipe) -> Method:
     formats = {line.format for line in roles if line.format is not None}
-    measured_cache = (
-        recipe.kvCache is not None and recipe.kvCache.scales is KvCacheScales.Calibrated
-    )
-    if measured_cache or any(FORMATS[fmt].needs_calibration for fmt in formats):
+    if recipe.measures_cache or any(FORMATS[fmt].needs_calibration for fmt in formats):
         return Method.Calibrated
     return Method.DataFree
 

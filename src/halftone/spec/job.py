@@ -123,6 +123,11 @@ class Recipe(ApiModel):
     checkpointFormat: CheckpointFormat = CheckpointFormat.CompressedTensors
     genericArchitecture: GenericArchitecture = GenericArchitecture.Refuse
 
+    @property
+    def measures_cache(self) -> bool:
+        """Whether the scales of keys and values are measured on data."""
+        return self.kvCache is not None and self.kvCache.scales is KvCacheScales.Calibrated
+
     def format_of(self, role: Role) -> Format | None:
         """The format that `role` gets, or None when it keeps the source's precision."""
         return next((line.format for line in self.precision if line.role is role), None)

@@ -11,7 +11,6 @@ from halftone.publish.card.explanations import FORMATS_IN_WORDS, why_kept
 from halftone.spec.documents import CheckpointDocument, Plan, RoleSummary
 from halftone.spec.formats import FORMATS
 from halftone.spec.gates import Metric
-from halftone.spec.job import KvCacheScales
 from halftone.spec.presentation import OUTCOME_WORDS, dataset_name, short_size, short_unit
 from halftone.spec.reports import GateResult, Report
 from halftone.spec.roles import Role
@@ -128,8 +127,7 @@ def _is_measured(line: RoleSummary) -> bool:
 
 
 def _measures_cache(plan: Plan) -> bool:
-    cache = plan.recipe.kvCache if plan.recipe is not None else None
-    return cache is not None and cache.scales is KvCacheScales.Calibrated
+    return plan.recipe is not None and plan.recipe.measures_cache
 
 
 def formats_in_words(plan: Plan) -> list[tuple[str, str]]:
