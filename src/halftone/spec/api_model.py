@@ -19,6 +19,10 @@ def _without_credentials(url: str) -> str:
 
 
 ShortText = Annotated[str, Field(min_length=1, max_length=253)]
+# A name of a Kubernetes object that becomes part of a path or an address (RFC 1123 subdomain).
+ObjectName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", min_length=1, max_length=253)
+]
 # Linux allows any character in a path but NUL.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 # The API has no floats: a measured or limiting value is written as a decimal in a string.
@@ -43,5 +47,5 @@ class SecretKeyRef(ApiModel):
     A runner in the cluster mounts it; on a laptop the same secret comes from the environment.
     """
 
-    name: ShortText
-    key: ShortText
+    name: ObjectName
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)]

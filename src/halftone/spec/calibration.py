@@ -9,7 +9,15 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef, ShortText
+from halftone.spec.api_model import (
+    ApiModel,
+    FilePath,
+    HttpUrl,
+    ObjectName,
+    S3Uri,
+    SecretKeyRef,
+    ShortText,
+)
 
 
 class Modality(StrEnum):
@@ -51,13 +59,15 @@ class S3Dataset(ApiModel):
 
 
 class Dataset(ApiModel):
-    """JSON Lines or Parquet; exactly one of the three. A relative `path` starts at the job file.
+    """JSON Lines or Parquet; exactly one of `path`, `huggingFace` and `s3`. A relative `path` starts
+    at the job file; in the cluster it lies in the claim `claimName`.
 
     A row has `text`, used as it is, or `messages`, which go through the chat template; and with
     images `images`, in the order of their places in the text.
     """
 
     path: FilePath | None = None
+    claimName: ObjectName | None = None
     huggingFace: HuggingFaceDataset | None = None
     s3: S3Dataset | None = None
 

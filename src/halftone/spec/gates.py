@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from halftone.spec.api_model import ApiModel, DecimalText, FilePath, Percent
+from halftone.spec.api_model import ApiModel, DecimalText, FilePath, ObjectName, Percent
 
 
 class Metric(StrEnum):
@@ -127,11 +127,13 @@ class Validation(ApiModel):
     """Gates, and prompts beside the shipped ones.
 
     An empty list of gates means "publish unmeasured", and is reported as such. `promptFile` holds
-    one JSON object a line: `{"text": …}` or `{"text": …, "image": "path beside the file"}`.
+    one JSON object a line: `{"text": …}` or `{"text": …, "image": "path beside the file"}`. In the
+    cluster it, and a task that is a file, lie in the claim `claimName`.
     """
 
     gates: Annotated[tuple[Gate, ...], Field(max_length=32)] = ()
     promptFile: FilePath | None = None
+    claimName: ObjectName | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -9,12 +9,21 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef, ShortText
+from halftone.spec.api_model import (
+    ApiModel,
+    FilePath,
+    HttpUrl,
+    ObjectName,
+    S3Uri,
+    SecretKeyRef,
+    ShortText,
+)
 from halftone.spec.calibration import Calibration
 from halftone.spec.formats import CheckpointFormat, Format
 from halftone.spec.gates import Validation
 from halftone.spec.names import API_VERSION, JOB_KIND
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
+from halftone.spec.running import Runner, StageSettings, WorkVolume
 from halftone.spec.targets import Publish
 
 
@@ -150,9 +159,13 @@ class S3Source(ApiModel):
 
 
 class DirectorySource(ApiModel):
-    """A directory that this process can read; relative paths start at the job file."""
+    """A directory that this process can read; relative paths start at the job file.
+
+    In the cluster `path` lies in the claim, which is mounted read-only.
+    """
 
     path: FilePath
+    claimName: ObjectName | None = None
 
 
 class Source(ApiModel):
@@ -170,12 +183,30 @@ class Source(ApiModel):
 
 
 class JobSpec(ApiModel):
-    """What is wanted."""
+    """What is wanted. The blocks after `publish` say how it runs in a cluster; a laptop has no use
+    for them, and takes them as they are.
+    """
 
     source: Source
     quantization: Quantization
     validation: Validation = Validation()
     publish: Publish | None = None
+    workVolume: WorkVolume | None = None
+    serviceAccountName: ObjectName | None = None
+    stages: Annotated[tuple[StageSettings, ...], Field(max_length=5)] = ()
+    parallelism: Annotated[int, Field(ge=1, le=256)] = 1
+    suspend: bool = False
+    activeDeadlineSeconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    ttlSecondsAfterFinished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    runner: Runner = Runner.Jobs
+
+    @model_validator(mode="after")
+    def _each_stage_once(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"`stages` names '{twice[0]}' more than once")
+        return self
 
 
 class Metadata(ApiModel):

@@ -5,7 +5,14 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, S3Uri, SecretKeyRef
+from halftone.spec.api_model import (
+    ApiModel,
+    FilePath,
+    HttpUrl,
+    ObjectName,
+    S3Uri,
+    SecretKeyRef,
+)
 
 
 def _allowed_by_the_hub(repository: str) -> str:
@@ -68,9 +75,13 @@ class S3Target(ApiModel):
 
 
 class DirectoryTarget(ApiModel):
-    """A directory that becomes the artifact; relative paths start at the job file."""
+    """A directory that becomes the artifact; relative paths start at the job file.
+
+    In the cluster `path` lies in the claim.
+    """
 
     path: FilePath
+    claimName: ObjectName | None = None
 
 
 class SigningKeyRef(ApiModel):

@@ -1,0 +1,49 @@
+"""What a reconcile wants done: at most one status write, and writes before it.
+
+Carried out by `operators.quantizationjob.apply`, in the order of the fields: finalizer, deletions,
+creations, status, then events, and events only if the status was written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from halftone.spec.cluster import EventReason
+from halftone.spec.status import JobStatus
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event on the QuantizationJob; `warning` says of which of the two types."""
+
+    reason: EventReason
+    message: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A child Job to delete, with its pods, if it still has `uid`."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`status` is None if it is as it should be.
+
+    `creations` are whole manifests (Job, PersistentVolumeClaim); one that exists is left as it is.
+    `finalizer`: True to have it, False to give it up, None to leave it. `delete_self` when the time
+    to live is over. `requeue_seconds`: look again then, whatever happens; None to wait for events.
+    `progress_wanted`: children whose workers should be asked how far they are.
+    """
+
+    status: JobStatus | None = None
+    creations: tuple[Mapping[str, Any], ...] = ()
+    deletions: tuple[Deletion, ...] = ()
+    finalizer: bool | None = None
+    delete_self: bool = False
+    events: tuple[Event, ...] = ()
+    requeue_seconds: float | None = None
+    progress_wanted: tuple[str, ...] = ()

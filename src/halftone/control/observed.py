@@ -1,0 +1,92 @@
+"""What the operator saw of one job at one moment: everything that a decision may depend on.
+
+Made by `operators.quantizationjob.observe` out of its watches; tests make it with builders. Frozen,
+and free of any client's types.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from halftone.spec.cluster import ChildStage
+from halftone.spec.stage_results import StageResult
+
+
+@dataclass(frozen=True)
+class ObservedPod:
+    """One pod of a child. `waiting` is the kubelet's or scheduler's (reason, message).
+
+    `exit_code` and `terminated_reason` (such as `OOMKilled`) are those of its only container;
+    `result` is what it wrote into its termination message, if that can be read.
+    """
+
+    name: str
+    phase: str
+    created: datetime
+    index: int | None = None
+    waiting: tuple[str, str] | None = None
+    scheduled: bool = True
+    disrupted: bool = False
+    exit_code: int | None = None
+    terminated_reason: str | None = None
+    result: StageResult | None = None
+
+
+@dataclass(frozen=True)
+class ObservedChild:
+    """One Job of ours. `failure` is the (reason, message) of its condition `Failed`.
+
+    `retry` is the value of the annotation that it was made for, "" for the first attempt;
+    `plan_digest` is of the plan that it carries out, "" for those that make one.
+    """
+
+    name: str
+    uid: str
+    stage: ChildStage
+    attempt: int
+    retry: str
+    plan_digest: str
+    created: datetime
+    completions: int = 1
+    deleting: bool = False
+    suspended: bool = False
+    complete: bool = False
+    failure: tuple[str, str] | None = None
+    finished: datetime | None = None
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    # Events of the Job controller that say why it makes no pod: (reason, message).
+    refusal: tuple[str, str] | None = None
+    pods: tuple[ObservedPod, ...] = ()
+
+
+@dataclass(frozen=True)
+class ObservedClaim:
+    """A PersistentVolumeClaim that the job names or that was made for it."""
+
+    name: str
+    access_modes: frozenset[str]
+    phase: str
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One QuantizationJob with everything that belongs to it.
+
+    `metadata`, `spec` and `status` are as the API server has them. `taken` names objects that have
+    the name of a child of ours and another owner. `claims` has an entry None for a claim that was
+    looked for and is not there. `progress` is (done, total) summed over running workers.
+    """
+
+    metadata: Mapping[str, Any]
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+    now: datetime
+    children: tuple[ObservedChild, ...] = ()
+    taken: frozenset[str] = frozenset()
+    claims: Mapping[str, ObservedClaim | None] = field(default_factory=dict)
+    progress: tuple[int, int] | None = None
+    namespace_terminating: bool = False

@@ -1,0 +1,43 @@
+"""What the operator's installation decides, the same for every job: images, placement, limits.
+
+Read from one YAML file that the chart writes; a mistake in it ends the operator with a sentence.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from halftone.spec.api_model import ApiModel, ObjectName, ShortText
+from halftone.spec.running import Resources, StageName
+
+
+class Placement(ApiModel):
+    """Where a stage's pods go, and who waits for whom; as in a pod."""
+
+    nodeSelector: Mapping[str, str] = {}
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    priorityClassName: ObjectName | None = None
+    queueName: ObjectName | None = None
+    runtimeClassName: ObjectName | None = None
+
+
+class StageDefaults(ApiModel):
+    """One stage: its image, its service account, and what a job may override."""
+
+    image: ShortText
+    imagePullPolicy: str = "IfNotPresent"
+    serviceAccountName: ObjectName = "default"
+    resources: Resources = Resources()
+    placement: Placement = Placement()
+
+
+class Settings(ApiModel):
+    """`watchNamespaces` empty: all of them. `cacheSizeLimit` bounds each emptyDir."""
+
+    watchNamespaces: tuple[ObjectName, ...] = ()
+    stages: Mapping[StageName, StageDefaults]
+    imagePullSecrets: tuple[ObjectName, ...] = ()
+    backoffLimit: Annotated[int, Field(ge=0, le=20)] = 3
+    cacheSizeLimit: ShortText | None = None
+    progressSeconds: Annotated[int, Field(ge=1, le=3600)] = 10

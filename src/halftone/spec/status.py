@@ -1,0 +1,128 @@
+"""The `status` of a QuantizationJob: what was observed, rebuilt from its children at each visit.
+
+The mirror of the API (design §4). Written by the operator alone, read by `kubectl`, by `halftone
+watch` and by whoever deploys the artifact. No floats: percentages are integers, scores are strings.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from halftone.spec.cluster import Condition
+from halftone.spec.documents import Method
+from halftone.spec.reports import Outcome, Verdict
+
+Text = Annotated[str, Field(max_length=1024)]
+Digest = Annotated[str, Field(max_length=64)]
+# RFC 3339 in UTC with seconds, as the API server writes it.
+Time = Annotated[str, Field(max_length=64)]
+
+
+class StatusModel(BaseModel):
+    """Frozen; unknown fields are dropped, for somebody may have edited what is read back."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ConditionStatus(StrEnum):
+    """The three of Kubernetes."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class ConditionRow(StatusModel):
+    """One condition, as `metav1.Condition`; `lastTransitionTime` moves with `status` alone."""
+
+    type: Condition
+    status: ConditionStatus
+    reason: Annotated[str, Field(min_length=1, max_length=64)]
+    message: Annotated[str, Field(max_length=4096)]
+    lastTransitionTime: Time
+    observedGeneration: Annotated[int, Field(ge=0)]
+
+
+class PlanStatus(StatusModel):
+    """What the plan came to. `sizeBytes` is the checkpoint's."""
+
+    digest: Digest
+    method: Method
+    recipe: Text
+    sourceRevision: Text | None = None
+    sizeBytes: int
+    memoryBytes: int
+    shards: int
+
+
+class ProgressStatus(StatusModel):
+    """Of the running stage, all workers together, in bytes (in steps while calibrating)."""
+
+    bytesDone: int
+    bytesTotal: int
+
+
+class GateStatus(StatusModel):
+    """One gate. `value` is its score, `recoveryPercent` a task's recovery rounded down."""
+
+    name: Annotated[str, Field(max_length=63)]
+    outcome: Outcome
+    value: Text | None = None
+    recoveryPercent: Annotated[int, Field(ge=0, le=1000)] | None = None
+
+
+class ReportStatus(StatusModel):
+    """The report that opens publishing, if its verdict does."""
+
+    digest: Digest
+    verdict: Verdict
+
+
+class CheckpointStatus(StatusModel):
+    """What was written."""
+
+    digest: Digest
+    sizeBytes: int
+
+
+class ArtifactStatus(StatusModel):
+    """What readers find."""
+
+    uri: Text
+    revision: Text | None = None
+    digest: Digest
+    sizeBytes: int
+
+
+class PipelineRunStatus(StatusModel):
+    """The run of a pipeline that carries the job out."""
+
+    id: Text
+    url: Text | None = None
+
+
+class JobStatus(StatusModel):
+    """All of it. `source` and `recipe` are what the printer columns show; `recoveryPercent` is the
+    lowest of the tasks; `retry` is the last value of the annotation that was acted upon.
+    """
+
+    conditions: Annotated[tuple[ConditionRow, ...], Field(max_length=8)] = ()
+    observedGeneration: int | None = None
+    startTime: Time | None = None
+    completionTime: Time | None = None
+    source: Text | None = None
+    recipe: Text | None = None
+    plan: PlanStatus | None = None
+    progress: ProgressStatus | None = None
+    checkpoint: CheckpointStatus | None = None
+    gates: Annotated[tuple[GateStatus, ...], Field(max_length=40)] = ()
+    report: ReportStatus | None = None
+    recoveryPercent: int | None = None
+    artifact: ArtifactStatus | None = None
+    pipelineRun: PipelineRunStatus | None = None
+    retry: Text | None = None
+
+    def condition(self, kind: Condition) -> ConditionRow | None:
+        """The row of `kind`, None before the first visit."""
+        return next((row for row in self.conditions if row.type is kind), None)
