@@ -59,8 +59,9 @@ class S3Dataset(ApiModel):
 
 
 class Dataset(ApiModel):
-    """JSON Lines or Parquet; exactly one of `path`, `huggingFace` and `s3`. A relative `path` starts
-    at the job file; in the cluster it lies in the claim `claimName`.
+    """JSON Lines or Parquet; exactly one of `path`, `huggingFace` and `s3`.
+
+    A relative `path` starts at the job file; in the cluster it lies in the claim `claimName`.
 
     A row has `text`, used as it is, or `messages`, which go through the chat template; and with
     images `images`, in the order of their places in the text.

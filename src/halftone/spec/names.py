@@ -53,6 +53,14 @@ QUANTIZE_PYTHON: Final = "HALFTONE_QUANTIZE_PYTHON"
 # ... and that of the environment that has vLLM.
 SERVE_PYTHON: Final = "HALFTONE_SERVE_PYTHON"
 
+# In a pod: the whole job as JSON, ...
+JOB_VARIABLE: Final = "HALFTONE_JOB"
+# ... where in S3 documents and shards are handed on when no volume carries them, ...
+WORK_AREA: Final = "HALFTONE_WORK_AREA"
+# ... and, with SOURCE, DATASET, WORK, PUBLISH or SIGNING_KEY behind it, a credential: a token, the
+# text of an AWS credentials file, or a private key.
+CREDENTIALS_PREFIX: Final = "HALFTONE_CREDENTIALS_"
+
 
 class Reason(StrEnum):
     """Why something was refused, failed or could not be done; one word a cause."""

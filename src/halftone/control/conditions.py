@@ -1,0 +1,61 @@
+"""Conditions of a status: written all at once, their times moved only where the status moved.
+
+Called by `reconciling`. The rules are those of Kubernetes' API conventions, and rows are those of
+`metav1.Condition`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from halftone.spec.cluster import Condition
+from halftone.spec.status import ConditionRow, ConditionStatus, JobStatus
+
+MAX_MESSAGE: Final = 4096
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one condition is to say."""
+
+    condition: Condition
+    status: ConditionStatus
+    reason: str
+    message: str
+
+
+def time_text(moment: datetime) -> str:
+    """As the API server writes times: UTC, whole seconds, `Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_time(text: str | None) -> datetime | None:
+    """What `time_text` wrote; None for nothing, and for what somebody else wrote."""
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def rows(
+    told: Sequence[Told], before: JobStatus, generation: int, now: datetime
+) -> tuple[ConditionRow, ...]:
+    """`told` as rows; `lastTransitionTime` is the former one where the status is."""
+    found = []
+    for one in told:
+        former = before.condition(one.condition)
+        kept = former is not None and former.status is one.status
+        since = former.lastTransitionTime if former is not None and kept else time_text(now)
+        found.append(
+            ConditionRow(
+                type=one.condition,
+                status=one.status,
+                reason=one.reason,
+                message=one.message[:MAX_MESSAGE],
+                lastTransitionTime=since if read_time(since) else time_text(now),
+                observedGeneration=generation,
+            )
+        )
+    return tuple(found)

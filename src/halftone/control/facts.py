@@ -1,0 +1,75 @@
+"""What stages found, as it stands in a status: taken from their results, else from the last status.
+
+Called by `walking`. A pod may be gone while its Job still says that it succeeded; then the status
+that was written while it was there is what is left.
+"""
+
+from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from typing import Final
+
+from halftone.spec.cluster import ChildStage
+from halftone.spec.stage_results import GateFacts, StageResult
+from halftone.spec.status import (
+    ArtifactStatus,
+    CheckpointStatus,
+    GateStatus,
+    JobStatus,
+    PlanStatus,
+    ReportStatus,
+)
+
+# What each stage leaves in a status; the others leave nothing.
+FIELDS: Final = {
+    ChildStage.Plan: ("plan",),
+    ChildStage.Quantize: ("checkpoint",),
+    ChildStage.Assemble: ("checkpoint",),
+    ChildStage.Validate: ("report", "gates", "recoveryPercent"),
+    ChildStage.Publish: ("artifact",),
+}
+
+
+def of_result(stage: ChildStage, result: StageResult) -> dict[str, object]:
+    """The fields of a status that `result` of `stage` gives."""
+    found: dict[str, object] = {}
+    if stage is ChildStage.Plan and result.plan is not None:
+        found["plan"] = PlanStatus(**result.plan.model_dump())
+        found["recipe"] = result.plan.recipe
+    if stage in (ChildStage.Quantize, ChildStage.Assemble) and result.checkpoint is not None:
+        found["checkpoint"] = CheckpointStatus(**result.checkpoint.model_dump())
+    if stage is ChildStage.Validate and result.report is not None:
+        gates = tuple(_gate(gate) for gate in result.report.gates)
+        found["report"] = ReportStatus(digest=result.report.digest, verdict=result.report.verdict)
+        found["gates"] = gates
+        recoveries = [g.recoveryPercent for g in gates if g.recoveryPercent is not None]
+        found["recoveryPercent"] = min(recoveries, default=None)
+    if stage is ChildStage.Publish and result.artifact is not None:
+        found["artifact"] = ArtifactStatus(**result.artifact.model_dump())
+    return found
+
+
+def of_status(stage: ChildStage, before: JobStatus) -> dict[str, object]:
+    """The same fields, as they were written before."""
+    return {field: getattr(before, field) for field in FIELDS.get(stage, ())}
+
+
+def is_complete(stage: ChildStage, found: dict[str, object]) -> bool:
+    """Whether `found` has what a successful `stage` must have left."""
+    needed = FIELDS.get(stage, ())[:1]
+    return all(found.get(field) is not None for field in needed)
+
+
+def _gate(gate: GateFacts) -> GateStatus:
+    return GateStatus(
+        name=gate.name,
+        outcome=gate.outcome,
+        value=gate.value,
+        recoveryPercent=_whole(gate.recoveryPercent),
+    )
+
+
+def _whole(percent: str | None) -> int | None:
+    """Rounded down, so that nothing looks better than it is."""
+    try:
+        return None if percent is None else int(Decimal(percent).to_integral_value(ROUND_FLOOR))
+    except (InvalidOperation, ValueError, OverflowError):
+        return None

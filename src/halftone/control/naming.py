@@ -1,0 +1,50 @@
+"""Names of what belongs to a job. The API bounds a job's name, so none of them is ever too long."""
+
+from typing import Any, Final
+
+from halftone.spec.cluster import (
+    ATTEMPT_LABEL,
+    FIELD_MANAGER,
+    GROUP,
+    JOB_LABEL,
+    MANAGED_BY_LABEL,
+    STAGE_LABEL,
+    VERSION,
+    ChildStage,
+)
+from halftone.spec.names import JOB_KIND
+
+# Pods of a Job get up to 11 characters more, of an Indexed Job some more; a label has 63.
+MAX_JOB_NAME: Final = 40
+
+
+def child_name(job: str, stage: ChildStage, attempt: int) -> str:
+    """The same for the same work, so that no child is ever made twice."""
+    return f"{job}-{stage}-{attempt}"
+
+
+def volume_name(job: str) -> str:
+    """The claim that is made for a job which asks for one."""
+    return f"{job}-work"
+
+
+def labels(job: str, stage: ChildStage, attempt: int) -> dict[str, str]:
+    """On a child and its pods."""
+    return {
+        MANAGED_BY_LABEL: FIELD_MANAGER,
+        JOB_LABEL: job,
+        STAGE_LABEL: stage.value,
+        ATTEMPT_LABEL: str(attempt),
+    }
+
+
+def owner(metadata: Any) -> dict[str, Any]:
+    """The owner reference that lets garbage collection reach what belongs to a job."""
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": JOB_KIND,
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
