@@ -31,14 +31,13 @@ class Failure(FactsModel):
 
 
 class PlanFacts(FactsModel):
-    """What the operator needs of a plan. Sizes in bytes; `shards` caps the number of workers."""
+    """What the operator needs of a plan. `sizeBytes` is the checkpoint's; `shards` caps workers."""
 
     digest: str
     method: Method
     recipe: str
     sourceRevision: str | None
-    sourceBytes: int
-    outputBytes: int
+    sizeBytes: int
     memoryBytes: int
     shards: int
 
