@@ -1,0 +1,9 @@
+"""The operator of QuantizationJobs: `python -m operators.quantizationjob --settings FILE`.
+
+    pump      kopf's watches and indexes fill a queue of names
+    observe   one name becomes an `Observed`: all reads
+    (halftone.control.reconcile decides)
+    apply     a `Decision` becomes requests: all writes
+
+It judges nothing itself, and keeps nothing that the cluster does not have.
+"""

@@ -1,0 +1,176 @@
+"""The process: arguments, tasks, and an end that hands over to another replica at once.
+
+python -m operators.quantizationjob --settings /etc/halftone/settings.yaml
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import click
+import kopf
+import yaml
+from pydantic import ValidationError
+
+from halftone.control.settings import Settings
+from halftone.telemetry.operator import OperatorMetrics
+from operators.quantizationjob.api import Api, ApiError
+from operators.quantizationjob.apply import Applier
+from operators.quantizationjob.health import Health
+from operators.quantizationjob.indexes import Indexes
+from operators.quantizationjob.lease import Lease
+from operators.quantizationjob.observe import Observer
+from operators.quantizationjob.pump import Pump, watching
+from operators.quantizationjob.queue import Queue
+from operators.quantizationjob.workers import Workers
+
+log = logging.getLogger("halftone.operator")
+
+# Visits wait for the API server most of the time; more at once would only make it slower.
+_WORKERS = 8
+
+
+def read_settings(path: Path) -> Settings:
+    """The installation's settings. Raises click.ClickException with a sentence."""
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise click.ClickException(f"'{path}' cannot be read: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise click.ClickException(f"'{path}': `{field}`: {first['msg']}.") from error
+
+
+@click.command()
+@click.option("--settings", "path", type=click.Path(path_type=Path), required=True)
+@click.option("--kubeconfig", type=click.Path(), help="Else this pod's service account.")
+@click.option("--host", default="0.0.0.0", show_default=True, help="Of health and metrics.")  # noqa: S104
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--lease-namespace", help="Where the Lease is; without it there is no election.")
+@click.option("--lease-name", default="halftone-operator", show_default=True)
+@click.option("--log-level", default="INFO", type=click.Choice(["DEBUG", "INFO", "WARNING"]))
+def main(
+    path: Path,
+    kubeconfig: str | None,
+    host: str,
+    port: int,
+    lease_namespace: str | None,
+    lease_name: str,
+    log_level: str,
+) -> None:
+    """Carry out QuantizationJobs."""
+    logging.basicConfig(
+        level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for noisy in ("kopf", "httpx", "kr8s", "aiohttp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    settings = read_settings(path)
+    if kubeconfig:
+        os.environ["KUBECONFIG"] = kubeconfig  # where kopf looks
+    try:
+        asyncio.run(_run(settings, kubeconfig, host, port, lease_namespace, lease_name))
+    except ApiError as error:
+        raise click.ClickException(f"The API server cannot be reached: {error}.") from error
+
+
+async def _run(
+    settings: Settings,
+    kubeconfig: str | None,
+    host: str,
+    port: int,
+    lease_namespace: str | None,
+    lease_name: str,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    identity = f"{socket.gethostname()}-{os.getpid()}"
+    api = await Api.connect(kubeconfig)
+    queue, metrics = Queue(), OperatorMetrics()
+    pump = Pump(queue)
+    lease = None if lease_namespace is None else Lease(api, lease_namespace, lease_name, identity)
+    known: list[Indexes] = []
+    health = Health(metrics, lambda: _refresh(metrics, queue, api, known))
+    runner = await health.serve(host, port)
+    watches = asyncio.create_task(
+        kopf.operator(
+            registry=pump.registry,
+            settings=watching(),
+            standalone=True,
+            clusterwide=not settings.watchNamespaces,
+            namespaces=settings.watchNamespaces,
+            stop_flag=stop,
+        ),
+        name="watches",
+    )
+    leading = asyncio.create_task(
+        _lead(pump, queue, api, lease, settings, metrics, identity, known), name="leading"
+    )
+    health.watch([watches, leading])
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopping, watches, leading], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leading.cancel()
+        stop.set()
+        await asyncio.gather(leading, watches, return_exceptions=True)
+        if lease is not None:
+            await lease.release()
+        await runner.cleanup()
+    for task in (watches, leading):
+        if not task.cancelled() and task.exception() is not None:
+            raise task.exception() or AssertionError
+
+
+async def _lead(
+    pump: Pump,
+    queue: Queue,
+    api: Api,
+    lease: Lease | None,
+    settings: Settings,
+    metrics: OperatorMetrics,
+    identity: str,
+    known: list[Indexes],
+) -> None:
+    """Act while this replica leads; return when it leads no more, which ends the process.
+
+    A process that lost its lease ends: what it was about to write is thereby dropped.
+    """
+    indexes = await pump.ready
+    known.append(indexes)
+    if lease is not None:
+        await lease.acquire()
+    log.info("%s leads", identity)
+    metrics.is_leader.set(1)
+    for key in indexes.names():
+        queue.add(key)
+    workers = Workers(queue, Observer(api, indexes), Applier(api, identity), settings, metrics)
+    tasks = [asyncio.create_task(workers.work()) for _ in range(_WORKERS)]
+    try:
+        if lease is None:
+            await asyncio.gather(*tasks)
+        else:
+            await lease.keep()
+            log.error("%s lost its lease and ends", identity)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _refresh(metrics: OperatorMetrics, queue: Queue, api: Api, known: list[Indexes]) -> None:
+    """What is read when it is asked for, and not counted as it happens."""
+    metrics.queue_age.set(queue.age())
+    metrics.queue_length.set(len(queue))
+    metrics.requests.set(api.requests)
+    for indexes in known:
+        metrics.read_jobs(indexes.conditions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""All writes: a `Decision` becomes requests, in an order that a kill at any point does no harm to.
+
+Called by `workers`. Finalizer, deletions, creations, then the status in one write, then events, and
+events only if the status was written. A child that exists is never touched: its name is that of the
+work, so finding it there means that somebody (another replica, or ourselves before a restart) was
+faster.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from halftone.control.decision import Decision, Event
+from halftone.spec.cluster import FIELD_MANAGER, FINALIZER, GROUP, PLURAL, VERSION
+from halftone.spec.names import API_VERSION, JOB_KIND
+from operators.quantizationjob.api import Api, ApiError
+from operators.quantizationjob.reading import Key
+
+_PLURALS: Final = {"Job": "jobs", "PersistentVolumeClaim": "persistentvolumeclaims"}
+# The API server's own bound for the text of an event.
+_EVENT_BYTES: Final = 1024
+
+
+class NamesTaken(Exception):
+    """Objects of other owners have the names of children."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__(", ".join(sorted(names)))
+        self.names = names
+
+
+class NamespaceTerminating(Exception):
+    """Nothing can be made here any more."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the watches will show because of us: a resource version, and children."""
+
+    resource_version: str | None
+    children: frozenset[str]
+
+
+class Applier:
+    """Carries decisions out for one installation, called `instance` in events."""
+
+    def __init__(self, api: Api, instance: str) -> None:
+        self._api = api
+        self._instance = instance
+
+    async def apply(self, key: Key, metadata: Mapping[str, Any], decision: Decision) -> Written:
+        """Carry out `decision` on the job with `metadata`.
+
+        Raises ApiError (409 where the object changed meanwhile: look again), NamesTaken and
+        NamespaceTerminating.
+        """
+        version = None
+        if decision.finalizer is True:
+            version = await self._set_finalizers(key, metadata, [FINALIZER])
+        for deletion in decision.deletions:
+            await self._api.delete(
+                key.namespace, "batch", "v1", f"jobs/{deletion.name}", deletion.uid
+            )
+        names = [str(manifest["metadata"]["name"]) for manifest in decision.creations]
+        taken = {
+            name
+            for name, manifest in zip(names, decision.creations, strict=True)
+            if not await self._create(key, metadata, manifest)
+        }
+        if decision.status is not None:
+            version = await self._write_status(key, metadata, decision, version)
+        for event in decision.events:
+            await self._emit(key, metadata, event)
+        if taken:
+            raise NamesTaken(frozenset(taken))
+        if decision.finalizer is False:
+            await self._set_finalizers(key, metadata, [])
+            version = None
+        if decision.delete_self:
+            path = f"{PLURAL}/{key.name}"
+            await self._api.delete(key.namespace, GROUP, VERSION, path, metadata["uid"])
+        jobs = {m["metadata"]["name"] for m in decision.creations if m["kind"] == "Job"}
+        return Written(version, frozenset(jobs))
+
+    async def _set_finalizers(
+        self, key: Key, metadata: Mapping[str, Any], finalizers: list[str]
+    ) -> str | None:
+        """The finalizers that are ours; those of others stay. The uid keeps apply from creating."""
+        body = _identity(key, metadata)
+        body["metadata"]["finalizers"] = finalizers
+        try:
+            return await self._api.apply(key.namespace, key.name, body)
+        except ApiError as error:
+            if finalizers or error.code not in (404, 409):
+                raise
+            return None  # gone already, which is what giving it up is for
+
+    async def _create(
+        self, key: Key, metadata: Mapping[str, Any], manifest: Mapping[str, Any]
+    ) -> bool:
+        """Make a child; False if its name belongs to somebody else."""
+        plural = _PLURALS[manifest["kind"]]
+        try:
+            await self._api.create(key.namespace, plural, manifest)
+        except ApiError as error:
+            if error.code == 403 and "being terminated" in error.message:
+                raise NamespaceTerminating from error
+            if error.code != 409:
+                raise
+            return await self._is_ours(key, metadata, plural, manifest)
+        return True
+
+    async def _is_ours(
+        self, key: Key, metadata: Mapping[str, Any], plural: str, manifest: Mapping[str, Any]
+    ) -> bool:
+        group, _, version = manifest["apiVersion"].rpartition("/")
+        path = f"{plural}/{manifest['metadata']['name']}"
+        try:
+            found = await self._api.get(group, version, key.namespace, path)
+        except ApiError as error:
+            if error.code == 404:
+                raise ApiError(409, "Conflict", "the child went away meanwhile") from error
+            raise
+        owners = found["metadata"].get("ownerReferences") or ()
+        return any(owner["uid"] == metadata["uid"] for owner in owners)
+
+    async def _write_status(
+        self, key: Key, metadata: Mapping[str, Any], decision: Decision, version: str | None
+    ) -> str:
+        """One write of the whole status, unless the object is another by now."""
+        assert decision.status is not None
+        body = _identity(key, metadata)
+        body["metadata"]["resourceVersion"] = version or metadata["resourceVersion"]
+        body["status"] = decision.status.model_dump(mode="json", exclude_none=True)
+        return await self._api.apply(key.namespace, key.name, body, "/status")
+
+    async def _emit(self, key: Key, metadata: Mapping[str, Any], event: Event) -> None:
+        """One event; that it cannot be written is no reason to fail."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        body = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{key.name}.{uuid.uuid4().hex[:16]}", "namespace": key.namespace},
+            "eventTime": now,
+            "reportingController": f"{GROUP}/{FIELD_MANAGER}",
+            "reportingInstance": self._instance,
+            "action": "Reconcile",
+            "reason": event.reason.value,
+            "note": event.message.encode()[:_EVENT_BYTES].decode(errors="ignore"),
+            "type": "Warning" if event.warning else "Normal",
+            "regarding": {
+                "apiVersion": API_VERSION,
+                "kind": JOB_KIND,
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": metadata["uid"],
+            },
+        }
+        try:
+            await self._api.create(key.namespace, "events", body)
+        except ApiError as error:
+            if error.code in (0, 429) or error.code >= 500:
+                return
+            if error.code == 403 and "being terminated" in error.message:
+                return
+            raise
+
+
+def _identity(key: Key, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": JOB_KIND,
+        "metadata": {"name": key.name, "namespace": key.namespace, "uid": metadata["uid"]},
+    }

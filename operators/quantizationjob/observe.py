@@ -1,0 +1,175 @@
+"""All reads: what the watches know of one job, and the little that has to be asked for.
+
+Called by `workers`. Gives `halftone.control.Observed` and judges nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from halftone.control.naming import volume_name
+from halftone.control.observed import Observed, ObservedChild, ObservedClaim, ObservedPod
+from halftone.spec.cluster import ChildStage
+from operators.quantizationjob.api import Api, ApiError
+from operators.quantizationjob.apply import Written
+from operators.quantizationjob.indexes import Indexes
+from operators.quantizationjob.reading import Key, OwnedPod, progress_of
+
+# A Job controller that may make pods makes them at once; after this somebody has to be asked why.
+_NO_POD: Final = timedelta(seconds=5)
+# Seconds after which a watch has surely shown a write, or what was written has gone again.
+_SURELY_SEEN: Final = 5.0
+
+
+class NotYet(Exception):
+    """The watches do not show yet what we wrote; to judge now would be to write it again."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+class Observer:
+    """Joins indexes and requests. `taken` and `terminating` are what writes have found out."""
+
+    def __init__(self, api: Api, indexes: Indexes) -> None:
+        self._api = api
+        self._indexes = indexes
+        self.taken: dict[Key, frozenset[str]] = {}
+        self.terminating: set[str] = set()
+        # What running workers said last: (done, total).
+        self._progress: dict[Key, tuple[int, int]] = {}
+        self._expected: dict[Key, tuple[Written, float]] = {}
+
+    def expect(self, key: Key, written: Written) -> None:
+        """Wait with the next visit of `key` until the watches show `written`."""
+        if written.resource_version is not None or written.children:
+            self._expected[key] = written, time.monotonic() + _SURELY_SEEN
+
+    async def observe(self, key: Key) -> Observed | None:
+        """Everything about `key`, None if there is no such job. Raises ApiError and NotYet."""
+        found = self._indexes.object(key)
+        if found is None:
+            self.forget(key)
+            return None
+        self._require_seen(key, found["metadata"])
+        uid = found["metadata"]["uid"]
+        pods = self._indexes.pods.get(key, ())
+        children, foreign = [], set()
+        for owned in self._indexes.children.get(key, ()):
+            if owned.owner_uid != uid:
+                foreign.add(owned.child.name)  # of an earlier job of this name, or of nobody
+                continue
+            child = replace(owned.child, pods=_pods_of(owned.child.uid, pods))
+            children.append(await self._with_refusal(key, child))
+        begun = any(child.stage is ChildStage.Plan for child in children)
+        return Observed(
+            metadata=found["metadata"],
+            spec=found["spec"],
+            status=found["status"],
+            now=datetime.now(UTC),
+            children=tuple(sorted(children, key=lambda child: (child.created, child.name))),
+            taken=self.taken.pop(key, frozenset()) | foreign,
+            claims={} if begun else await self._claims(key, found["spec"]),
+            progress=self._progress.get(key),
+            namespace_terminating=key.namespace in self.terminating,
+        )
+
+    async def ask_progress(self, key: Key, names: Collection[str]) -> None:
+        """Read from their logs how far the workers of the children `names` are, and keep the sum.
+
+        A log that cannot be read is left out: progress is a courtesy, and never stops the work.
+        """
+        uids = {
+            owned.child.uid
+            for owned in self._indexes.children.get(key, ())
+            if owned.child.name in names
+        }
+        running = [
+            owned.pod.name
+            for owned in self._indexes.pods.get(key, ())
+            if owned.job_uid in uids and owned.pod.phase in ("Running", "Succeeded")
+        ]
+        if not running:
+            self._progress.pop(key, None)
+            return
+        told = await asyncio.gather(*(self._one_progress(key, pod) for pod in running))
+        found = [one for one in told if one is not None]
+        if found:
+            self._progress[key] = sum(done for done, _ in found), sum(total for _, total in found)
+
+    def _require_seen(self, key: Key, metadata: Mapping[str, Any]) -> None:
+        expected = self._expected.get(key)
+        if expected is None:
+            return
+        written, until = expected
+        names = {owned.child.name for owned in self._indexes.children.get(key, ())}
+        version = written.resource_version
+        seen = version is None or int(metadata["resourceVersion"]) >= int(version)
+        left = until - time.monotonic()
+        if left > 0 and not (seen and written.children <= names):
+            raise NotYet(left)
+        del self._expected[key]
+
+    def forget(self, key: Key) -> None:
+        """Drop what is kept about a job that is gone."""
+        self._expected.pop(key, None)
+        self.taken.pop(key, None)
+        self._progress.pop(key, None)
+
+    async def _one_progress(self, key: Key, pod: str) -> tuple[int, int] | None:
+        try:
+            return progress_of(await self._api.log(key.namespace, pod))
+        except ApiError:
+            return None
+
+    async def _with_refusal(self, key: Key, child: ObservedChild) -> ObservedChild:
+        """`child` with what the Job controller says when it may not make pods."""
+        ended = child.complete or child.failure is not None or child.deleting or child.suspended
+        if ended or child.pods or datetime.now(UTC) - child.created < _NO_POD:
+            return child
+        selector = f"involvedObject.uid={child.uid},reason=FailedCreate"
+        found = await self._api.get("", "v1", key.namespace, f"events?fieldSelector={selector}")
+        events = sorted(found.get("items") or (), key=lambda e: str(e.get("lastTimestamp")))
+        if not events:
+            return child
+        return replace(child, refusal=(str(events[-1]["reason"]), str(events[-1]["message"])))
+
+    async def _claims(self, key: Key, spec: dict[str, Any]) -> dict[str, ObservedClaim | None]:
+        """The claims that the job names, and the one that is made for it."""
+        names = set(_claim_names(spec))
+        if (spec.get("workVolume") or {}).get("storageClassName"):
+            names.add(volume_name(key.name))
+        return {name: await self._claim(key, name) for name in sorted(names)}
+
+    async def _claim(self, key: Key, name: str) -> ObservedClaim | None:
+        try:
+            found = await self._api.get("", "v1", key.namespace, f"persistentvolumeclaims/{name}")
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+        modes = (found.get("spec") or {}).get("accessModes") or ()
+        phase = (found.get("status") or {}).get("phase", "")
+        return ObservedClaim(name, frozenset(map(str, modes)), str(phase))
+
+
+def _pods_of(uid: str, pods: Iterable[OwnedPod]) -> tuple[ObservedPod, ...]:
+    mine = [owned.pod for owned in pods if owned.job_uid == uid]
+    return tuple(sorted(mine, key=lambda pod: (pod.created, pod.name)))
+
+
+def _claim_names(block: Any) -> Iterable[str]:
+    """Every `claimName` in a spec, wherever it stands."""
+    if isinstance(block, dict):
+        for field, value in block.items():
+            if field == "claimName" and isinstance(value, str):
+                yield value
+            else:
+                yield from _claim_names(value)
+    elif isinstance(block, list):
+        for value in block:
+            yield from _claim_names(value)

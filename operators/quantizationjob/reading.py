@@ -1,0 +1,165 @@
+"""Objects of the API as `halftone.control` knows them; what is not needed is dropped here.
+
+Called by `pump` for every event, so that memory holds a few numbers a pod and not the pod.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from pydantic import ValidationError
+
+from halftone.control.conditions import read_time
+from halftone.control.observed import ObservedChild, ObservedPod
+from halftone.spec.cluster import (
+    ATTEMPT_LABEL,
+    JOB_LABEL,
+    PLAN_DIGEST_ANNOTATION,
+    RETRY_ANNOTATION,
+    STAGE_LABEL,
+    ChildStage,
+)
+from halftone.spec.stage_results import StageResult
+
+_INDEX_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"
+# Of metadata: what a decision or a write needs. Managed fields alone are larger than all the rest.
+_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+    "labels",
+)
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+class Key(NamedTuple):
+    """Which QuantizationJob."""
+
+    namespace: str
+    name: str
+
+
+class OwnedChild(NamedTuple):
+    """A Job that carries our labels, and the uid of the QuantizationJob that it says it is of."""
+
+    owner_uid: str
+    child: ObservedChild
+
+
+class OwnedPod(NamedTuple):
+    """A pod that carries our labels, and the uid of its Job."""
+
+    job_uid: str
+    pod: ObservedPod
+
+
+def key_of_child(body: Mapping[str, Any]) -> Key | None:
+    """Whose child or pod it is by its label; None for what is not ours."""
+    metadata = body["metadata"]
+    name = (metadata.get("labels") or {}).get(JOB_LABEL)
+    return Key(metadata["namespace"], name) if name else None
+
+
+def read_object(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A QuantizationJob without what nobody reads."""
+    metadata = body["metadata"]
+    kept = {name: metadata[name] for name in _METADATA if name in metadata}
+    annotations = metadata.get("annotations") or {}
+    retry = annotations.get(RETRY_ANNOTATION)
+    kept["annotations"] = {} if retry is None else {RETRY_ANNOTATION: retry}
+    return {
+        "metadata": kept,
+        "spec": dict(body.get("spec") or {}),
+        "status": dict(body.get("status") or {}),
+    }
+
+
+def read_child(body: Mapping[str, Any]) -> OwnedChild | None:
+    """A Job of ours; None for one whose labels are not what we write."""
+    metadata, spec, status = body["metadata"], body["spec"], body.get("status") or {}
+    labels = metadata.get("labels") or {}
+    try:
+        stage, attempt = ChildStage(labels[STAGE_LABEL]), int(labels[ATTEMPT_LABEL])
+    except (KeyError, ValueError):
+        return None
+    annotations = metadata.get("annotations") or {}
+    conditions = {
+        row["type"]: row for row in status.get("conditions") or () if row["status"] == "True"
+    }
+    failed = conditions.get("Failed")
+    child = ObservedChild(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        stage=stage,
+        attempt=attempt,
+        retry=annotations.get(RETRY_ANNOTATION, ""),
+        plan_digest=annotations.get(PLAN_DIGEST_ANNOTATION, ""),
+        created=read_time(metadata.get("creationTimestamp")) or _EPOCH,
+        completions=int(spec.get("completions") or 1),
+        deleting="deletionTimestamp" in metadata,
+        suspended=bool(spec.get("suspend")),
+        complete="Complete" in conditions,
+        failure=None if failed is None else (failed.get("reason", ""), failed.get("message", "")),
+        active=int(status.get("active") or 0),
+        succeeded=int(status.get("succeeded") or 0),
+        failed=int(status.get("failed") or 0),
+    )
+    return OwnedChild(_controller_uid(metadata), child)
+
+
+def read_pod(body: Mapping[str, Any]) -> OwnedPod:
+    """A pod of a child."""
+    metadata, status = body["metadata"], body.get("status") or {}
+    conditions = {row["type"]: row for row in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled") or {}
+    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
+    state = container.get("state") or {}
+    waiting, terminated = state.get("waiting"), state.get("terminated") or {}
+    is_scheduled = scheduled.get("status") != "False"
+    why = waiting if is_scheduled else scheduled
+    index = (metadata.get("annotations") or {}).get(_INDEX_ANNOTATION)
+    pod = ObservedPod(
+        name=metadata["name"],
+        phase=status.get("phase", "Pending"),
+        created=read_time(metadata.get("creationTimestamp")) or _EPOCH,
+        index=None if index is None else int(index),
+        waiting=(why.get("reason", ""), why.get("message", "")) if why else None,
+        scheduled=is_scheduled,
+        disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
+        exit_code=terminated.get("exitCode"),
+        terminated_reason=terminated.get("reason"),
+        result=_result(terminated.get("message")),
+    )
+    return OwnedPod(_controller_uid(metadata), pod)
+
+
+def progress_of(log: str) -> tuple[int, int] | None:
+    """(done, total) of the last line of a stage's log that tells them."""
+    for line in reversed(log.splitlines()):
+        try:
+            done, total = json.loads(line)["progress"]
+            return int(done), int(total)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _result(message: str | None) -> StageResult | None:
+    """What a container left; anything can stand there, for instance a runtime's own error."""
+    if not message:
+        return None
+    try:
+        return StageResult.model_validate_json(message)
+    except ValidationError:
+        return None
+
+
+def _controller_uid(metadata: Mapping[str, Any]) -> str:
+    owners = metadata.get("ownerReferences") or ()
+    return next((str(one["uid"]) for one in owners if one.get("controller")), "")

@@ -1,0 +1,81 @@
+"""Workers: take a name, observe, judge, apply; and see to it that a failure comes back later.
+
+Called by `__main__`. Several names are worked on at once, one name by one worker.
+"""
+
+import logging
+import time
+
+from halftone.control.reconciling import reconcile
+from halftone.control.settings import Settings
+from halftone.telemetry.operator import OperatorMetrics
+from operators.quantizationjob.api import ApiError
+from operators.quantizationjob.apply import Applier, NamespaceTerminating, NamesTaken
+from operators.quantizationjob.observe import NotYet, Observer
+from operators.quantizationjob.queue import Queue
+from operators.quantizationjob.reading import Key
+
+log = logging.getLogger(__name__)
+
+# When a name that is taken is tried again; its owner sends us no event.
+_TAKEN_SECONDS = 30.0
+
+
+class Workers:
+    """What one replica does while it leads."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        observer: Observer,
+        applier: Applier,
+        settings: Settings,
+        metrics: OperatorMetrics,
+    ) -> None:
+        self._queue = queue
+        self._observer = observer
+        self._applier = applier
+        self._settings = settings
+        self._metrics = metrics
+
+    async def work(self) -> None:
+        """For ever, one name after the other."""
+        while True:
+            key, _age = await self._queue.get()
+            began = time.monotonic()
+            failed, least, result = True, 0.0, "error"
+            try:
+                await self._visit(key)
+                failed, result = False, "done"
+            except NotYet as error:
+                self._queue.add_after(key, error.seconds)
+                failed, result = False, "early"
+            except NamesTaken as error:
+                self._observer.taken[key] = error.names
+                self._queue.add_after(key, _TAKEN_SECONDS)
+                failed, result = False, "done"
+            except NamespaceTerminating:
+                self._observer.terminating.add(key.namespace)
+            except ApiError as error:
+                least = error.retry_after
+                result = "conflict" if error.code == 409 else "error"
+                level = logging.DEBUG if error.code == 409 else logging.WARNING
+                log.log(level, "%s/%s: %s", *key, error)
+            except Exception:
+                log.exception("%s/%s: this is a bug, please report", *key)
+            finally:
+                self._queue.done(key, failed=failed, least=least)
+                self._metrics.reconciles.labels(result).inc()
+                self._metrics.reconcile_seconds.observe(time.monotonic() - began)
+
+    async def _visit(self, key: Key) -> None:
+        observed = await self._observer.observe(key)
+        if observed is None:
+            self._queue.forget(key)
+            return
+        decision = reconcile(observed, self._settings)
+        self._observer.expect(key, await self._applier.apply(key, observed.metadata, decision))
+        if decision.requeue_seconds is not None:
+            self._queue.add_after(key, decision.requeue_seconds)
+        if decision.progress_wanted:
+            await self._observer.ask_progress(key, decision.progress_wanted)

@@ -1,0 +1,81 @@
+"""Metrics of the operator of QuantizationJobs. No job's name is a label: their number has no bound.
+
+Called by `operators.quantizationjob`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# A plan takes seconds, a large checkpoint hours.
+_STAGE_BUCKETS: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
+_RECONCILE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class OperatorMetrics:
+    """One set in a registry of its own, so that a test can have several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.reconciles = Counter(
+            "halftone_operator_reconciles",
+            "Visits of a QuantizationJob, by what came of them (done, conflict, error).",
+            ["result"],
+            registry=self.registry,
+        )
+        self.reconcile_seconds = Histogram(
+            "halftone_operator_reconcile_seconds",
+            "Duration of a visit, its requests included.",
+            buckets=_RECONCILE_BUCKETS,
+            registry=self.registry,
+        )
+        self.queue_age = Gauge(
+            "halftone_operator_queue_age_seconds",
+            "For how long the oldest waiting QuantizationJob has not been looked at.",
+            registry=self.registry,
+        )
+        self.queue_length = Gauge(
+            "halftone_operator_queue_length",
+            "QuantizationJobs that wait to be looked at.",
+            registry=self.registry,
+        )
+        self.requests = Gauge(
+            "halftone_operator_api_requests",
+            "Requests sent to the API server since the start, watches excepted.",
+            registry=self.registry,
+        )
+        self.is_leader = Gauge(
+            "halftone_operator_is_leader",
+            "1 for the replica that acts.",
+            registry=self.registry,
+        )
+        self.jobs = Gauge(
+            "halftone_jobs",
+            "QuantizationJobs by a condition and its status and reason.",
+            ["condition", "status", "reason"],
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "halftone_stage_duration_seconds",
+            "From the creation of a stage's Job to its end, by stage and result.",
+            ["stage", "result"],
+            buckets=_STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self.bytes_written = Counter(
+            "halftone_checkpoint_written_bytes",
+            "Bytes of checkpoints that were written.",
+            registry=self.registry,
+        )
+        self.bytes_published = Counter(
+            "halftone_artifact_published_bytes",
+            "Bytes of artifacts that were published.",
+            registry=self.registry,
+        )
+
+    def read_jobs(self, rows: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
+        """Count (condition, status, reason) of all jobs anew."""
+        self.jobs.clear()
+        for condition, status, reason in rows():
+            self.jobs.labels(condition, status, reason).inc()
