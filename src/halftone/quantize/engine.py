@@ -3,20 +3,17 @@
     planned = plan_checkpoint(checkpoint, recipe)
     document = quantize(planned, checkpoint, Path("out"), workers=2)
 
-Shards are made one after the other by a pool of threads (the kernels release the GIL); while one is
-being hashed and flushed, the next is already being written. Kill it at any moment and call it
-again: shards whose bytes still have their digest are kept.
+Kill it at any moment and call it again: shards whose bytes still have their digest are kept.
+Several processes may share the work: each calls `quantize_part` with a part of its own, then one of
+them, or another, `assemble`. Where they share no disk, a `Depot` takes the finished shards.
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from halftone import __version__
-from halftone.checkpoint.digests import file_sha256
 from halftone.checkpoint.headers import read_header
 from halftone.checkpoint.index import Checkpoint
 from halftone.plan.layout import OutputShard
@@ -26,35 +23,18 @@ from halftone.quantize.configuration import configuration_files
 from halftone.quantize.encoding import Encoder
 from halftone.quantize.measured_scales import MeasuredScales
 from halftone.quantize.results import checkpoint_document
+from halftone.quantize.shards import Depot, Progress, Unseen, known_shards, write_shards
 from halftone.quantize.statistics import Statistics
-from halftone.quantize.tiles import TileReader
 from halftone.quantize.workspace import (
     Workspace,
     discard_leftovers,
     finished,
     storage_errors,
 )
-from halftone.quantize.writing import ShardWriter, UnitResult
 from halftone.spec.documents import CheckpointDocument, Method
-from halftone.spec.errors import RefusedInput
+from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import CHECKPOINT_FILE, INDEX_FILE, Reason
-
-
-class Progress(Protocol):
-    """Who wants to know how far the work is; called from any thread."""
-
-    def advance(self, nbytes: int) -> None:
-        """So many bytes of the source are done."""
-
-    def skip(self, nbytes: int) -> None:
-        """So many were done by an earlier run."""
-
-
-class _Unseen:
-    def advance(self, nbytes: int) -> None: ...
-
-    def skip(self, nbytes: int) -> None: ...
 
 
 def quantize(
@@ -75,27 +55,118 @@ def quantize(
     disk and the like; nothing that looks like a checkpoint is left behind by either.
     """
     require_carried_out(planned, statistics)
-    document_path = document_path or output / CHECKPOINT_FILE
-    document_path = Path(os.path.realpath(document_path.parent)) / document_path.name
+    document_path = _resolved(document_path or output / CHECKPOINT_FILE)
     measured_digest = None if statistics is None else statistics.document.digest
     done = finished(output, planned.plan.digest, measured_digest, document_path)
     if done is not None:
         discard_leftovers(output)
         return done
     _refuse_unreadable(planned, checkpoint)
-    origin = _origin(checkpoint) | {"statisticsDigest": measured_digest}
     encoder = encoder_of(planned, statistics)
-    with Workspace(output, planned.plan, origin) as workspace:
-        entries = _write_shards(
-            planned, checkpoint, workspace, encoder, workers, progress or _Unseen()
+    with Workspace(output, planned.plan, _origin(checkpoint, measured_digest)) as workspace:
+        entries = write_shards(
+            planned.shards,
+            checkpoint,
+            workspace,
+            encoder,
+            workers,
+            progress or Unseen(),
+            _carried_bytes(planned, checkpoint),
+        )
+        return _complete(planned, checkpoint, workspace, entries, measured_digest, document_path)
+
+
+def quantize_part(
+    planned: Planned,
+    checkpoint: Checkpoint,
+    output: Path,
+    part: int,
+    parts: int,
+    *,
+    statistics: Statistics | None = None,
+    workers: int = 2,
+    progress: Progress | None = None,
+    depot: Depot | None = None,
+) -> None:
+    """Write the shards of part number `part` of `parts`, for `assemble` to make a checkpoint of.
+
+    Shards go from `output` to `depot` if there is one, else they stay beside `output`. Raises what
+    `quantize` raises.
+    """
+    require_carried_out(planned, statistics)
+    _refuse_unreadable(planned, checkpoint)
+    measured_digest = None if statistics is None else statistics.document.digest
+    origin = _origin(checkpoint, measured_digest)
+    with Workspace(output, planned.plan, origin, part) as workspace:
+        write_shards(
+            planned.shards[part::parts],
+            checkpoint,
+            workspace,
+            encoder_of(planned, statistics),
+            workers,
+            progress or Unseen(),
+            0,
+            depot,
         )
         _refuse_changed(checkpoint)
-        _write_companions(planned, checkpoint, workspace)
-        document = checkpoint_document(
-            planned, workspace.staged, entries, __version__, measured_digest
-        )
-        workspace.publish(document, document_path)
+
+
+def assemble(
+    planned: Planned,
+    checkpoint: Checkpoint,
+    output: Path,
+    *,
+    statistics: Statistics | None = None,
+    document_path: Path | None = None,
+    depot: Depot | None = None,
+) -> CheckpointDocument:
+    """Make one checkpoint of the shards of all parts, and return its document.
+
+    With a `depot`, `output` gets everything but the shards, which stay there. Raises what
+    `quantize` raises, and EnvironmentFault(WorkdirInconsistent) that names a shard which no part
+    has written.
+    """
+    require_carried_out(planned, statistics)
+    document_path = _resolved(document_path or output / CHECKPOINT_FILE)
+    measured_digest = None if statistics is None else statistics.document.digest
+    if depot is None:
+        done = finished(output, planned.plan.digest, measured_digest, document_path)
+        if done is not None:
+            discard_leftovers(output)
+            return done
+    _refuse_unreadable(planned, checkpoint)
+    with Workspace(output, planned.plan, _origin(checkpoint, measured_digest)) as workspace:
+        known = known_shards(planned.shards, workspace, depot)
+        entries = [entry for entry in known.values() if entry is not None]
+        missing = [file for file, entry in known.items() if entry is None]
+        if missing:
+            raise EnvironmentFault(
+                Reason.WorkdirInconsistent,
+                missing[0],
+                f"'{missing[0]}' is not written yet ({len(missing)} of {len(known)} shards are "
+                "missing); let every part of the work end, then assemble again.",
+            )
+        return _complete(planned, checkpoint, workspace, entries, measured_digest, document_path)
+
+
+def _complete(
+    planned: Planned,
+    checkpoint: Checkpoint,
+    workspace: Workspace,
+    entries: list[dict[str, Any]],
+    measured_digest: str | None,
+    document_path: Path,
+) -> CheckpointDocument:
+    """Add what lies beside the shards, then make the whole visible."""
+    _refuse_changed(checkpoint)
+    _write_companions(planned, checkpoint, workspace)
+    document = checkpoint_document(planned, workspace.staged, entries, __version__, measured_digest)
+    workspace.publish(document, document_path)
     return document
+
+
+def _resolved(document_path: Path) -> Path:
+    return Path(os.path.realpath(document_path.parent)) / document_path.name
 
 
 def require_carried_out(planned: Planned, statistics: Statistics | None) -> None:
@@ -137,83 +208,13 @@ def encoder_of(planned: Planned, statistics: Statistics | None) -> Encoder:
     return Encoder(planned.plan.recipe, measured)
 
 
-def _write_shards(
-    planned: Planned,
-    checkpoint: Checkpoint,
-    workspace: Workspace,
-    encoder: Encoder,
-    workers: int,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Journal entries of all shards in order; finished ones are taken over."""
-    known = {s.file: workspace.finished_shard(s.file) for s in planned.shards}
-    missing = [shard for shard in planned.shards if known[shard.file] is None]
-    workspace.require_space(
-        sum(shard.size_bytes for shard in missing) + _carried_bytes(planned, checkpoint)
-    )
-    for shard in planned.shards:
-        if known[shard.file] is not None:
-            progress.skip(sum(m.source_bytes for unit in shard.units for m in unit.members))
-    remote = checkpoint.source.local_path(checkpoint.shards[0].file) is None
-    reader = TileReader(checkpoint.source)
-    pending: list[Future[dict[str, Any]]] = []
-    with (
-        ThreadPoolExecutor(workers, thread_name_prefix="tile") as pool,
-        ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
-        ThreadPoolExecutor(1, thread_name_prefix="flush") as flusher,
-    ):
-        for shard in missing:
-            path = workspace.partial_path(shard.file)
-            with storage_errors(workspace.output), _opened(path) as descriptor:
-                writer = ShardWriter(
-                    shard, descriptor, reader, encoder, pool, flusher, progress.advance, remote
-                )
-                results = writer.write()
-            pending.append(finisher.submit(_finish, workspace, shard, results))
-            for future in filter(Future.done, pending):
-                future.result()  # a shard that could not be finished stops the work
-        for shard, future in zip(missing, pending, strict=True):
-            known[shard.file] = future.result()
-    return [entry for entry in known.values() if entry is not None]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """A descriptor of a new, empty file."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _finish(workspace: Workspace, shard: OutputShard, results: list[UnitResult]) -> dict[str, Any]:
-    """Flush, digest and name a shard; from here on it survives a kill."""
-    path = workspace.partial_path(shard.file)
-    with storage_errors(workspace.output):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        digest = file_sha256(path)
-    entry = {
-        "file": shard.file,
-        "sizeBytes": shard.size_bytes,
-        "sha256": digest,
-        "units": [[r.name, r.global_scale, *r.sums] for r in results],
-    }
-    workspace.finish_shard(shard.file, entry)
-    return entry
-
-
-def _origin(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Our version, and when each local shard was last written.
+def _origin(checkpoint: Checkpoint, measured_digest: str | None) -> dict[str, Any]:
+    """Our version, the statistics, and when each local shard was last written.
 
     Two fine-tunes of one model have equal headers: without this, a source that was replaced between
     two runs would leave a mixture of both.
     """
-    found: dict[str, Any] = {"halftoneVersion": __version__}
+    found: dict[str, Any] = {"halftoneVersion": __version__, "statisticsDigest": measured_digest}
     for shard in checkpoint.shards:
         path = checkpoint.source.local_path(shard.file)
         if path is not None:

@@ -27,16 +27,24 @@ def checkpoint_document(
     version: str,
     statistics_digest: str | None,
 ) -> CheckpointDocument:
-    """The document for the files in `directory`; shards keep the digests of their journal."""
-    digests = {entry["file"]: entry["sha256"] for entry in entries}
-    files = tuple(
-        WrittenFile(
-            path=path.name,
-            sizeBytes=path.stat().st_size,
-            sha256=digests.get(path.name) or file_sha256(path),
+    """The document for the shards of `entries` and for what else is in `directory`.
+
+    Shards keep the sizes and digests of their journal; they need not lie there.
+    """
+    shards = {
+        entry["file"]: WrittenFile(
+            path=entry["file"], sizeBytes=entry["sizeBytes"], sha256=entry["sha256"]
         )
-        for path in sorted(directory.iterdir())
-    )
+        for entry in entries
+    }
+    others = {
+        path.name: WrittenFile(
+            path=path.name, sizeBytes=path.stat().st_size, sha256=file_sha256(path)
+        )
+        for path in directory.iterdir()
+        if path.name not in shards
+    }
+    files = tuple(file for _, file in sorted((others | shards).items()))
     sums = {unit[0]: (unit[1], Sums(*unit[2:])) for entry in entries for unit in entry["units"]}
     units = [unit for shard in planned.shards for unit in shard.units if unit.format is not None]
     return CheckpointDocument(

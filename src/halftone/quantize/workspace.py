@@ -30,6 +30,7 @@ from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, Reason
 
 _JOURNAL: Final = "journal"
 _LOCK: Final = "lock"
+_CLAIMING: Final = "claiming"
 _ORIGIN: Final = "origin.json"
 _STAGED: Final = "checkpoint"
 # After these, finished shards may hold weights that the source no longer has.
@@ -160,9 +161,14 @@ def _refuse_damaged(output: Path, document: CheckpointDocument) -> None:
 
 
 class Workspace:
-    """The partial directory of one output; hold it with `with`, one process at a time."""
+    """The partial directory of one output; hold it with `with`.
 
-    def __init__(self, output: Path, plan: Plan, origin: Mapping[str, Any]) -> None:
+    One process alone, or several with a `part` each, which write different shards.
+    """
+
+    def __init__(
+        self, output: Path, plan: Plan, origin: Mapping[str, Any], part: int | None = None
+    ) -> None:
         """`output` as the user named it, for messages.
 
         `origin`: what finished shards depend on beside the plan; kept while it is the same.
@@ -172,16 +178,18 @@ class Workspace:
         self.staged = self.root / _STAGED
         self._plan = plan
         self._origin = canonical_json(origin)
-        self._lock: IO[bytes] | None = None
+        self._part = part
+        self._locks: list[IO[bytes]] = []
+        self._written: set[Path] = set()
 
     def __enter__(self) -> "Workspace":
-        self._take_lock()
+        self._take_locks()
         try:
             self._claim()
         except BaseException:
-            if not (self.root / PLAN_FILE).exists():
+            if self._part is None and not (self.root / PLAN_FILE).exists():
                 shutil.rmtree(self.root, ignore_errors=True)
-            self._release_lock()
+            self._release_locks()
             raise
         return self
 
@@ -193,48 +201,60 @@ class Workspace:
     ) -> None:
         if error is not None:
             self._tidy(error)
-        self._release_lock()
+        self._release_locks()
 
-    def _take_lock(self) -> None:
+    def _take_locks(self) -> None:
+        """The directory's lock, shared among parts, and a part's own."""
         with storage_errors(self.output):
             self.staged.mkdir(parents=True, exist_ok=True)
             (self.root / _JOURNAL).mkdir(exist_ok=True)
-            path = self.root / _LOCK
-            self._lock = path.open("wb")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever finished in between took the directory away, and our lock with it.
-                taken = not path.exists() or not os.path.samestat(
-                    path.stat(), os.fstat(self._lock.fileno())
-                )
-            except BlockingIOError:
-                taken = True
+            taken = not self._took(_LOCK, alone=self._part is None)
+            if self._part is not None and not taken:
+                taken = not self._took(f"{_LOCK}.{self._part}", alone=True)
         if taken:
-            self._release_lock()
+            self._release_locks()
             raise EnvironmentFault(
                 Reason.OutputBusy,
                 str(self.output),
                 f"Another process is writing '{self.output}'; wait for it, or stop it.",
             )
 
-    def _release_lock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
+    def _took(self, name: str, *, alone: bool) -> bool:
+        path = self.root / name
+        lock = path.open("wb")
+        self._locks.append(lock)
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            # Whoever finished in between took the directory away, and our lock with it.
+            return path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno()))
+        except BlockingIOError:
+            return False
+
+    def _release_locks(self) -> None:
+        for lock in self._locks:
+            lock.close()
+        self._locks.clear()
 
     def _tidy(self, error: BaseException) -> None:
         """After a failure keep finished shards, and nothing that is of no use to the next run."""
-        for useless in self.root.glob("*.writing"):
+        for useless in self._written:
             useless.unlink(missing_ok=True)
         spoilt = isinstance(error, HalftoneError) and error.reason in _SPOILING
-        if spoilt or not any((self.root / _JOURNAL).glob("*.json")):
+        journal = self.root / _JOURNAL
+        if self._part is not None:
+            for entry in journal.glob("*.json") if spoilt else ():
+                entry.unlink(missing_ok=True)
+        elif spoilt or not any(journal.glob("*.json")):
             shutil.rmtree(self.root, ignore_errors=True)
 
     def _claim(self) -> None:
         """Write our plan here, or make sure that what lies here is of the same plan."""
         path, origin = self.root / PLAN_FILE, self.root / _ORIGIN
-        if path.exists():
-            _refuse_another(Plan.load(path), self._plan, self.root)
-        with storage_errors(self.output):
+        # Parts that begin at once do this one after the other.
+        with storage_errors(self.output), (self.root / _CLAIMING).open("wb") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if path.exists():
+                _refuse_another(Plan.load(path), self._plan, self.root)
             if not origin.exists() or origin.read_bytes() != self._origin:
                 for entry in (self.root / _JOURNAL).iterdir():
                     entry.unlink()
@@ -248,7 +268,9 @@ class Workspace:
 
     def partial_path(self, file: str) -> Path:
         """Where a shard is written; never a name that a reader would take for a shard."""
-        return self.root / f"{file}.writing"
+        path = self.root / f"{file}.writing"
+        self._written.add(path)
+        return path
 
     def finished_shard(self, file: str) -> dict[str, Any] | None:
         """The journal entry of a shard whose bytes still have the digest that they had."""
@@ -270,10 +292,13 @@ class Workspace:
             sync_directory(self.staged)
             write_atomically(self._journal_path(file), canonical_json(entry))
 
-    def require_space(self, needed: int) -> None:
-        """Raise EnvironmentFault(OutOfSpace) unless `needed` bytes fit; stale files go first."""
-        for stale in self.root.glob("*.writing"):
-            stale.unlink()
+    def require_space(self, needed: int, files: Collection[str]) -> None:
+        """Raise EnvironmentFault(OutOfSpace) unless `needed` bytes fit.
+
+        What an earlier run left half-written of `files` goes first.
+        """
+        for file in files:
+            self.partial_path(file).unlink(missing_ok=True)
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise EnvironmentFault(
