@@ -1,0 +1,119 @@
+"""A checkpoint that several workers write.
+
+We test these aspects:
+- however many parts, the digest is that of one worker's, on a shared disk and through a depot;
+- a part that ran already is not run again, and a part that failed leaves the others' work;
+- assembling before every shard is there is refused, naming one;
+- two processes cannot hold one part, and one that is alone excludes all parts.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halftone.checkpoint.index import read_checkpoint
+from halftone.plan.planning import plan_checkpoint
+from halftone.quantize.engine import assemble, quantize, quantize_part
+from halftone.quantize.workspace import Workspace
+from halftone.spec.errors import EnvironmentFault
+from halftone.spec.names import Reason
+from halftone.spec.recipes import load_recipe
+from halftone.stores import open_source
+from tests.builders import write_checkpoint
+
+SHARD_BYTES = 60_000
+
+
+class FolderDepot:
+    """A depot in a directory; what it was given is counted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.kept: list[str] = []
+        root.mkdir(exist_ok=True)
+
+    def entry(self, file: str) -> dict[str, Any] | None:
+        path = self.root / f"{file}.json"
+        found: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
+        return found
+
+    def keep(self, path: Path, entry: dict[str, Any]) -> None:
+        shutil.copy(path, self.root / path.name)
+        (self.root / f"{path.name}.json").write_text(json.dumps(entry))
+        self.kept.append(path.name)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("parts")
+    source = open_source(write_checkpoint(folder / "source", "qwen3"))
+    checkpoint = read_checkpoint(source)
+    planned = plan_checkpoint(checkpoint, load_recipe("nvfp4a16"), max_shard_bytes=SHARD_BYTES)
+    assert len(planned.shards) >= 4
+    return planned, checkpoint, quantize(planned, checkpoint, folder / "whole").digest
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_parts_on_one_disk_give_the_checkpoint_of_one_worker(
+    job: Any, tmp_path: Path, parts: int
+) -> None:
+    planned, checkpoint, digest = job
+    for part in reversed(range(parts)):
+        quantize_part(planned, checkpoint, tmp_path / "out", part, parts)
+    assert assemble(planned, checkpoint, tmp_path / "out").digest == digest
+    assert assemble(planned, checkpoint, tmp_path / "out").digest == digest  # and once more
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_parts_without_a_common_disk_hand_shards_to_the_depot(job: Any, tmp_path: Path) -> None:
+    planned, checkpoint, digest = job
+    depot = FolderDepot(tmp_path / "depot")
+    for part in range(2):
+        here = tmp_path / f"pod-{part}"
+        here.mkdir()
+        quantize_part(planned, checkpoint, here / "out", part, 2, depot=depot)
+    assert sorted(depot.kept) == sorted(shard.file for shard in planned.shards)
+    again = FolderDepot(tmp_path / "depot")
+    (tmp_path / "late").mkdir()
+    quantize_part(planned, checkpoint, tmp_path / "late" / "out", 1, 2, depot=again)
+    assert again.kept == []
+    (tmp_path / "last").mkdir()
+    document = assemble(planned, checkpoint, tmp_path / "last" / "out", depot=depot)
+    assert document.digest == digest
+    shards = {shard.file for shard in planned.shards}
+    assert not shards & {path.name for path in (tmp_path / "last" / "out").iterdir()}
+    assert shards <= {file.path for file in document.files}
+
+
+def test_assembling_too_early_names_a_shard_and_keeps_what_there_is(
+    job: Any, tmp_path: Path
+) -> None:
+    planned, checkpoint, digest = job
+    quantize_part(planned, checkpoint, tmp_path / "out", 0, 2)
+    with pytest.raises(EnvironmentFault) as refusal:
+        assemble(planned, checkpoint, tmp_path / "out")
+    assert refusal.value.reason is Reason.WorkdirInconsistent
+    assert planned.shards[1].file in refusal.value.message
+    quantize_part(planned, checkpoint, tmp_path / "out", 1, 2)
+    assert assemble(planned, checkpoint, tmp_path / "out").digest == digest
+
+
+def test_a_part_and_the_whole_have_one_holder_each(job: Any, tmp_path: Path) -> None:
+    planned, _, _ = job
+    output = tmp_path / "out"
+    with Workspace(output, planned.plan, {}, 0), Workspace(output, planned.plan, {}, 1):
+        for part in (0, None):
+            with (
+                pytest.raises(EnvironmentFault, match="Another process"),
+                Workspace(output, planned.plan, {}, part),
+            ):
+                pass
+    with (
+        Workspace(output, planned.plan, {}),
+        pytest.raises(EnvironmentFault, match="Another process"),
+        Workspace(output, planned.plan, {}, 0),
+    ):
+        pass
