@@ -6,6 +6,8 @@ business; nothing here, and no message, holds them.
 
 import os
 import re
+from configparser import ConfigParser
+from configparser import Error as ConfigError
 from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
@@ -30,6 +32,8 @@ _ATTEMPTS: Final = 6
 _CONNECTIONS: Final = 32
 # The first that is set counts, as botocore has it.
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+# What is read of a profile.
+_KEYS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "region")
 # What boto3 raises before it has asked anybody.
 UNKNOWN_TO_THE_STORE: Final = (
     NoCredentialsError,
@@ -49,9 +53,10 @@ def parsed(uri: str) -> tuple[str, str]:
     return match[1], f"{match[2]}/" if match[2] else ""
 
 
-def make_client(endpoint_url: str | None, field: str) -> "S3Client":
-    """A client with standard retries; credentials come from the environment.
+def make_client(endpoint_url: str | None, field: str, credentials: str | None = None) -> "S3Client":
+    """A client with standard retries.
 
+    `credentials` is the text of an AWS credentials file; without it they come from the environment.
     So does the endpoint, unless `endpoint_url` is given, which stands in `field` of the job.
     Raises RefusedInput(InvalidJob) for an endpoint that is no address, BotoCoreError.
     """
@@ -72,7 +77,13 @@ def make_client(endpoint_url: str | None, field: str) -> "S3Client":
         s3={"addressing_style": style, "payload_signing_enabled": False},
     )
     # A session of our own: the default one is not safe to make clients from in several threads.
-    session = boto3.session.Session()
+    keys = _keys(credentials, field) if credentials else {}
+    session = boto3.session.Session(
+        aws_access_key_id=keys.get("aws_access_key_id"),
+        aws_secret_access_key=keys.get("aws_secret_access_key"),
+        aws_session_token=keys.get("aws_session_token"),
+        region_name=keys.get("region"),
+    )
     try:
         return session.client("s3", config=config, endpoint_url=endpoint_url)
     except BotoCoreError:
@@ -80,6 +91,28 @@ def make_client(endpoint_url: str | None, field: str) -> "S3Client":
     except ValueError as error:  # botocore's only way to say that an endpoint is no address
         # Without its cause, which repeats the address and with it any password.
         raise _unusable_setting(error, field if endpoint_url else None) from None
+
+
+def _keys(credentials: str, field: str) -> dict[str, str]:
+    """What a session takes of the profile `default`, or of the only one.
+
+    Raises RefusedInput(AccessDenied) for anything else; no message holds a word of it.
+    """
+    parser = ConfigParser(interpolation=None)
+    try:
+        parser.read_string(credentials)
+        profile = "default" if "default" in parser.sections() else parser.sections()[0]
+        found = {key: parser[profile][key] for key in _KEYS if parser.has_option(profile, key)}
+        if {"aws_access_key_id", "aws_secret_access_key"} <= found.keys():
+            return found
+    except (ConfigError, IndexError):
+        pass
+    raise RefusedInput(
+        Reason.AccessDenied,
+        field,
+        f"The Secret beside `{field}` holds no text of an AWS credentials file; write a section "
+        "`[default]` with `aws_access_key_id` and `aws_secret_access_key` into its key.",
+    )
 
 
 def _unusable_setting(error: ValueError, field: str | None) -> RefusedInput:

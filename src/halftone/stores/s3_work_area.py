@@ -1,0 +1,147 @@
+"""Where the stages of one plan hand documents and shards to one another when they share no disk.
+
+`s3://bucket/prefix.work/<plan digest>/`, beside the artifact and never read as one: it has no
+`artifact.json`. Opened by `halftone.cli.handing_on`. Documents are small and written in one piece;
+a shard goes up like a file of an artifact, checked by the store, and its journal entry follows it:
+what has an entry is there whole.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+from halftone.spec.documents import WrittenFile, canonical_json, sha256_hex
+from halftone.spec.errors import EnvironmentFault
+from halftone.spec.names import CHECKPOINT_DIRECTORY, Reason
+from halftone.stores.s3_checksums import of_object
+from halftone.stores.s3_client import make_client, parsed
+from halftone.stores.s3_folder import Folder
+from halftone.stores.s3_upload import ArtifactUpload
+from halftone.stores.s3_writing import translated
+
+_JOURNAL: Final = "journal"
+_READERS: Final = 8
+
+
+def _unseen(_nbytes: int) -> None:
+    """Nobody wants to know."""
+
+
+class S3WorkArea:
+    """The work area of one plan; a `halftone.quantize.shards.Depot` too. Threads may share it."""
+
+    def __init__(
+        self,
+        uri: str,
+        plan_digest: str,
+        endpoint_url: str | None = None,
+        credentials: str | None = None,
+    ) -> None:
+        """`uri` is that of all plans, such as `s3://bucket/prefix.work`."""
+        bucket, prefix = parsed(uri)
+        with translated(uri):
+            client = make_client(endpoint_url, "publish.s3.endpointUrl", credentials)
+        self._folder = Folder(client, bucket, prefix).below(plan_digest)
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+        return self._folder.uri
+
+    def push(self, source: Path, paths: Iterable[str]) -> None:
+        """Put the files `paths` below `source` here, each whole or not at all."""
+        for path in paths:
+            data = (source / path).read_bytes()
+            self._folder.put(path, data, of_object(sha256_hex(data)))
+
+    def pull(self, target: Path, paths: Iterable[str]) -> list[str]:
+        """Bring the documents `paths` to below `target`; return those that were there."""
+        return [path for path in paths if self._pull(path, target / path)]
+
+    def pull_folder(self, target: Path, name: str) -> None:
+        """Bring every file of the folder `name` to below `target`."""
+        paths = [item.path for item in self._folder.below(name).objects()]
+        for path in paths:
+            self._pull(f"{name}/{path}", target / name / path)
+
+    def pull_checkpoint(
+        self,
+        target: Path,
+        files: Sequence[WrittenFile],
+        progress: Callable[[int], None] = _unseen,
+    ) -> None:
+        """Bring the checkpoint's `files` to `target`/checkpoint; those that are there stay.
+
+        Raises EnvironmentFault(WorkdirInconsistent) that names a file which is not here.
+        """
+        folder = target / CHECKPOINT_DIRECTORY
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def bring(file: WrittenFile) -> None:
+            path = folder / file.path
+            if not (path.is_file() and path.stat().st_size == file.sizeBytes):
+                self._require(self._pull(f"{CHECKPOINT_DIRECTORY}/{file.path}", path), file.path)
+            progress(file.sizeBytes)
+
+        with ThreadPoolExecutor(_READERS) as readers:
+            list(readers.map(bring, files))
+
+    def push_checkpoint(self, directory: Path, files: Sequence[WrittenFile]) -> None:
+        """Put those of `files` here that lie in `directory`; shards are here already."""
+        here = [file for file in files if (directory / file.path).is_file()]
+        ArtifactUpload(self._folder.below(CHECKPOINT_DIRECTORY), directory, _unseen).run(here)
+
+    def entry(self, file: str) -> dict[str, Any] | None:
+        """See `Depot.entry`."""
+        found = self._folder.read(f"{_JOURNAL}/{file}.json")
+        if found is None:
+            return None
+        try:
+            entry: dict[str, Any] = json.loads(found[0])
+        except ValueError:
+            return None  # written again together with its shard
+        return entry if entry.get("file") == file else None
+
+    def keep(self, path: Path, entry: dict[str, Any]) -> None:
+        """See `Depot.keep`."""
+        shard = WrittenFile(path=path.name, sizeBytes=entry["sizeBytes"], sha256=entry["sha256"])
+        folder = self._folder.below(CHECKPOINT_DIRECTORY)
+        ArtifactUpload(folder, path.parent, _unseen).run([shard])
+        data = canonical_json(entry)
+        self._folder.put(f"{_JOURNAL}/{path.name}.json", data, of_object(sha256_hex(data)))
+
+    def remove(self) -> None:
+        """Leave nothing of this plan: uploads that were begun, then every object."""
+        for upload in self._folder.uploads():
+            self._folder.abort(upload.path, upload.id)
+        self._folder.delete([item.path for item in self._folder.objects()])
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._folder.client.close()
+
+    def _pull(self, path: str, target: Path) -> bool:
+        """Whether `path` was here; `target` appears whole."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        folder = self._folder
+        with translated(folder.uri, path):
+            try:
+                folder.client.download_file(folder.bucket, folder.prefix + path, str(partial))
+            except folder.client.exceptions.ClientError as error:
+                partial.unlink(missing_ok=True)
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                    return False
+                raise
+        partial.rename(target)
+        return True
+
+    def _require(self, found: bool, path: str) -> None:
+        if not found:
+            raise EnvironmentFault(
+                Reason.WorkdirInconsistent,
+                path,
+                f"`{self.uri}` lacks `{path}`, which an earlier stage wrote; run that stage again.",
+            )
