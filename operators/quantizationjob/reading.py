@@ -143,8 +143,9 @@ def progress_of(log: str) -> tuple[int, int] | None:
     """(done, total) of the last line of a stage's log that tells them."""
     for line in reversed(log.splitlines()):
         try:
-            done, total = json.loads(line)["progress"]
-            return int(done), int(total)
+            told = json.loads(line)
+            unit = "bytes" if "bytesDone" in told else "steps"
+            return int(told[f"{unit}Done"]), int(told[f"{unit}Total"])
         except (ValueError, KeyError, TypeError):
             continue
     return None

@@ -38,14 +38,18 @@ if TYPE_CHECKING:
     from halftone.publish.preparing import Prepared
 
 
-def refuse_unpublishable(publish: Publish, plan: Plan, workdir: Path) -> None:
+def refuse_unpublishable(
+    publish: Publish, plan: Plan, workdir: Path, *, with_target: bool = True
+) -> None:
     """Raise what publishing would raise after hours of work: licence, key, target, its content.
 
-    The artifact of the same plan is in nobody's way.
+    The artifact of the same plan is in nobody's way. Without `with_target` only the licence.
     """
     from halftone.stores.directory_target import refuse_nested
 
     refuse_unacknowledged(None if plan.source is None else plan.source.licence, publish)
+    if not with_target:
+        return
     key = signing_key(publish)
     if key is not None:
         from halftone.publish.signing import refuse_unusable_key

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from halftone.cli.pod_stages import POD_STAGES, Order, run_in_pod
 from halftone.cli.stages import STAGES
 from halftone.cli.validating import load_report, require_passed
 from halftone.cli.workdir import write_job
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(STAGES)))
+@click.argument("name", type=click.Choice(POD_STAGES))
 @click.option("--workdir", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option(
     "--job",
@@ -28,14 +29,40 @@ from halftone.cli.workdir import write_job
     is_flag=True,
     help="For `validate`: exit 0 whatever the verdict; whoever reads the report decides.",
 )
+@click.option(
+    "--result",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="In a pod: write to this file how the stage ended. The job comes from HALFTONE_JOB.",
+)
+@click.option("--plan-digest", default="", metavar="SHA256", help="In a pod: of which plan.")
+@click.option("--worker", default=0, type=click.IntRange(0), help="In a pod: which part.")
+@click.option("--workers", default=1, type=click.IntRange(1), help="In a pod: of how many.")
+@click.option("--without-target", is_flag=True, help="For `plan`: ask nothing of the target.")
 def stage(
-    name: str, workdir: Path, job: Path | None, report_digest: str, report_only: bool
+    name: str,
+    workdir: Path,
+    job: Path | None,
+    report_digest: str,
+    report_only: bool,
+    result: Path | None,
+    plan_digest: str,
+    worker: int,
+    workers: int,
+    without_target: bool,
 ) -> None:
     """Run stage NAME on the documents in --workdir. Safe to repeat.
 
     `validate` prints the report digest, and exits 1 unless the verdict opens publishing; `publish`
     wants that digest back.
     """
+    if worker >= workers:
+        raise click.UsageError(f"`--worker` {worker} is not one of {workers}, counted from 0")
+    if result is not None:
+        order = Order(name, workdir, plan_digest, report_digest, worker, workers, without_target)
+        run_in_pod(order, result)
+        return
+    if name not in STAGES:
+        raise click.UsageError(f"`{name}` is a stage of pods, which have `--result`")
     if job is not None:
         write_job(job, workdir)
     handed_on = STAGES[name](workdir, report_digest)

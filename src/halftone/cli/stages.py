@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from halftone.checkpoint.index import Checkpoint
 
 
-def plan(workdir: Path, _handed: str = "") -> str:
+def plan(workdir: Path, _handed: str = "", *, with_target: bool = True) -> str:
     """Write `plan.json`; a refused plan is written too, then raised.
 
     What would fail hours later is refused before anything is written: gates that cannot decide,
-    a licence that nobody acknowledged, a target that cannot be published to.
+    a licence that nobody acknowledged, a target that cannot be published to. Without `with_target`
+    nothing is asked of the target: somebody else does it, with rights that this process lacks.
     """
     from halftone.cli.calibrate import refuse_without_data
     from halftone.cli.publishing import refuse_unpublishable
@@ -57,7 +58,7 @@ def plan(workdir: Path, _handed: str = "") -> str:
     if refusal is None:
         _refuse_undecidable(job.spec.validation)
         if job.spec.publish is not None:
-            refuse_unpublishable(job.spec.publish, planned.plan, workdir)
+            refuse_unpublishable(job.spec.publish, planned.plan, workdir, with_target=with_target)
     planned.full_document().save(workdir / PLAN_FILE)
     if refusal is not None:
         raise RefusedInput(refusal.reason, refusal.subject, refusal.message)
@@ -84,7 +85,7 @@ def calibrate(workdir: Path, _handed: str = "") -> str:
         steps("calibrate") as shown,
     ):
         measure(
-            _planned_again(job, checkpoint, workdir),
+            planned_again(job, checkpoint, workdir),
             checkpoint,
             workdir.absolute(),
             progress=shown,
@@ -100,7 +101,7 @@ def quantize(workdir: Path, _handed: str = "") -> str:
 
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
-        planned = _planned_again(job, checkpoint, workdir)
+        planned = planned_again(job, checkpoint, workdir)
         calibrated = planned.plan.method is Method.Calibrated
         statistics = read_statistics(workdir, planned) if calibrated else None
         with progress("quantize", bytes_to_read(planned)) as shown:
@@ -133,7 +134,7 @@ def validate(workdir: Path, _handed: str = "") -> str:
         opened_checkpoint(job.spec.source) as source,
         opened(str(workdir / CHECKPOINT_DIRECTORY)) as checkpoint,
     ):
-        planned = _planned_again(job, source, workdir)
+        planned = planned_again(job, source, workdir)
         document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
         _require_made_from(document, planned.plan)
         return validate_workdir(workdir, job, planned, document, source.source, checkpoint)
@@ -157,7 +158,7 @@ def _refuse_undecidable(validation: Validation) -> None:
         read_prompts(Path(validation.promptFile), own=True)
 
 
-def _planned_again(job: QuantizationJob, checkpoint: "Checkpoint", workdir: Path) -> Planned:
+def planned_again(job: QuantizationJob, checkpoint: "Checkpoint", workdir: Path) -> Planned:
     """The plan made now, which must be the one in the work directory."""
     agreed = Plan.load(workdir / PLAN_FILE)
     planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))

@@ -33,6 +33,15 @@ def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
     Raises RefusedInput when the work directory holds work of another job.
     """
     job = anchored(parse_job(read_yaml(job_file), str(job_file)), job_file.absolute().parent)
+    put_job(job, workdir, str(job_file))
+    return job
+
+
+def put_job(job: QuantizationJob, workdir: Path, named: str = "the job") -> None:
+    """Put `job`, whose paths are absolute and which messages call `named`, into `workdir`.
+
+    Raises as `write_job`.
+    """
     _refuse_inside_source(job, workdir)
     path = workdir / JOB_FILE
     document = job.model_dump(mode="json", exclude_none=True)
@@ -43,11 +52,10 @@ def write_job(job_file: Path, workdir: Path) -> QuantizationJob:
         raise RefusedInput(
             Reason.WorkdirInconsistent,
             str(path),
-            f"'{workdir}' belongs to another job, or the source or recipe of '{job_file}' was "
+            f"'{workdir}' belongs to another job, or the source or recipe of '{named}' was "
             "edited since; choose another work directory or remove that one.",
         )
     write_atomically(path, data)
-    return job
 
 
 def _makes_other_bytes(earlier: QuantizationJob, job: QuantizationJob) -> bool:

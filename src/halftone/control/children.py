@@ -118,6 +118,8 @@ def work_claim(metadata: Mapping[str, Any], spec: JobSpec) -> dict[str, Any] | N
 def _arguments(status: JobStatus, stage: ChildStage, workers: int) -> list[str]:
     """What `halftone stage NAME` is told beside its work directory."""
     found = ["--result", TERMINATION_LOG]
+    if stage is ChildStage.Plan:
+        found.append("--without-target")  # which is asked with the publisher's own rights
     if status.plan is not None and stage not in (ChildStage.Plan, ChildStage.Target):
         found += ["--plan-digest", status.plan.digest]
     if workers > 1:

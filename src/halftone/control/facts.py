@@ -40,8 +40,7 @@ def of_result(stage: ChildStage, result: StageResult) -> dict[str, object]:
         gates = tuple(_gate(gate) for gate in result.report.gates)
         found["report"] = ReportStatus(digest=result.report.digest, verdict=result.report.verdict)
         found["gates"] = gates
-        recoveries = [g.recoveryPercent for g in gates if g.recoveryPercent is not None]
-        found["recoveryPercent"] = min(recoveries, default=None)
+        found["recoveryPercent"] = _whole(result.report.recoveryPercent)
     if stage is ChildStage.Publish and result.artifact is not None:
         found["artifact"] = ArtifactStatus(**result.artifact.model_dump())
     return found
@@ -59,12 +58,7 @@ def is_complete(stage: ChildStage, found: dict[str, object]) -> bool:
 
 
 def _gate(gate: GateFacts) -> GateStatus:
-    return GateStatus(
-        name=gate.name,
-        outcome=gate.outcome,
-        value=gate.value,
-        recoveryPercent=_whole(gate.recoveryPercent),
-    )
+    return GateStatus(name=gate.name, outcome=gate.outcome, value=gate.value)
 
 
 def _whole(percent: str | None) -> int | None:

@@ -22,6 +22,7 @@ from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
 from halftone.spec.names import Reason
 from halftone.spec.status import ConditionStatus, JobStatus
+from halftone.spec.targets import Existing
 
 # Made without a plan, so no plan's digest tells whether they are of the present one.
 _BEFORE_PLAN: Final = frozenset({ChildStage.Plan, ChildStage.Target})
@@ -100,6 +101,11 @@ class Walk:
             self._tell(step, ConditionStatus.FALSE, failed.reason, failed.message)
             return
         working = [state for state in states if isinstance(state, Working)]
+        occupied = self._occupied(states) if not working else None
+        if occupied is not None:
+            self.is_over = True
+            self._tell(step, ConditionStatus.FALSE, Reason.TargetOccupied, occupied)
+            return
         if not working:
             self._tell(step, ConditionStatus.TRUE, step.done, _done_message(step, self.status))
             return
@@ -107,6 +113,21 @@ class Walk:
         waiting = next((state.waiting for state in working if state.waiting is not None), None)
         reason, message = waiting or (step.doing, _doing_message(step, self))
         self._tell(step, ConditionStatus.UNKNOWN, reason, message)
+
+    def _occupied(self, states: list[State]) -> str | None:
+        """Why an artifact that `target` found is in the way: it is of another plan."""
+        publish, plan = self.spec.publish, self.status.plan
+        if publish is None or publish.existing is Existing.Replace or plan is None:
+            return None
+        results = [state.result for state in states if isinstance(state, Done) and state.result]
+        there = next((result.occupant for result in results if result.occupant), None)
+        if there is None or there.planDigest == plan.digest:
+            return None
+        return (
+            f"`{publish.uri}` holds the artifact {there.checkpointDigest[:12]} of another plan; "
+            "publish under another name, or with `publish.existing: Replace`, which keeps the "
+            "former reachable by its digest."
+        )
 
     def _tell(self, step: Step, status: ConditionStatus, reason: str, message: str) -> None:
         self.told.append(Told(step.condition, status, str(reason), message))

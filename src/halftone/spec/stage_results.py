@@ -50,19 +50,19 @@ class CheckpointFacts(FactsModel):
 
 
 class GateFacts(FactsModel):
-    """One gate: its name, what came of it, and its recovery in percent if it is a task."""
+    """One gate: its name, what came of it, and its score."""
 
     name: str
     outcome: Outcome
     value: str | None = None
-    recoveryPercent: str | None = None
 
 
 class ReportFacts(FactsModel):
-    """The verdict, and the digest that opens publishing."""
+    """The verdict, and the digest that opens publishing; the recovery is the lowest of tasks."""
 
     digest: str
     verdict: Verdict
+    recoveryPercent: str | None = None
     gates: tuple[GateFacts, ...]
 
 
@@ -75,6 +75,13 @@ class ArtifactFacts(FactsModel):
     sizeBytes: int
 
 
+class OccupantFacts(FactsModel):
+    """The artifact that lies under the target's name already: by which plan it was made."""
+
+    planDigest: str
+    checkpointDigest: str
+
+
 class StageResult(FactsModel):
     """Of one container. A failed stage has `failure`, and maybe facts that were found before it."""
 
@@ -83,6 +90,7 @@ class StageResult(FactsModel):
     stage: str
     failure: Failure | None = None
     plan: PlanFacts | None = None
+    occupant: OccupantFacts | None = None
     statisticsDigest: str | None = None
     checkpoint: CheckpointFacts | None = None
     report: ReportFacts | None = None

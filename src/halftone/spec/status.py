@@ -64,12 +64,11 @@ class ProgressStatus(StatusModel):
 
 
 class GateStatus(StatusModel):
-    """One gate. `value` is its score, `recoveryPercent` a task's recovery rounded down."""
+    """One gate. `value` is its score."""
 
     name: Annotated[str, Field(max_length=63)]
     outcome: Outcome
     value: Text | None = None
-    recoveryPercent: Annotated[int, Field(ge=0, le=1000)] | None = None
 
 
 class ReportStatus(StatusModel):

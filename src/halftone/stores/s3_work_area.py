@@ -112,6 +112,12 @@ class S3WorkArea:
         data = canonical_json(entry)
         self._folder.put(f"{_JOURNAL}/{path.name}.json", data, of_object(sha256_hex(data)))
 
+    def remove_checkpoint(self) -> None:
+        """Give back the room of what was published; documents stay."""
+        for name in (_JOURNAL, CHECKPOINT_DIRECTORY):
+            folder = self._folder.below(name)
+            folder.delete([item.path for item in folder.objects()])
+
     def remove(self) -> None:
         """Leave nothing of this plan: uploads that were begun, then every object."""
         for upload in self._folder.uploads():
