@@ -1,0 +1,48 @@
+"""Images of one static binary, as a docker archive: for what clusters need beside our own images.
+
+Called by `node`.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+
+def single_binary_image(archive: Path, name: str, binary: Path) -> None:
+    """Write an image called `name` that holds `binary` and runs it."""
+    layer = _tar({binary.name: (binary.read_bytes(), 0o755)})
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Entrypoint": [f"/{binary.name}"], "User": "65532"},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sha256(layer)}"]},
+        }
+    ).encode()
+    described = f"{_sha256(config)}.json"
+    manifest = [{"Config": described, "RepoTags": [name], "Layers": ["layer.tar"]}]
+    archive.write_bytes(
+        _tar(
+            {
+                described: (config, 0o644),
+                "layer.tar": (layer, 0o644),
+                "manifest.json": (json.dumps(manifest).encode(), 0o644),
+            }
+        )
+    )
+
+
+def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, (data, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), mode
+            archive.addfile(entry, io.BytesIO(data))
+    return made.getvalue()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
