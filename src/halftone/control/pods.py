@@ -51,7 +51,7 @@ def pod_spec(
     volumes, mounts = _volumes(metadata, spec, stage, settings)
     container = {
         "name": CONTAINER,
-        "image": defaults.image,
+        "image": _image(spec, stage, defaults),
         "imagePullPolicy": defaults.imagePullPolicy,
         "args": ["stage", stage.child.value, "--workdir", WORK_PLACE, *arguments],
         "env": variables(str(metadata["name"]), spec, stage),
@@ -89,6 +89,11 @@ def pod_spec(
         "volumes": volumes,
         **{key: value for key, value in optional.items() if value},
     }
+
+
+def _image(spec: JobSpec, stage: Stage, defaults: StageDefaults) -> str:
+    engine = stage.child is ChildStage.Validate and spec.validation.needs_engine
+    return defaults.engineImage if engine and defaults.engineImage else defaults.image
 
 
 def _volumes(

@@ -23,9 +23,13 @@ class Placement(ApiModel):
 
 
 class StageDefaults(ApiModel):
-    """One stage: its image, its service account, and what a job may override."""
+    """One stage: its image, its service account, and what a job may override.
+
+    `engineImage` is for validation with gates that need a server.
+    """
 
     image: ShortText
+    engineImage: ShortText | None = None
     imagePullPolicy: str = "IfNotPresent"
     serviceAccountName: ObjectName = "default"
     resources: Resources = Resources()
