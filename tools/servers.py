@@ -61,7 +61,12 @@ _KUBERNETES_VERSION = tuple(
 )
 
 
-_HELM_VERSION = "helm.sh/helm/v4/internal/version.version"
+# What `helm template` takes for a cluster's version when there is none.
+_HELM_VERSIONS = (
+    "helm.sh/helm/v4/internal/version.version=v4.0.1",
+    "helm.sh/helm/v4/pkg/chart/common.k8sVersionMajor=1",
+    "helm.sh/helm/v4/pkg/chart/common.k8sVersionMinor=34",
+)
 
 
 def _kubernetes(name: str) -> Server:
@@ -78,11 +83,7 @@ SERVERS = {
     "kubelet": _kubernetes("kubelet"),
     "kube-proxy": _kubernetes("kube-proxy"),
     "etcd": Server("kubernetes", "go.etcd.io/etcd/server/v3"),
-    "helm": Server(
-        "kubernetes",
-        "helm.sh/helm/v4/cmd/helm",
-        ("helm.sh/helm/v4/internal/version.version=v4.0.1",),
-    ),
+    "helm": Server("kubernetes", "helm.sh/helm/v4/cmd/helm", _HELM_VERSIONS),
     "coredns": Server("kubernetes", "./coredns"),
     "pause": Server("kubernetes", "./pause"),
 }
