@@ -42,6 +42,7 @@ class Observer:
         self.terminating: set[str] = set()
         # What running workers said last: (done, total).
         self._progress: dict[Key, tuple[int, int]] = {}
+        self._asked: dict[Key, float] = {}
         self._expected: dict[Key, tuple[Written, float]] = {}
 
     def expect(self, key: Key, written: Written) -> None:
@@ -78,11 +79,17 @@ class Observer:
             namespace_terminating=key.namespace in self.terminating,
         )
 
-    async def ask_progress(self, key: Key, names: Collection[str]) -> None:
+    async def ask_progress(self, key: Key, names: Collection[str], every: float) -> None:
         """Read from their logs how far the workers of the children `names` are, and keep the sum.
+
+        Asked `every` so many seconds at most, however often the job is looked at.
 
         A log that cannot be read is left out: progress is a courtesy, and never stops the work.
         """
+        now = time.monotonic()
+        if now - self._asked.get(key, -every) < every:
+            return
+        self._asked[key] = now
         uids = {
             owned.child.uid
             for owned in self._indexes.children.get(key, ())
@@ -91,7 +98,7 @@ class Observer:
         running = [
             owned.pod.name
             for owned in self._indexes.pods.get(key, ())
-            if owned.job_uid in uids and owned.pod.phase in ("Running", "Succeeded")
+            if owned.job_uid in uids and owned.pod.phase == "Running"
         ]
         if not running:
             self._progress.pop(key, None)
@@ -119,6 +126,7 @@ class Observer:
         self._expected.pop(key, None)
         self.taken.pop(key, None)
         self._progress.pop(key, None)
+        self._asked.pop(key, None)
 
     async def _one_progress(self, key: Key, pod: str) -> tuple[int, int] | None:
         try:

@@ -105,12 +105,20 @@ def read_child(body: Mapping[str, Any]) -> OwnedChild | None:
         deleting="deletionTimestamp" in metadata,
         suspended=bool(spec.get("suspend")),
         complete="Complete" in conditions,
+        finished=_ended_at(status, conditions),
         failure=None if failed is None else (failed.get("reason", ""), failed.get("message", "")),
         active=int(status.get("active") or 0),
         succeeded=int(status.get("succeeded") or 0),
         failed=int(status.get("failed") or 0),
     )
     return OwnedChild(_controller_uid(metadata), child)
+
+
+def _ended_at(
+    status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]
+) -> datetime | None:
+    failed = conditions.get("Failed") or {}
+    return read_time(status.get("completionTime") or failed.get("lastTransitionTime"))
 
 
 def read_pod(body: Mapping[str, Any]) -> OwnedPod:

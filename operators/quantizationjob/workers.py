@@ -78,4 +78,5 @@ class Workers:
         if decision.requeue_seconds is not None:
             self._queue.add_after(key, decision.requeue_seconds)
         if decision.progress_wanted:
-            await self._observer.ask_progress(key, decision.progress_wanted)
+            every = float(self._settings.progressSeconds)
+            await self._observer.ask_progress(key, decision.progress_wanted, every)

@@ -42,7 +42,7 @@ def end(
     if child is None:
         made = child_job(observed.metadata, spec, before, ChildStage.CleanUp, 1, "", settings)
         return Decision(creations=(made,), requeue_seconds=_PATIENCE.total_seconds())
-    state = judge(child)
+    state = judge(child, observed.now)
     if isinstance(state, Done):
         told = "Unfinished uploads and the work area are removed."
         return Decision(finalizer=False, events=(Event(EventReason.UploadsRemoved, told),))

@@ -6,6 +6,7 @@ the kubelet's and the scheduler's own words are passed on, because they name wha
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from halftone.control.observed import ObservedChild, ObservedPod
@@ -17,6 +18,8 @@ _PULLS: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 )
 _REFERENCES: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
+# A watch that is this far behind another has been cut, and will bring everything at once.
+_PODS_FOLLOW: Final = timedelta(seconds=30)
 # Exit codes of `halftone.spec.errors`; 137 is SIGKILL, mostly for memory.
 _KILLED: Final = 137
 
@@ -52,15 +55,23 @@ class Failed:
 State = Absent | Working | Done | Failed
 
 
-def judge(child: ObservedChild | None) -> State:
+def judge(child: ObservedChild | None, now: datetime) -> State:
     """What `child` came to."""
     if child is None or child.deleting:
         return Absent()
     if child.complete:
-        return Done(_result(child.pods, failed=False))
+        result = _result(child.pods, failed=False)
+        return Working() if result is None and _may_be_seen_yet(child, now) else Done(result)
     if child.failure is not None:
-        return _failed(child, child.failure)
+        ended = any(pod.exit_code not in (None, 0) for pod in child.pods)
+        late = ended or not _may_be_seen_yet(child, now)
+        return _failed(child, child.failure) if late else Working()
     return Working(_waiting(child))
+
+
+def _may_be_seen_yet(child: ObservedChild, now: datetime) -> bool:
+    """Jobs and pods are watched apart: how a pod ended may be seen after its Job has ended."""
+    return child.finished is not None and now - child.finished < _PODS_FOLLOW
 
 
 def _result(pods: Iterable[ObservedPod], *, failed: bool) -> StageResult | None:

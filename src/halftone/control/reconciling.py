@@ -40,6 +40,8 @@ from halftone.spec.status import ConditionStatus, JobStatus, ProgressStatus
 
 # How soon a job is looked at again that waits for something which sends us no event.
 _WAIT_SECONDS = 30.0
+# Stages that take long enough for somebody to wonder.
+_TELL_PROGRESS = frozenset({ChildStage.Calibrate, ChildStage.Quantize})
 
 
 def reconcile(observed: Observed, settings: Settings) -> Decision:
@@ -174,8 +176,12 @@ class _Visit:
             delete_self=over and self._remaining_life() == 0,
             events=tuple(self._events(status)),
             requeue_seconds=self._requeue(start, over),
-            progress_wanted=() if over or self._spec.suspend else tuple(self._walk.running),
+            progress_wanted=() if over or self._spec.suspend else self._telling(),
         )
+
+    def _telling(self) -> tuple[str, ...]:
+        """The running children that say in their logs how far they are."""
+        return tuple(child.name for child in self._walk.running if child.stage in _TELL_PROGRESS)
 
     def _start(self) -> datetime:
         """When the work began that goes on now: at first, after a suspension, or at a retry."""

@@ -45,7 +45,7 @@ class Walk:
     told: list[Told] = field(default_factory=list)
     creations: list[Mapping[str, Any]] = field(default_factory=list)
     deletions: list[Deletion] = field(default_factory=list)
-    running: list[str] = field(default_factory=list)
+    running: list[ObservedChild] = field(default_factory=list)
     is_over: bool = False
 
     @property
@@ -135,7 +135,7 @@ class Walk:
     def _child(self, stage: ChildStage) -> State:
         """How the newest child of `stage` does, after making it or its successor where needed."""
         child = self._newest(stage)
-        state = judge(child)
+        state = judge(child, self.observed.now)
         if isinstance(state, Done):
             return self._done(stage, state, child)
         if isinstance(state, Failed):
@@ -143,7 +143,7 @@ class Walk:
         if isinstance(state, Absent):
             return self._absent(stage, child)
         if child is not None:
-            self.running.append(child.name)
+            self.running.append(child)
         return state
 
     def _newest(self, stage: ChildStage) -> ObservedChild | None:

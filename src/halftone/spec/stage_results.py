@@ -36,7 +36,7 @@ class PlanFacts(FactsModel):
     digest: str
     method: Method
     recipe: str
-    sourceRevision: str | None
+    sourceRevision: str | None = None
     sizeBytes: int
     memoryBytes: int
     shards: int
@@ -70,7 +70,7 @@ class ArtifactFacts(FactsModel):
     """Where readers find the artifact."""
 
     uri: str
-    revision: str | None
+    revision: str | None = None
     digest: str
     sizeBytes: int
 
