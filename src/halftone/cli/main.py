@@ -24,6 +24,9 @@ _VERBS: Final = {
     "validate": "Run the gates of a work directory and write its report.",
     "publish": "Publish what a passed report opens, all or nothing.",
     "run": "Carry a QuantizationJob from source to artifact.",
+    "submit": "Have a QuantizationJob carried out in a cluster.",
+    "watch": "Show a job in a cluster until it ends.",
+    "logs": "Print what the pods of a job say.",
     "stage": "Run one stage of a work directory (what every runner calls).",
     "recipes": "List the recipes, or print one.",
     "verify": "Check a published artifact: files, signature, verdict, and its source.",
@@ -89,6 +92,7 @@ _EXTRAS: Final = {
     "numba": "data-free",
     "boto3": "s3",
     "huggingface_hub": "hub",
+    "kr8s": "cluster",
     "model_signing": "sign",
     "OpenSSL": "sign",  # which model_signing 1.1.1 imports without saying so
     "cryptography": "sign",
