@@ -12,12 +12,12 @@ UV_READY := .tools/uv/ready
 DEV := .venv/ready
 QUANTIZE := .venvs/quantize/ready
 SERVE := .venvs/serve/ready
-CODE := src tests tools $(wildcard benchmarks examples)
+CODE := src operators tests tools $(wildcard benchmarks examples)
 # Two processes: most tests wait for another process that starts on one core. A module's tests stay
 # together, for they share what its fixtures made.
 PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
 # mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
-TYPED := src tests tools $(wildcard benchmarks) $(wildcard examples/*/)
+TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 
 ##@ Start here
 .PHONY: help setup tools tools-begin demo example

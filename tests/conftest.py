@@ -19,9 +19,9 @@ IN_CI = bool(os.environ.get("CI"))
 
 # Seconds a test may take in each tier; a test's own `timeout` mark wins. Unit tests have the
 # two seconds of pyproject.toml. Soak tests are bounded by whoever runs them.
-TIMEOUTS = {"contract": 60, "integration": 300, "soak": 0}
+TIMEOUTS = {"contract": 60, "integration": 300, "api": 180, "node": 900, "soak": 0}
 if IN_CI:  # the machine is shared: only a hang may exceed these, and no mark makes them less
-    TIMEOUTS |= {"unit": 300, "contract": 600, "integration": 1500}
+    TIMEOUTS |= {"unit": 300, "contract": 600, "integration": 1500, "api": 900, "node": 1800}
 
 # Who starts us in the background (`nohup`, `&` in a script) has us ignore these, and so would every
 # command that a test starts; what a test tells a command must reach it.

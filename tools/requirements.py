@@ -34,7 +34,7 @@ class RequirementSet:
     base: str | None = None
 
 
-_WITHOUT_TORCH = ("data-free", "s3", "hub", "report", "sign")
+_WITHOUT_TORCH = ("data-free", "s3", "hub", "report", "sign", "cluster")
 # `halftone stage validate` runs whole in this environment, from reading a source to its page.
 _SERVING = ("data-free", "s3", "hub", "report", "serve", "evaluate")
 _QUANTIZE = ("data-free", "s3", "hub", "quantize")
@@ -42,7 +42,9 @@ _QUANTIZE = ("data-free", "s3", "hub", "quantize")
 SETS = {
     "bootstrap": RequirementSet("uv itself, into .tools/uv", groups=("bootstrap",), project=False),
     "default": RequirementSet("all that runs without torch", _WITHOUT_TORCH),
-    "dev": RequirementSet(".venv: default and the tests", _WITHOUT_TORCH, ("dev",)),
+    "dev": RequirementSet(
+        ".venv: default, the operator and the tests", (*_WITHOUT_TORCH, "operator"), ("dev",)
+    ),
     "quantize": RequirementSet("calibration, on a CPU or a GPU", _QUANTIZE),
     "quantize-dev": RequirementSet(
         ".venvs/quantize: quantize and the tests' peers", _QUANTIZE, ("peers",), base="quantize"

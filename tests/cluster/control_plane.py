@@ -17,7 +17,7 @@ from typing import Any, Self
 import yaml
 
 from tests.cluster.pki import Authority
-from tests.cluster.processes import Processes, free_port, stop
+from tests.cluster.processes import Processes, free_port
 from tools.servers import program
 
 SERVICES = "10.96.0.0/16"
@@ -67,7 +67,7 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End every process, and forget what the cluster held."""
-        stop(self.folder)
+        self.processes.stop()
         shutil.rmtree(self.folder / "etcd", ignore_errors=True)
 
     def kubectl(self, *arguments: str, text: str | None = None) -> str:

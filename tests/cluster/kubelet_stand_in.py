@@ -6,7 +6,6 @@ an exit code and a termination message.
 """
 
 import json
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,9 @@ import httpx
 
 from halftone.spec.cluster import JOB_LABEL, STAGE_LABEL
 from halftone.spec.stage_results import StageResult
+from tests.cluster.client import MERGE, connection
 from tests.cluster.control_plane import ControlPlane
 
-_MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 _READ_SECONDS: Final = 5.0
 
 
@@ -37,14 +36,19 @@ Answers = Callable[[Mapping[str, Any]], Answer | None]
 
 
 class KubeletStandIn:
-    """Answers for every pod with our labels in all namespaces, in threads of its own."""
+    """Answers for pods with our labels, in `namespace` or in all, in threads of its own."""
 
-    def __init__(self, cluster: ControlPlane, answers: Answers, threads: int = 4) -> None:
+    def __init__(
+        self,
+        cluster: ControlPlane,
+        answers: Answers,
+        threads: int = 4,
+        *,
+        namespace: str | None = None,
+    ) -> None:
         self.answers = answers
-        pki = cluster.authority.folder
-        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-        context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-        self._client = httpx.Client(base_url=cluster.url, verify=context, timeout=60)
+        self._path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
+        self._client = connection(cluster)
         self._pool = ThreadPoolExecutor(threads)
         self._answered: set[str] = set()
         self._stopped = threading.Event()
@@ -74,12 +78,12 @@ class KubeletStandIn:
     def _pods(self) -> Iterator[dict[str, Any]]:
         """Every pod as it is listed, then as it changes, until the watch ends."""
         query = {"labelSelector": f"{JOB_LABEL},{STAGE_LABEL}"}
-        found = self._client.get("/api/v1/pods", params=query).raise_for_status().json()
+        found = self._client.get(self._path, params=query).raise_for_status().json()
         yield from found["items"]
         version = found["metadata"]["resourceVersion"]
         follow = {**query, "watch": "1", "resourceVersion": version, "timeoutSeconds": "4"}
         timeout = httpx.Timeout(60, read=_READ_SECONDS * 4)
-        with self._client.stream("GET", "/api/v1/pods", params=follow, timeout=timeout) as lines:
+        with self._client.stream("GET", self._path, params=follow, timeout=timeout) as lines:
             for line in lines.iter_lines():
                 event = json.loads(line)
                 if event["type"] in ("ADDED", "MODIFIED"):
@@ -114,6 +118,6 @@ class KubeletStandIn:
             ],
         }
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status"
-        found = self._client.patch(path, json={"status": status}, headers=_MERGE)
+        found = self._client.patch(path, json={"status": status}, headers=MERGE)
         if found.is_error and found.status_code != 404:
             self.errors.append(found.text)

@@ -69,6 +69,13 @@ class Processes:
             time.sleep(_POLL)
         raise TimeoutError(f"{what} did not happen in {seconds:.0f} s ({error})")
 
+    def stop(self) -> None:
+        """End all of them, the last one first."""
+        stop(self._folder)
+        for process in self._running.values():
+            process.wait(timeout=_GRACE)
+        self._running.clear()
+
     def _write(self) -> None:
         rows = {
             name: [process.pid, started(process.pid)] for name, process in self._running.items()

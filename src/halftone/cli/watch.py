@@ -96,12 +96,12 @@ class _bar:  # noqa: N801 - reads as a noun where it is used
             from halftone.cli.progress import progress
 
             self._progress = progress("quantize", status.progress.bytesTotal)
-            self._shown = self._progress.__enter__()  # type: ignore[attr-defined]
+            self._shown = self._progress.__enter__()
             self._done = 0
         self._shown.advance(max(0, status.progress.bytesDone - self._done))
         self._done = max(self._done, status.progress.bytesDone)
 
     def _end(self) -> None:
         if self._progress is not None:
-            self._progress.__exit__(None, None, None)  # type: ignore[attr-defined]
+            self._progress.__exit__(None, None, None)
         self._progress = self._shown = None
