@@ -13,14 +13,14 @@ DEV := .venv/ready
 QUANTIZE := .venvs/quantize/ready
 SERVE := .venvs/serve/ready
 CODE := src operators tests tools $(wildcard benchmarks examples)
-# Two processes: most tests wait for another process that starts on one core. A module's tests stay
-# together, for they share what its fixtures made.
-PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
+# Two processes: most tests wait for another process that starts on one core. tests/conftest.py says
+# which tests stay together, for they share what fixtures made.
+PYTEST := $(VENV)/python -m pytest -n 2 --dist loadgroup
 # mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
 TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 
 ##@ Start here
-.PHONY: help setup tools tools-begin demo example
+.PHONY: help setup tools tools-begin packages demo example
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
@@ -31,6 +31,9 @@ tools: ## Build the servers that tests run (once a machine; minutes)
 
 tools-begin: ## Begin that in the background; `make tools` waits for it
 	@$(PYTHON) -m tools.servers build >/dev/null 2>&1 </dev/null &
+
+packages: ## Install the Debian packages that a node for tests needs (as root; nothing when there)
+	@$(PYTHON) -m tools.packages
 
 demo: $(DEV) $(SERVE) ## Run the main job: quantize the pocket model, prove it, publish it, verify it
 	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
@@ -51,10 +54,10 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 	$(VENV)/lint-imports && $(VENV)/python -m pytest -q --timeout 60 tests/unit/test_house_rules.py
 
 ##@ Tests
-.PHONY: test test-unit test-contract test-integration test-gpu soak bench
-test: tools-begin lint $(QUANTIZE) $(SERVE) ## Lint, then every tier that CI runs
+.PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench
+test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
 	@$(MAKE) tools
-	$(PYTEST) tests/unit tests/contract tests/integration
+	$(PYTEST) tests/unit tests/contract tests/integration tests/api tests/node
 
 test-unit: $(DEV) ## Pure functions, two seconds a test at most
 	$(VENV)/python -m pytest tests/unit
@@ -65,11 +68,17 @@ test-contract: $(DEV) ## Layers, wheel, requirement files, exact sizes
 test-integration: $(DEV) $(QUANTIZE) $(SERVE) tools ## Real peers: S3, a Hub, llm-compressor, vLLM's parser
 	$(PYTEST) tests/integration
 
+test-api: $(DEV) tools ## The operator on a real API server, without a node and without root
+	$(PYTEST) tests/api
+
+test-node: $(DEV) tools packages ## The chart, operator and stages in pods of a real node, as root
+	$(VENV)/python -m pytest tests/node
+
 test-gpu: $(DEV) ## What needs a GPU; says so where there is none
 	@if command -v nvidia-smi >/dev/null; then $(VENV)/python -m pytest -m gpu tests; \
 	else echo "test-gpu: NOT RUN, this machine has no GPU"; fi
 
-soak: $(DEV) $(QUANTIZE) $(SERVE) tools ## The tests that take many minutes
+soak: $(DEV) $(QUANTIZE) $(SERVE) tools packages ## The tests that take many minutes
 	$(VENV)/python -m pytest -m soak tests
 
 bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table

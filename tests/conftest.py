@@ -46,10 +46,18 @@ settings.register_profile(
 settings.load_profile("ci" if IN_CI else "developer")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the time limit of the folder that it stands in."""
+    """Give each test the time limit of its folder, and say with whom it shares a process.
+
+    A module's tests stay together, for they share what its fixtures made; the node tier's all do,
+    for a machine has one node.
+    """
     for item in items:
-        tier = "soak" if item.get_closest_marker("soak") else item.path.relative_to(ROOT).parts[1]
+        folder = item.path.relative_to(ROOT).parts[1]
+        together = folder if folder == "node" else str(item.path.relative_to(ROOT))
+        item.add_marker(pytest.mark.xdist_group(together))
+        tier = "soak" if item.get_closest_marker("soak") else folder
         own = item.get_closest_marker("timeout")
         if tier in TIMEOUTS and (own is None or (IN_CI and 0 < own.args[0] < TIMEOUTS[tier])):
             item.add_marker(pytest.mark.timeout(TIMEOUTS[tier]), append=False)  # the nearest

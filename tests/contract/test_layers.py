@@ -24,11 +24,19 @@ def lint_imports(checkout: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout / "src"), "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": f"{checkout / 'src'}:{checkout}", "COLUMNS": "200"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def copy_code(checkout: Path) -> None:
+    for folder in ("src", "operators"):
+        shutil.copytree(
+            ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(ROOT / "pyproject.toml", checkout)
 
 
 def test_the_layers_hold() -> None:
@@ -39,20 +47,34 @@ def test_the_layers_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("spec/errors.py", "import halftone.plan", "a room imports lower rooms only"),
-        ("stores/__init__.py", "import halftone.checkpoint", "a room imports lower rooms only"),
-        ("validate/__init__.py", "import boto3", "only stores talk to S3 and the Hub"),
-        ("plan/__init__.py", "import numba", "spec and plan work on paper"),
-        ("quantize/__init__.py", "import torch", "the GPU stack is imported by our plugin of vLLM"),
-        ("validate/verdicts.py", "import vllm", "the GPU stack is imported by our plugin of vLLM"),
+        ("halftone/spec/errors.py", "import halftone.plan", "a room imports lower rooms only"),
+        (
+            "halftone/stores/__init__.py",
+            "import halftone.checkpoint",
+            "a room imports lower rooms only",
+        ),
+        ("halftone/validate/__init__.py", "import boto3", "only stores talk to S3 and the Hub"),
+        ("halftone/plan/__init__.py", "import numba", "spec, plan and control work on paper"),
+        ("halftone/control/decision.py", "import kr8s", "spec, plan and control work on paper"),
+        ("halftone/control/decision.py", "import halftone.plan", "a room imports lower rooms only"),
+        ("../operators/__init__.py", "import halftone.quantize", "the operator is small"),
+        (
+            "halftone/quantize/__init__.py",
+            "import torch",
+            "the GPU stack is imported by our plugin of vLLM",
+        ),
+        (
+            "halftone/validate/verdicts.py",
+            "import vllm",
+            "the GPU stack is imported by our plugin of vLLM",
+        ),
     ],
 )
 def test_a_wrong_import_breaks_its_contract(
     tmp_path: Path, module: str, line: str, contract: str
 ) -> None:
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    with (tmp_path / "src" / "halftone" / module).open("a") as file:
+    copy_code(tmp_path)
+    with (tmp_path / "src" / module).open("a") as file:
         file.write(f"\n{line}\n")
 
     linted = lint_imports(tmp_path)
@@ -63,8 +85,7 @@ def test_a_wrong_import_breaks_its_contract(
 
 
 def test_a_room_that_no_layer_names_is_noticed(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    copy_code(tmp_path)
     room = tmp_path / "src" / "halftone" / "attic"
     room.mkdir()
     (room / "__init__.py").write_text('"""A room nobody listed."""\n')

@@ -32,11 +32,14 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with the tool, one module, and a Go that is new enough on PATH."""
-    (tmp_path / "tools" / "go" / "versitygw").mkdir(parents=True)
-    for name in ("__init__.py", "servers.py", "go/toolchain.txt", "go/versitygw/go.mod"):
-        shutil.copy(ROOT / "tools" / name, tmp_path / "tools" / name)
-    (tmp_path / "tools" / "go" / "versitygw" / "go.sum").write_text("sums\n")
+    """A checkout with the tool, its modules, and a Go that is new enough on PATH."""
+    files = [*(ROOT / "tools" / "go").glob("*/go.mod"), ROOT / "tools" / "go" / "toolchain.txt"]
+    for path in (*files, ROOT / "tools" / "__init__.py", ROOT / "tools" / "servers.py"):
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+        if path.name == "go.mod":
+            copy.with_name("go.sum").write_text("sums\n")
     install_go(tmp_path, "1.26.1")
     return tmp_path
 
@@ -73,8 +76,8 @@ def builds(checkout: Path) -> list[str]:
 
 
 def test_a_server_is_built_once_and_its_path_is_told(checkout: Path) -> None:
-    assert run(checkout, "build") == (0, "building versitygw …\n", "")
-    assert run(checkout, "build") == (0, "", "")
+    assert run(checkout, "build", "versitygw") == (0, "building versitygw …\n", "")
+    assert run(checkout, "build", "versitygw") == (0, "", "")
 
     [line] = builds(checkout)
     assert line.startswith("local 0 build -trimpath -buildvcs=false")
@@ -84,28 +87,36 @@ def test_a_server_is_built_once_and_its_path_is_told(checkout: Path) -> None:
     assert path.parent.parent == checkout / "home" / ".cache" / "halftone" / "tools"
 
 
+def test_all_are_built_where_none_is_named(checkout: Path) -> None:
+    code, out, _ = run(checkout, "build")
+    assert code == 0
+    names = [line.split()[1] for line in out.splitlines()]
+    assert {"versitygw", "kube-apiserver", "kubelet", "etcd", "helm"} <= set(names)
+    assert all(Path(run(checkout, "path", name)[1].strip()).is_file() for name in names)
+
+
 @pytest.mark.parametrize("variable", ["HALFTONE_TOOLS_DIR", "XDG_CACHE_HOME"])
 def test_the_cache_lies_where_the_environment_says(checkout: Path, variable: str) -> None:
     place = str(checkout / "elsewhere")
-    assert run(checkout, "build", **{variable: place})[0] == 0
+    assert run(checkout, "build", "versitygw", **{variable: place})[0] == 0
     assert len(list((checkout / "elsewhere").rglob("versitygw"))) == 1
 
 
 @pytest.mark.parametrize("change", ["sums", "go"])
 def test_other_sums_or_another_go_mean_another_binary(checkout: Path, change: str) -> None:
-    run(checkout, "build")
+    run(checkout, "build", "versitygw")
     if change == "sums":
         (checkout / "tools" / "go" / "versitygw" / "go.sum").write_text("other sums\n")
     else:
         install_go(checkout, "1.27.0")
-    run(checkout, "build")
+    run(checkout, "build", "versitygw")
 
     assert len(builds(checkout)) == 2
     assert len(list((checkout / "home").rglob("versitygw"))) == 2
 
 
 def test_of_two_builders_one_builds_and_the_other_waits(checkout: Path) -> None:
-    both = [begin(checkout, "build"), begin(checkout, "build")]
+    both = [begin(checkout, "build", "versitygw") for _ in range(2)]
     ended = [process.communicate() for process in both]
 
     assert [process.returncode for process in both] == [0, 0]
@@ -116,7 +127,7 @@ def test_of_two_builders_one_builds_and_the_other_waits(checkout: Path) -> None:
 def test_a_failed_build_is_told_and_leaves_nothing(checkout: Path) -> None:
     (checkout / "tools" / "go" / "versitygw" / "go.sum").write_text("broken\n")
 
-    code, _, err = run(checkout, "build")
+    code, _, err = run(checkout, "build", "versitygw")
 
     assert code == 1
     assert "no such module\n" in err
@@ -127,7 +138,7 @@ def test_a_failed_build_is_told_and_leaves_nothing(checkout: Path) -> None:
 def test_without_a_go_that_is_new_enough_the_way_out_is_told(checkout: Path) -> None:
     install_go(checkout, "1.21.0")
 
-    code, _, err = run(checkout, "build", PIP_NO_INDEX="1", PIP_FIND_LINKS=os.devnull)
+    code, _, err = run(checkout, "build", "versitygw", PIP_NO_INDEX="1", PIP_FIND_LINKS=os.devnull)
 
     assert code == 1
     assert "Go 1.25.0 or newer is missing, and installing it failed" in err
@@ -139,4 +150,5 @@ def test_without_a_go_that_is_new_enough_the_way_out_is_told(checkout: Path) -> 
 @pytest.mark.parametrize("words", [("make",), ("build", "minio")])
 def test_what_is_no_verb_or_server_is_refused(checkout: Path, words: tuple[str, ...]) -> None:
     code, _, err = run(checkout, *words)
-    assert (code, err) == (1, "tools: `build` or `path`, then names of versitygw.\n")
+    assert code == 1
+    assert err.startswith("tools: `build` or `path`, then names of versitygw, kube-apiserver, ")
