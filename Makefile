@@ -15,7 +15,7 @@ SERVE := .venvs/serve/ready
 CODE := src operators tests tools $(wildcard benchmarks examples)
 # Two processes: most tests wait for another process that starts on one core. tests/conftest.py says
 # which tests stay together, for they share what fixtures made.
-PYTEST := $(VENV)/python -m pytest -n 2 --dist loadgroup
+PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
 # mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
 TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 

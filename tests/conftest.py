@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tools.environments import interpreter
 
@@ -46,18 +48,25 @@ settings.register_profile(
 settings.load_profile("ci" if IN_CI else "developer")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the time limit of its folder, and say with whom it shares a process.
-
-    A module's tests stay together, for they share what its fixtures made; the node tier's all do,
-    for a machine has one node.
+class _Together(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+    """A module's tests share a process, as they share what its fixtures made; the node tier's all
+    do, for a machine has one node.
     """
+
+    def _split_scope(self, nodeid: str) -> str:
+        node = "tests/node/"
+        return node if nodeid.startswith(node) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Who runs what, where there are several processes."""
+    return _Together(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the time limit of the folder that it stands in."""
     for item in items:
-        folder = item.path.relative_to(ROOT).parts[1]
-        together = folder if folder == "node" else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(together))
-        tier = "soak" if item.get_closest_marker("soak") else folder
+        tier = "soak" if item.get_closest_marker("soak") else item.path.relative_to(ROOT).parts[1]
         own = item.get_closest_marker("timeout")
         if tier in TIMEOUTS and (own is None or (IN_CI and 0 < own.args[0] < TIMEOUTS[tier])):
             item.add_marker(pytest.mark.timeout(TIMEOUTS[tier]), append=False)  # the nearest
