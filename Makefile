@@ -86,13 +86,15 @@ bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
 
 ##@ Generated files
 .PHONY: generate requirements verify
-generate: requirements ## Write again whatever is generated
+generate: requirements $(DEV) ## Write again whatever is generated
+	$(VENV)/python -m tools.charts write
 
 requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgrade moves the pins)
 	$(PYTHON) -m tools.requirements write $(UPGRADE)
 
 verify: $(DEV) ## Check that generated files fit their sources
 	$(VENV)/python -m tools.requirements check
+	$(VENV)/python -m tools.charts check
 
 ##@ Images
 .PHONY: images

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "sweep",
     "validating",
     "publish_s3",
+    "operator",
 )
 
 

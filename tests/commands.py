@@ -103,13 +103,23 @@ def start_and_stop(times: int, event: str, *arguments: str | Path) -> subprocess
     `event` is a regular expression for its name and arguments, as `open ('/path', 'rb', ...)`. The
     caller looks around, then kills the command, or sends SIGCONT and waits for it.
     """
-    command = [sys.executable, "-c", _STOPPING, str(times), event, *map(str, arguments)]
+    command = [*stopping(times, event), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return stopped(process, f"{times} times `{event}`")
+
+
+def stopping(times: int, event: str) -> list[str]:
+    """What stands in for `halftone` in a command line of `start_and_stop`."""
+    return [sys.executable, "-c", _STOPPING, str(times), event]
+
+
+def stopped(process: subprocess.Popen[str], expected: str) -> subprocess.Popen[str]:
+    """`process`, once it stands still."""
     ended = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert ended is not None
     if ended.si_code != os.CLD_STOPPED:
         out, err = process.communicate()
-        raise AssertionError(f"the command ended before {times} times `{event}`:\n{out}{err}")
+        raise AssertionError(f"the command ended before {expected}:\n{out}{err}")
     return process
 
 

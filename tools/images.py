@@ -7,6 +7,7 @@ Debian, buildah and mmdebstrap:
     python -m tools.images build [IMAGE …]     and the base image first, when it is not there
     python -m tools.images check [IMAGE …]     what is built: its size, its files, and that it works
     python -m tools.images run IMAGE COMMAND …
+    python -m tools.images save IMAGE FILE     a docker archive, for a machine that cannot pull
     python -m tools.images clean               remove all of it; rebuilding leaves old layers behind
 
 The base image that a Dockerfile names is made of Debian's own packages: the same distribution and
@@ -66,6 +67,8 @@ class Image:
 
 
 IMAGES = {
+    "halftone-operator": Image("operator", "operator", most_mb=130),
+    "halftone-worker": Image("worker", "worker", most_mb=370),
     "halftone-calibrator": Image("calibrator", "cpu", most_mb=5300),
     "halftone-calibrator-gpu": Image("calibrator", "gpu", most_mb=6000),
 }
@@ -82,7 +85,7 @@ def build(name: str) -> None:
         _buildah(
             "bud", "--quiet", "--layers", "--isolation", "chroot", "--pull=never",
             "--network", "host", *mounts,
-            "--build-arg", f"VERSION={_version()}", "--build-arg", f"REVISION={_revision()}",
+            "--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={_revision()}",
             "--target", image.target, "--file", image.dockerfile, "--tag", name, ROOT,
         )  # fmt: skip
     took = time.monotonic() - begun
@@ -156,13 +159,28 @@ def run(
         _buildah("run", *sealed, *as_user, *shares, container, "--", *command)
 
 
+def save(name: str, archive: Path, reference: str) -> None:
+    """Write the image to a docker archive, as `reference`; one that holds it stays as it is."""
+    _require_built(name)
+    known = _said("inspect", "--type", "image", "--format", "{{.FromImageID}}", name)
+    holds = f"{known} {reference}"
+    note = archive.with_name(f"{archive.name}.holds")
+    if archive.exists() and note.exists() and note.read_text() == holds:
+        return
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)
+    archive.unlink(missing_ok=True)
+    _buildah("push", "--quiet", name, f"docker-archive:{archive}:{reference}", quiet=True)
+    note.write_text(holds)
+
+
 def clean() -> None:
     """Remove every image, container and layer of the store."""
-    if _store().exists():
+    if store().exists():
         _buildah("rm", "--all", quiet=True)
         _buildah("rmi", "--all", "--force", quiet=True)
-        subprocess.call(["umount", str(_store() / "images" / "overlay")], stderr=subprocess.DEVNULL)
-        shutil.rmtree(_store())
+        subprocess.call(["umount", str(store() / "images" / "overlay")], stderr=subprocess.DEVNULL)
+        shutil.rmtree(store())
 
 
 def _require_built(name: str) -> None:
@@ -222,21 +240,21 @@ def _said(*arguments: str | Path) -> str:
 
 def _command() -> list[str]:
     """buildah with a store of our own, outside of the checkout."""
-    store = _store()
+    folder = store()
     return [
-        _program("buildah"), "--root", str(store / "images"), "--runroot", str(store / "run"),
+        _program("buildah"), "--root", str(folder / "images"), "--runroot", str(folder / "run"),
         "--storage-driver", "overlay",
     ]  # fmt: skip
 
 
 def _env() -> dict[str, str]:
     """Our environment, with layers that are being written in the store too: they have gigabytes."""
-    temporary = _store() / "tmp"
+    temporary = store() / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     return {**os.environ, "TMPDIR": str(temporary)}
 
 
-def _store() -> Path:
+def store() -> Path:
     """`HALFTONE_IMAGES_DIR`, else this user's cache folder."""
     own = os.environ.get("HALFTONE_IMAGES_DIR")
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -257,7 +275,8 @@ def _run(*command: str | Path, env: dict[str, str] | None = None, quiet: bool = 
         sys.exit(f"images: `{Path(command[0]).name} {command[-1]}` failed; see above.")
 
 
-def _version() -> str:
+def version() -> str:
+    """Halftone's own, which is the tag that the chart asks for."""
     text = (ROOT / "src" / "halftone" / "__init__.py").read_text()
     return text.partition('__version__ = "')[2].partition('"')[0]
 
@@ -271,21 +290,27 @@ def _revision() -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Wait for any other process that uses this store."""
-    _store().parent.mkdir(parents=True, exist_ok=True)
-    with _store().with_suffix(".lock").open("w") as lock:
+    store().parent.mkdir(parents=True, exist_ok=True)
+    with store().with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def main(arguments: list[str]) -> None:
-    """`build` or `check` with names of images, `run IMAGE COMMAND …`, or `clean`."""
+    """`build` or `check` with names of images, `run IMAGE COMMAND …`, `save IMAGE FILE`, `clean`."""
     verb, *words = arguments or ["build"]
-    names = words[:1] if verb == "run" else words or list(IMAGES)
-    if verb not in ("build", "check", "run", "clean") or set(names) - IMAGES.keys() or not names:
-        sys.exit(f"images: `build`, `check`, `run` or `clean`, and names of {', '.join(IMAGES)}.")
+    names = words[:1] if verb in ("run", "save") else words or list(IMAGES)
+    known = verb in ("build", "check", "run", "clean") or (verb == "save" and len(words) == 2)
+    if not known or set(names) - IMAGES.keys() or not names:
+        sys.exit(
+            "images: `build`, `check`, `run`, `save IMAGE FILE` or `clean`, and names of "
+            f"{', '.join(IMAGES)}."
+        )
     with _alone():
         if verb == "run":
             run(names[0], tuple(words[1:]))
+        elif verb == "save":
+            save(names[0], Path(words[1]), f"localhost/{names[0]}:{version()}")
         elif verb == "clean":
             clean()
         else:

@@ -1,6 +1,6 @@
 """The operator of QuantizationJobs: `python -m operators.quantizationjob --settings FILE`.
 
-    pump      kopf's watches and indexes fill a queue of names
+    pump      watches fill indexes and a queue of names
     observe   one name becomes an `Observed`: all reads
     (halftone.control.reconcile decides)
     apply     a `Decision` becomes requests: all writes

@@ -6,13 +6,13 @@ python -m operators.quantizationjob --settings /etc/halftone/settings.yaml
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 from pathlib import Path
 
 import click
-import kopf
 import yaml
 from pydantic import ValidationError
 
@@ -21,10 +21,9 @@ from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Applier
 from operators.quantizationjob.health import Health
-from operators.quantizationjob.indexes import Indexes
 from operators.quantizationjob.lease import Lease
 from operators.quantizationjob.observe import Observer
-from operators.quantizationjob.pump import Pump, watching
+from operators.quantizationjob.pump import Pump
 from operators.quantizationjob.queue import Queue
 from operators.quantizationjob.workers import Workers
 
@@ -53,6 +52,13 @@ def read_settings(path: Path) -> Settings:
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--lease-namespace", help="Where the Lease is; without it there is no election.")
 @click.option("--lease-name", default="halftone-operator", show_default=True)
+@click.option(
+    "--silence",
+    default=100.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds without a word after which a watch is begun anew; bookmarks come every 60.",
+)
 @click.option("--log-level", default="INFO", type=click.Choice(["DEBUG", "INFO", "WARNING"]))
 def main(
     path: Path,
@@ -61,19 +67,19 @@ def main(
     port: int,
     lease_namespace: str | None,
     lease_name: str,
+    silence: float,
     log_level: str,
 ) -> None:
     """Carry out QuantizationJobs."""
     logging.basicConfig(
         level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    for noisy in ("kopf", "httpx", "kr8s", "aiohttp"):
+    for noisy in ("httpx", "kr8s", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = read_settings(path)
-    if kubeconfig:
-        os.environ["KUBECONFIG"] = kubeconfig  # where kopf looks
+    election = None if lease_namespace is None else (lease_namespace, lease_name)
     try:
-        asyncio.run(_run(settings, kubeconfig, host, port, lease_namespace, lease_name))
+        asyncio.run(_run(settings, kubeconfig, (host, port), election, silence))
     except ApiError as error:
         raise click.ClickException(f"The API server cannot be reached: {error}.") from error
 
@@ -81,95 +87,71 @@ def main(
 async def _run(
     settings: Settings,
     kubeconfig: str | None,
-    host: str,
-    port: int,
-    lease_namespace: str | None,
-    lease_name: str,
+    address: tuple[str, int],
+    election: tuple[str, str] | None,
+    silence: float,
 ) -> None:
+    """Until SIGTERM, or until one of the tasks ends, which it should not."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    identity = f"{socket.gethostname()}-{os.getpid()}"
-    api = await Api.connect(kubeconfig)
-    queue, metrics = Queue(), OperatorMetrics()
-    pump = Pump(queue)
-    lease = None if lease_namespace is None else Lease(api, lease_namespace, lease_name, identity)
-    known: list[Indexes] = []
-    health = Health(metrics, lambda: _refresh(metrics, queue, api, known))
-    runner = await health.serve(host, port)
-    watches = asyncio.create_task(
-        kopf.operator(
-            registry=pump.registry,
-            settings=watching(),
-            standalone=True,
-            clusterwide=not settings.watchNamespaces,
-            namespaces=settings.watchNamespaces,
-            stop_flag=stop,
-        ),
-        name="watches",
-    )
-    leading = asyncio.create_task(
-        _lead(pump, queue, api, lease, settings, metrics, identity, known), name="leading"
-    )
-    health.watch([watches, leading])
+    identity = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    metrics, queue = OperatorMetrics(), Queue()
+    api = await Api.connect(kubeconfig, metrics.count_request)
+    pump = Pump(api, queue, metrics, settings.watchNamespaces, silence)
+    lease = None if election is None else Lease(api, *election, identity)
+    health = Health(metrics, lambda: _refresh(metrics, queue, pump), pump.troubles)
+    runner = await health.serve(*address)
+    workers = Workers(queue, Observer(api, pump.indexes), Applier(api, identity), settings, metrics)
+    watching = asyncio.create_task(pump.run(), name="watching")
+    leading = asyncio.create_task(_lead(pump, lease, workers, metrics, identity), name="leading")
+    health.watch([watching, leading])
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait([stopping, watches, leading], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([stopping, watching, leading], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        leading.cancel()
-        stop.set()
-        await asyncio.gather(leading, watches, return_exceptions=True)
+        for task in (leading, watching, stopping):
+            task.cancel()
+        await asyncio.gather(leading, watching, stopping, return_exceptions=True)
         if lease is not None:
             await lease.release()
         await runner.cleanup()
-    for task in (watches, leading):
+    for task in (watching, leading):
         if not task.cancelled() and task.exception() is not None:
             raise task.exception() or AssertionError
 
 
 async def _lead(
-    pump: Pump,
-    queue: Queue,
-    api: Api,
-    lease: Lease | None,
-    settings: Settings,
-    metrics: OperatorMetrics,
-    identity: str,
-    known: list[Indexes],
+    pump: Pump, lease: Lease | None, workers: Workers, metrics: OperatorMetrics, identity: str
 ) -> None:
     """Act while this replica leads; return when it leads no more, which ends the process.
 
     A process that lost its lease ends: what it was about to write is thereby dropped.
     """
-    indexes = await pump.ready
-    known.append(indexes)
+    await pump.ready()
     if lease is not None:
         await lease.acquire()
     log.info("%s leads", identity)
     metrics.is_leader.set(1)
-    for key in indexes.names():
-        queue.add(key)
-    workers = Workers(queue, Observer(api, indexes), Applier(api, identity), settings, metrics)
+    pump.begin()
     tasks = [asyncio.create_task(workers.work()) for _ in range(_WORKERS)]
+    if lease is not None:
+        tasks.append(asyncio.create_task(lease.keep()))
     try:
-        if lease is None:
-            await asyncio.gather(*tasks)
-        else:
-            await lease.keep()
-            log.error("%s lost its lease and ends", identity)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        log.error("%s leads no more, and ends", identity)
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _refresh(metrics: OperatorMetrics, queue: Queue, api: Api, known: list[Indexes]) -> None:
+def _refresh(metrics: OperatorMetrics, queue: Queue, pump: Pump) -> None:
     """What is read when it is asked for, and not counted as it happens."""
     metrics.queue_age.set(queue.age())
     metrics.queue_length.set(len(queue))
-    metrics.requests.set(api.requests)
-    for indexes in known:
-        metrics.read_jobs(indexes.conditions)
+    metrics.read_jobs(pump.indexes.conditions)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
 """The API server as the operator uses it: a few verbs over kr8s, its errors ours.
 
-Called by `observe`, `apply` and `lease`. The only module that imports kr8s. What they ask for
-is what the chart's Role allows; `tests/contract/test_rbac.py` compares the two.
+Called by `watch`, `observe`, `apply` and `lease`. The only module that imports kr8s. What they ask
+for is what the chart's Role allows; `tests/api/test_rbac.py` compares the two.
 """
 
+import importlib.util
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import httpx
+
+if importlib.util.find_spec("sniffio") is None:
+    # httpcore tries to import it several times a request, and every time all of the path is
+    # searched: a tenth of this process's time. An entry None makes the import fail at once.
+    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 import kr8s
 import kr8s.asyncio
 
@@ -16,7 +23,12 @@ from halftone.spec.cluster import FIELD_MANAGER, GROUP, PLURAL, VERSION
 
 _SECONDS: Final = 30.0
 _APPLY: Final = {"Content-Type": "application/apply-patch+yaml"}
+_MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 _JSON: Final = {"Content-Type": "application/json"}
+_GONE: Final = 410
+
+# Called after each request with its method and the status of its answer, 0 for none.
+Count = Callable[[str, int], None]
 
 
 class ApiError(Exception):
@@ -29,28 +41,63 @@ class ApiError(Exception):
         self.message = message
         self.retry_after = retry_after
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the version that a watch began at is too old."""
+        return self.code == _GONE
+
 
 class Api:
-    """One connection pool. `requests` counts what was sent, for the metrics."""
+    """One connection pool; `count` is told of every request."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, count: Count) -> None:
         self._client = client
-        self.requests = 0
+        self._count = count
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None) -> "Api":
+    async def connect(cls, kubeconfig: str | None, count: Count) -> "Api":
         """With the service account of this pod, or a kubeconfig. Raises ApiError without either."""
         try:
             client = await kr8s.asyncio.api(kubeconfig=kubeconfig)
         except (ValueError, OSError, kr8s.APITimeoutError, httpx.HTTPError) as error:
             raise ApiError(0, "Unreachable", str(error)) from error
         client.timeout = _SECONDS
-        return cls(client)
+        return cls(client, count)
 
-    async def get(self, group: str, version: str, namespace: str, path: str) -> dict[str, Any]:
+    async def get(
+        self, group: str, version: str, namespace: str | None, path: str
+    ) -> dict[str, Any]:
         """GET of one object or list; `path` may carry a query."""
         found: dict[str, Any] = json.loads(await self._call("GET", group, version, namespace, path))
         return found
+
+    async def watch(
+        self, group: str, version: str, namespace: str | None, path: str, silence: float
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Events of a watch, until the server ends it.
+
+        Raises ApiError: 410 where it has to be listed anew, 0 after `silence` seconds without a
+        word (bookmarks come every minute) and where the connection breaks.
+        """
+        try:
+            async with self._client.call_api(
+                "GET",
+                version=version,
+                base=_base(group),
+                namespace=namespace,
+                url=path,
+                raise_for_status=False,
+                stream=True,
+                timeout=httpx.Timeout(_SECONDS, read=silence),
+            ) as response:
+                self._count("WATCH", response.status_code)
+                if response.is_error:
+                    await response.aread()
+                    raise _refused(response)
+                async for line in response.aiter_lines():
+                    yield _event(line)
+        except (kr8s.APITimeoutError, kr8s.ServerError, httpx.HTTPError, OSError) as error:
+            raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from error
 
     async def log(self, namespace: str, pod: str) -> str:
         """The end of a pod's log."""
@@ -71,12 +118,23 @@ class Api:
         group, _, version = manifest["apiVersion"].rpartition("/")
         await self._call("PUT", group, version, namespace, f"{plural}/{name}", manifest)
 
-    async def delete(self, namespace: str, group: str, version: str, path: str, uid: str) -> None:
-        """DELETE of exactly the object with `uid`, in the background. Nothing if it is gone."""
+    async def delete(
+        self,
+        namespace: str,
+        group: str,
+        version: str,
+        path: str,
+        uid: str,
+        policy: str = "Background",
+    ) -> None:
+        """DELETE of exactly the object with `uid`. Nothing if it is gone.
+
+        With the `policy` Foreground it stays, marked, until what belongs to it has gone.
+        """
         options = {
             "kind": "DeleteOptions",
             "apiVersion": "v1",
-            "propagationPolicy": "Background",
+            "propagationPolicy": policy,
             "preconditions": {"uid": uid},
         }
         try:
@@ -87,52 +145,96 @@ class Api:
 
     async def apply(
         self, namespace: str, name: str, manifest: Mapping[str, Any], subresource: str = ""
-    ) -> str:
+    ) -> dict[str, Any]:
         """Server-side apply to a QuantizationJob, as the owner of the fields that it names.
 
-        Returns the resource version that the object has now.
+        Returns the object as it is now.
         """
         path = f"{PLURAL}/{name}{subresource}?fieldManager={FIELD_MANAGER}&force=true"
         found = await self._call("PATCH", GROUP, VERSION, namespace, path, manifest, _APPLY)
-        return str(json.loads(found)["metadata"]["resourceVersion"])
+        return dict(json.loads(found))
+
+    async def merge(
+        self, namespace: str, name: str, patch: Mapping[str, Any], subresource: str
+    ) -> dict[str, Any]:
+        """A merge patch of a QuantizationJob: null removes a field, whoever owns it."""
+        path = f"{PLURAL}/{name}{subresource}?fieldManager={FIELD_MANAGER}"
+        found = await self._call("PATCH", GROUP, VERSION, namespace, path, patch, _MERGE)
+        return dict(json.loads(found))
 
     async def _call(
         self,
         method: str,
         group: str,
         version: str,
-        namespace: str,
+        namespace: str | None,
         path: str,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] = _JSON,
     ) -> str:
-        self.requests += 1
-        content = None if body is None else json.dumps(body).encode()
+        request = {
+            "version": version,
+            "base": _base(group),
+            "namespace": namespace,
+            "url": path,
+            "content": None if body is None else json.dumps(body).encode(),
+            "headers": dict(headers),
+        }
+        code = 0
         try:
-            async with self._client.call_api(
-                method,
-                version=version,
-                base=f"/apis/{group}" if group else "",
-                namespace=namespace,
-                url=path,
-                content=content,
-                headers=dict(headers),
-            ) as response:
-                text: str = response.text
-                return text
+            # kr8s takes a 403 for an expired token and makes its session anew, under the feet of
+            # all other requests. So only a 401 is left to it, which means just that.
+            for may_renew in (False, True):
+                async with self._client.call_api(
+                    method, raise_for_status=may_renew, **request
+                ) as response:
+                    code = response.status_code
+                    if code == 401 and not may_renew:
+                        continue
+                    if response.is_error:
+                        raise _refused(response)
+                    return str(response.text)
+            raise AssertionError("the second request answers or raises")
         except kr8s.ServerError as error:
-            raise _translated(error) from error
+            if error.response is None:
+                raise ApiError(0, "Unreachable", str(error)) from error
+            code = error.response.status_code
+            raise _refused(error.response) from error
         except (kr8s.APITimeoutError, httpx.HTTPError, OSError) as error:
             raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from error
+        finally:
+            self._count(method, code)
 
 
-def _translated(error: Any) -> ApiError:
-    response = error.response
-    told = error.status if isinstance(error.status, dict) else {}
-    after = response.headers.get("Retry-After", "") if response is not None else ""
+def _base(group: str) -> str:
+    return f"/apis/{group}" if group else ""
+
+
+def _event(line: str) -> dict[str, Any]:
+    """One line of a watch. Raises ApiError for an event that is an error."""
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise ApiError(0, "Unreadable", "a watch was cut in the middle of an event") from error
+    if event["type"] == "ERROR":
+        told = event["object"]
+        raise ApiError(
+            int(told.get("code") or 0), str(told.get("reason")), str(told.get("message"))
+        )
+    return event
+
+
+def _refused(response: httpx.Response) -> ApiError:
+    """The server's answer as an error; what stands before a server may answer anything."""
+    try:
+        told = response.json()
+    except ValueError:
+        told = {}
+    told = told if isinstance(told, dict) else {}
+    after = response.headers.get("Retry-After", "")
     return ApiError(
-        response.status_code if response is not None else 0,
+        response.status_code,
         str(told.get("reason") or ""),
-        str(told.get("message") or error),
+        str(told.get("message") or response.text[:200]),
         float(after) if after.isdigit() else 0.0,
     )

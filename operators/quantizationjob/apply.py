@@ -6,7 +6,7 @@ work, so finding it there means that somebody (another replica, or ourselves bef
 faster.
 """
 
-import uuid
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +31,15 @@ class NamesTaken(Exception):
         self.names = names
 
 
+class ChildRefused(Exception):
+    """The API server does not let us make a child: a quota, a policy, a quantity of the job's."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.message = message
+
+
 class NamespaceTerminating(Exception):
     """Nothing can be made here any more."""
 
@@ -53,28 +62,28 @@ class Applier:
     async def apply(self, key: Key, metadata: Mapping[str, Any], decision: Decision) -> Written:
         """Carry out `decision` on the job with `metadata`.
 
-        Raises ApiError (409 where the object changed meanwhile: look again), NamesTaken and
-        NamespaceTerminating.
+        Raises ApiError (409 where the object changed meanwhile: look again), NamesTaken,
+        ChildRefused and NamespaceTerminating.
         """
         version = None
         if decision.finalizer is True:
             version = await self._set_finalizers(key, metadata, [FINALIZER])
         for deletion in decision.deletions:
-            await self._api.delete(
-                key.namespace, "batch", "v1", f"jobs/{deletion.name}", deletion.uid
-            )
+            # In the foreground: what comes next must not begin while pods still write.
+            path = f"jobs/{deletion.name}"
+            await self._api.delete(key.namespace, "batch", "v1", path, deletion.uid, "Foreground")
         names = [str(manifest["metadata"]["name"]) for manifest in decision.creations]
         taken = {
             name
             for name, manifest in zip(names, decision.creations, strict=True)
             if not await self._create(key, metadata, manifest)
         }
+        if taken:
+            raise NamesTaken(frozenset(taken))  # before a status that does not know of it
         if decision.status is not None:
             version = await self._write_status(key, metadata, decision, version)
         for event in decision.events:
             await self._emit(key, metadata, event)
-        if taken:
-            raise NamesTaken(frozenset(taken))
         if decision.finalizer is False:
             await self._set_finalizers(key, metadata, [])
             version = None
@@ -91,7 +100,7 @@ class Applier:
         body = _identity(key, metadata)
         body["metadata"]["finalizers"] = finalizers
         try:
-            return await self._api.apply(key.namespace, key.name, body)
+            return _version(await self._api.apply(key.namespace, key.name, body))
         except ApiError as error:
             if finalizers or error.code not in (404, 409):
                 raise
@@ -107,6 +116,8 @@ class Applier:
         except ApiError as error:
             if error.code == 403 and "being terminated" in error.message:
                 raise NamespaceTerminating from error
+            if error.code in (400, 403, 422):
+                raise ChildRefused(manifest["metadata"]["name"], error.message) from error
             if error.code != 409:
                 raise
             return await self._is_ours(key, metadata, plural, manifest)
@@ -129,12 +140,22 @@ class Applier:
     async def _write_status(
         self, key: Key, metadata: Mapping[str, Any], decision: Decision, version: str | None
     ) -> str:
-        """One write of the whole status, unless the object is another by now."""
+        """One write of the whole status, unless the object is another by now.
+
+        Apply leaves fields alone that somebody else has put there. They are nobody's but ours, so
+        what should not be there is taken away by a second write, which is hardly ever needed.
+        """
         assert decision.status is not None
         body = _identity(key, metadata)
         body["metadata"]["resourceVersion"] = version or metadata["resourceVersion"]
         body["status"] = decision.status.model_dump(mode="json", exclude_none=True)
-        return await self._api.apply(key.namespace, key.name, body, "/status")
+        found = await self._api.apply(key.namespace, key.name, body, "/status")
+        if found.get("status") != body["status"]:
+            surplus = dict.fromkeys(set(found.get("status") or {}) - set(body["status"]))
+            body["metadata"]["resourceVersion"] = _version(found)
+            body["status"] = {**body["status"], **surplus}
+            found = await self._api.merge(key.namespace, key.name, body, "/status")
+        return _version(found)
 
     async def _emit(self, key: Key, metadata: Mapping[str, Any], event: Event) -> None:
         """One event; that it cannot be written is no reason to fail."""
@@ -142,7 +163,8 @@ class Applier:
         body = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{key.name}.{uuid.uuid4().hex[:16]}", "namespace": key.namespace},
+            # `kubectl describe` shows events in the order of their names.
+            "metadata": {"name": f"{key.name}.{time.time_ns():x}", "namespace": key.namespace},
             "eventTime": now,
             "reportingController": f"{GROUP}/{FIELD_MANAGER}",
             "reportingInstance": self._instance,
@@ -174,3 +196,7 @@ def _identity(key: Key, metadata: Mapping[str, Any]) -> dict[str, Any]:
         "kind": JOB_KIND,
         "metadata": {"name": key.name, "namespace": key.namespace, "uid": metadata["uid"]},
     }
+
+
+def _version(found: Mapping[str, Any]) -> str:
+    return str(found["metadata"]["resourceVersion"])

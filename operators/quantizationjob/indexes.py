@@ -1,31 +1,96 @@
 """What the watches know, by the QuantizationJob that it belongs to.
 
-Filled by kopf's indexes (`pump`), read by `observe`. Handlers of events do not run before every
-index has seen the whole list, so nothing is judged on half of the picture.
+Filled by `pump`, read by `observe`. What one holds is what the server had when it was last heard:
+whatever a new list does not show is gone from here, too.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from operators.quantizationjob.reading import Key, OwnedChild, OwnedPod
 
+_T = TypeVar("_T")
+_Name = tuple[str, str]
+# Of an object its job, and what is kept of it; None for what is not ours.
+Read = Callable[[Mapping[str, Any]], tuple[Key, _T] | None]
+# Told whose object changed, and what was kept before and now; None where there was or is none.
+Changed = Callable[[Key, _T | None, _T | None], None]
 
-@dataclass
+
+class Index(Generic[_T]):
+    """Objects of one kind."""
+
+    def __init__(self, read: Read[_T], changed: Changed[_T]) -> None:
+        self._read = read
+        self._changed = changed
+        self._by_job: dict[Key, dict[str, _T]] = {}
+        self._jobs: dict[_Name, Key] = {}
+
+    def put(self, body: Mapping[str, Any]) -> None:
+        """An object as it is now."""
+        name = name_of(body)
+        found = self._read(body)
+        before = self._jobs.get(name)
+        if found is None or (before is not None and before != found[0]):
+            self.drop(name)
+        if found is None:
+            return
+        key, value = found
+        former = self._by_job.get(key, {}).get(name[1])
+        self._jobs[name] = key
+        self._by_job.setdefault(key, {})[name[1]] = value
+        self._changed(key, former, value)
+
+    def drop(self, name: _Name) -> None:
+        """An object that is no more; nothing if it was not known."""
+        key = self._jobs.pop(name, None)
+        if key is None:
+            return
+        values = self._by_job[key]
+        former = values.pop(name[1])
+        if not values:
+            del self._by_job[key]
+        self._changed(key, former, None)
+
+    def keep_only(self, names: Collection[_Name], namespace: str | None) -> None:
+        """Drop all but `names`: the list of a namespace (None: of all) has what there is."""
+        for name in [name for name in self._jobs if name not in names]:
+            if namespace in (None, name[0]):
+                self.drop(name)
+
+    def get(self, key: Key) -> Collection[_T]:
+        """All objects of a job."""
+        return self._by_job.get(key, {}).values()
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(list(self._by_job))
+
+
+def name_of(body: Mapping[str, Any]) -> _Name:
+    """Namespace and name."""
+    return str(body["metadata"]["namespace"]), str(body["metadata"]["name"])
+
+
 class Indexes:
-    """Views of kopf's own indexes; set once, when the first event arrives."""
+    """All three kinds."""
 
-    objects: Mapping[Key, Collection[dict[str, Any]]]
-    children: Mapping[Key, Collection[OwnedChild]]
-    pods: Mapping[Key, Collection[OwnedPod]]
+    def __init__(
+        self,
+        objects: Index[dict[str, Any]],
+        children: Index[OwnedChild],
+        pods: Index[OwnedPod],
+    ) -> None:
+        self.objects = objects
+        self.children = children
+        self.pods = pods
 
     def object(self, key: Key) -> dict[str, Any] | None:
         """The QuantizationJob, None if there is none."""
-        return next(iter(self.objects.get(key, ())), None)
+        return next(iter(self.objects.get(key)), None)
 
     def names(self) -> Iterator[Key]:
         """All QuantizationJobs."""
-        yield from list(self.objects)
+        yield from self.objects
 
     def conditions(self) -> Iterator[tuple[str, str, str]]:
         """(type, status, reason) of every condition of every job."""

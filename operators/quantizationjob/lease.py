@@ -35,34 +35,43 @@ class Lease:
 
     async def acquire(self) -> None:
         """Wait until this replica leads."""
-        while not await self._try():
+        while not await self._try(RENEW):
             await asyncio.sleep(RETRY)
 
     async def keep(self) -> None:
-        """Renew until that fails for too long; returns when this replica leads no more."""
+        """Renew until that fails for too long; returns when this replica leads no more.
+
+        That is `RENEW` after the last renewal was sent off, however slow the server is; others
+        wait for `DURATION` after they saw it.
+        """
         renewed = time.monotonic()
-        while time.monotonic() - renewed < RENEW:
-            await asyncio.sleep(RETRY)
-            if await self._try():
-                renewed = time.monotonic()
+        while (left := renewed + RENEW - time.monotonic()) > 0:
+            await asyncio.sleep(min(RETRY, left))
+            began = time.monotonic()
+            if await self._try(renewed + RENEW - began):
+                renewed = began
 
     async def release(self) -> None:
         """Let another replica take over at once."""
         try:
-            found = await self._read()
-            if found is not None and found["spec"].get("holderIdentity") == self._identity:
-                found["spec"]["holderIdentity"] = ""
-                await self._api.replace(self._namespace, "leases", self._name, found)
-        except ApiError as error:
+            async with asyncio.timeout(RETRY):
+                found = await self._read()
+                if found is not None and found["spec"].get("holderIdentity") == self._identity:
+                    found["spec"]["holderIdentity"] = ""
+                    await self._api.replace(self._namespace, "leases", self._name, found)
+        except (ApiError, TimeoutError) as error:
             log.info("the lease could not be released: %s", error)
 
-    async def _try(self) -> bool:
+    async def _try(self, seconds: float) -> bool:
         try:
-            return await self._take()
+            async with asyncio.timeout(seconds):
+                return await self._take()
         except ApiError as error:
             if error.code != 409:
                 log.warning("the lease cannot be taken or renewed: %s", error)
-            return False
+        except TimeoutError:
+            log.warning("the lease cannot be taken or renewed: no answer")
+        return False
 
     async def _take(self) -> bool:
         found = await self._read()

@@ -20,8 +20,12 @@ from operators.quantizationjob.reading import Key, OwnedPod, progress_of
 
 # A Job controller that may make pods makes them at once; after this somebody has to be asked why.
 _NO_POD: Final = timedelta(seconds=5)
+# Seconds after which that is asked again.
+_ASK_AGAIN: Final = 30.0
 # Seconds after which a watch has surely shown a write, or what was written has gone again.
 _SURELY_SEEN: Final = 5.0
+# Of workers; what one has done that has ended is a part of the whole too.
+_TELLING: Final = frozenset({"Running", "Succeeded"})
 
 
 class NotYet(Exception):
@@ -33,13 +37,17 @@ class NotYet(Exception):
 
 
 class Observer:
-    """Joins indexes and requests. `taken` and `terminating` are what writes have found out."""
+    """Joins indexes and requests, and remembers for a while what writes have found out."""
 
     def __init__(self, api: Api, indexes: Indexes) -> None:
         self._api = api
         self._indexes = indexes
-        self.taken: dict[Key, frozenset[str]] = {}
-        self.terminating: set[str] = set()
+        self._taken: dict[Key, tuple[frozenset[str], float]] = {}
+        self._refused: dict[Key, tuple[dict[str, str], float]] = {}
+        # The uid of the job in whose namespace nothing can be made any more.
+        self._terminating: dict[Key, str] = {}
+        # What a Job controller said when it made no pod, and when it is asked again.
+        self._refusals: dict[str, tuple[tuple[str, str] | None, float]] = {}
         # What running workers said last: (done, total).
         self._progress: dict[Key, tuple[int, int]] = {}
         self._asked: dict[Key, float] = {}
@@ -50,6 +58,20 @@ class Observer:
         if written.resource_version is not None or written.children:
             self._expected[key] = written, time.monotonic() + _SURELY_SEEN
 
+    def note_taken(self, key: Key, names: frozenset[str], seconds: float) -> None:
+        """Objects of others have these names; they send us no event, so it holds for a while."""
+        self._taken[key] = names, time.monotonic() + seconds
+
+    def note_refused(self, key: Key, name: str, message: str, seconds: float) -> None:
+        """The API server does not let us make this object; that too holds for a while."""
+        self._refused[key] = {name: message}, time.monotonic() + seconds
+
+    def note_terminating(self, key: Key) -> None:
+        """Nothing can be made in this job's namespace."""
+        found = self._indexes.object(key)
+        if found is not None:
+            self._terminating[key] = found["metadata"]["uid"]
+
     async def observe(self, key: Key) -> Observed | None:
         """Everything about `key`, None if there is no such job. Raises ApiError and NotYet."""
         found = self._indexes.object(key)
@@ -58,25 +80,29 @@ class Observer:
             return None
         self._require_seen(key, found["metadata"])
         uid = found["metadata"]["uid"]
-        pods = self._indexes.pods.get(key, ())
+        pods = self._indexes.pods.get(key)
         children, foreign = [], set()
-        for owned in self._indexes.children.get(key, ()):
+        for owned in list(self._indexes.children.get(key)):
             if owned.owner_uid != uid:
                 foreign.add(owned.child.name)  # of an earlier job of this name, or of nobody
                 continue
             child = replace(owned.child, pods=_pods_of(owned.child.uid, pods))
-            children.append(await self._with_refusal(key, child))
-        begun = any(child.stage is ChildStage.Plan for child in children)
+            children.append(await self._with_refusal(key, child) if owned.tried else child)
+        # Workers that write shards are made later, and have to share the claim.
+        writes = found["spec"].get("parallelism", 1) > 1
+        asked = {ChildStage.Quantize} if writes else {ChildStage.Plan}
+        begun = any(child.stage in asked for child in children)
         return Observed(
             metadata=found["metadata"],
             spec=found["spec"],
             status=found["status"],
             now=datetime.now(UTC),
             children=tuple(sorted(children, key=lambda child: (child.created, child.name))),
-            taken=self.taken.pop(key, frozenset()) | foreign,
+            taken=self._names_taken(key) | foreign,
+            refused=self._names_refused(key),
             claims={} if begun else await self._claims(key, found["spec"]),
             progress=self._progress.get(key),
-            namespace_terminating=key.namespace in self.terminating,
+            namespace_terminating=self._terminating.get(key) == uid,
         )
 
     async def ask_progress(self, key: Key, names: Collection[str], every: float) -> None:
@@ -92,13 +118,13 @@ class Observer:
         self._asked[key] = now
         uids = {
             owned.child.uid
-            for owned in self._indexes.children.get(key, ())
+            for owned in self._indexes.children.get(key)
             if owned.child.name in names
         }
         running = [
             owned.pod.name
-            for owned in self._indexes.pods.get(key, ())
-            if owned.job_uid in uids and owned.pod.phase == "Running"
+            for owned in self._indexes.pods.get(key)
+            if owned.job_uid in uids and owned.pod.phase in _TELLING
         ]
         if not running:
             self._progress.pop(key, None)
@@ -113,7 +139,7 @@ class Observer:
         if expected is None:
             return
         written, until = expected
-        names = {owned.child.name for owned in self._indexes.children.get(key, ())}
+        names = {owned.child.name for owned in self._indexes.children.get(key)}
         version = written.resource_version
         seen = version is None or int(metadata["resourceVersion"]) >= int(version)
         left = until - time.monotonic()
@@ -124,7 +150,9 @@ class Observer:
     def forget(self, key: Key) -> None:
         """Drop what is kept about a job that is gone."""
         self._expected.pop(key, None)
-        self.taken.pop(key, None)
+        self._taken.pop(key, None)
+        self._refused.pop(key, None)
+        self._terminating.pop(key, None)
         self._progress.pop(key, None)
         self._asked.pop(key, None)
 
@@ -134,17 +162,35 @@ class Observer:
         except ApiError:
             return None
 
+    def _names_taken(self, key: Key) -> frozenset[str]:
+        names, until = self._taken.get(key, (frozenset(), 0.0))
+        return names if time.monotonic() < until else frozenset()
+
+    def _names_refused(self, key: Key) -> dict[str, str]:
+        words, until = self._refused.get(key, ({}, 0.0))
+        return words if time.monotonic() < until else {}
+
     async def _with_refusal(self, key: Key, child: ObservedChild) -> ObservedChild:
-        """`child` with what the Job controller says when it may not make pods."""
+        """`child` with what the Job controller says when it may not make pods.
+
+        The server finds an event by reading all of the namespace, so it is not asked often.
+        """
         ended = child.complete or child.failure is not None or child.deleting or child.suspended
-        if ended or child.pods or datetime.now(UTC) - child.created < _NO_POD:
+        made = child.pods or child.active or child.failed or child.succeeded
+        if ended or made or datetime.now(UTC) - child.created < _NO_POD:
+            self._refusals.pop(child.uid, None)
             return child
+        told, until = self._refusals.get(child.uid, (None, 0.0))
+        if time.monotonic() >= until:
+            told = await self._refusal(key, child)
+            self._refusals[child.uid] = told, time.monotonic() + _ASK_AGAIN
+        return child if told is None else replace(child, refusal=told)
+
+    async def _refusal(self, key: Key, child: ObservedChild) -> tuple[str, str] | None:
         selector = f"involvedObject.uid={child.uid},reason=FailedCreate"
         found = await self._api.get("", "v1", key.namespace, f"events?fieldSelector={selector}")
         events = sorted(found.get("items") or (), key=lambda e: str(e.get("lastTimestamp")))
-        if not events:
-            return child
-        return replace(child, refusal=(str(events[-1]["reason"]), str(events[-1]["message"])))
+        return (str(events[-1]["reason"]), str(events[-1]["message"])) if events else None
 
     async def _claims(self, key: Key, spec: dict[str, Any]) -> dict[str, ObservedClaim | None]:
         """The claims that the job names, and the one that is made for it."""
@@ -162,7 +208,10 @@ class Observer:
             raise
         modes = (found.get("spec") or {}).get("accessModes") or ()
         phase = (found.get("status") or {}).get("phase", "")
-        return ObservedClaim(name, frozenset(map(str, modes)), str(phase))
+        owners = found["metadata"].get("ownerReferences") or ()
+        job = self._indexes.object(key)
+        ours = job is not None and any(o["uid"] == job["metadata"]["uid"] for o in owners)
+        return ObservedClaim(name, frozenset(map(str, modes)), str(phase), ours)
 
 
 def _pods_of(uid: str, pods: Iterable[OwnedPod]) -> tuple[ObservedPod, ...]:

@@ -1,17 +1,17 @@
-"""The pump: kopf's watches fill indexes, and every event names the job that it is about.
+"""The pump: watches fill indexes, and every change names the job that it is about.
 
-Called by `__main__`. Low-level handlers alone: kopf patches nothing, keeps nothing in annotations,
-adds no finalizer, and posts no events of its own.
+Called by `__main__`. Before `begin` it names nobody, because a replica that stands by has to know
+everything and to do nothing.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import kopf
-
 from halftone.spec.cluster import GROUP, JOB_LABEL, PLURAL, VERSION
-from operators.quantizationjob.indexes import Indexes
+from halftone.telemetry.operator import OperatorMetrics
+from operators.quantizationjob.api import Api
+from operators.quantizationjob.indexes import Index, Indexes
 from operators.quantizationjob.queue import Queue
 from operators.quantizationjob.reading import (
     Key,
@@ -22,71 +22,100 @@ from operators.quantizationjob.reading import (
     read_object,
     read_pod,
 )
+from operators.quantizationjob.watch import Kind, Watch
 
-_OBJECTS: Final = (GROUP, VERSION, PLURAL)
-_CHILDREN: Final = ("batch", "v1", "jobs")
-_PODS: Final = ("", "v1", "pods")
+_OBJECTS: Final = Kind(GROUP, VERSION, PLURAL)
+_CHILDREN: Final = Kind("batch", "v1", "jobs", JOB_LABEL)
+_PODS: Final = Kind("", "v1", "pods", JOB_LABEL)
 
 
 class Pump:
-    """Handlers for one operator. `ready` is set once everything that exists was listed."""
+    """Watches `namespaces`, or all where there are none."""
 
-    def __init__(self, queue: Queue) -> None:
-        self.registry = kopf.OperatorRegistry()
-        self.ready: asyncio.Future[Indexes] = asyncio.get_running_loop().create_future()
+    def __init__(
+        self,
+        api: Api,
+        queue: Queue,
+        metrics: OperatorMetrics,
+        namespaces: Sequence[str],
+        silence: float,
+    ) -> None:
         self._queue = queue
-        kopf.on.login(registry=self.registry, id="login")(_login)
-        kopf.index(*_OBJECTS, id="objects", registry=self.registry)(_index_object)
-        kopf.index(*_CHILDREN, id="children", registry=self.registry)(_index_child)
-        kopf.index(*_PODS, id="pods", registry=self.registry)(_index_pod)
-        kopf.on.event(*_OBJECTS, registry=self.registry)(self._about_object)
-        kopf.on.event(*_CHILDREN, registry=self.registry)(self._about_child)
-        kopf.on.event(*_PODS, registry=self.registry)(self._about_child)
+        self._metrics = metrics
+        self._begun = False
+        self.indexes = Indexes(
+            Index(_read_object, self._object_changed),
+            Index(_read_child, self._child_changed),
+            Index(_read_pod, self._pod_changed),
+        )
+        kinds: tuple[tuple[Kind, Index[Any]], ...] = (
+            (_OBJECTS, self.indexes.objects),
+            (_CHILDREN, self.indexes.children),
+            (_PODS, self.indexes.pods),
+        )
+        self._watches = [
+            Watch(api, kind, namespace, index, silence)
+            for kind, index in kinds
+            for namespace in (namespaces or (None,))
+        ]
 
-    async def _about_object(self, body: kopf.Body, **others: Any) -> None:
-        self._note(others)
-        self._queue.add(Key(body["metadata"]["namespace"], body["metadata"]["name"]))
+    async def run(self) -> None:
+        """For ever."""
+        async with asyncio.TaskGroup() as group:
+            for watch in self._watches:
+                group.create_task(watch.run())
 
-    async def _about_child(self, body: kopf.Body, **others: Any) -> None:
-        self._note(others)
-        key = key_of_child(body)
-        if key is not None:
+    async def ready(self) -> None:
+        """Return once everything that exists was listed: nothing is judged on half a picture."""
+        for watch in self._watches:
+            await watch.listed.wait()
+
+    def troubles(self) -> list[str]:
+        """What is wrong with the watches, a sentence each."""
+        found = []
+        for watch in self._watches:
+            if not watch.listed.is_set():
+                found.append(f"{watch.kind.plural} are not listed yet")
+            elif watch.lateness() > 0:
+                late = watch.lateness()
+                found.append(f"the watch of {watch.kind.plural} is silent, {late:.0f} s too long")
+        return found
+
+    def begin(self) -> None:
+        """Name all jobs that there are, and from now on everyone that changes."""
+        self._begun = True
+        for key in self.indexes.names():
             self._queue.add(key)
 
-    def _note(self, others: Mapping[str, Any]) -> None:
-        if not self.ready.done():
-            indexes = Indexes(others["objects"], others["children"], others["pods"])
-            self.ready.set_result(indexes)
+    def _note(self, key: Key) -> None:
+        if self._begun:
+            self._queue.add(key)
+
+    def _object_changed(self, key: Key, *_: object) -> None:
+        self._note(key)
+
+    def _pod_changed(self, key: Key, *_: object) -> None:
+        self._note(key)
+
+    def _child_changed(self, key: Key, before: OwnedChild | None, after: OwnedChild | None) -> None:
+        self._note(key)
+        if self._begun and before is not None and after is not None:
+            was, child = before.child, after.child
+            if was.finished is None and child.finished is not None:
+                seconds = (child.finished - child.created).total_seconds()
+                self._metrics.end_stage(child.stage, seconds, succeeded=child.complete)
 
 
-def watching() -> kopf.OperatorSettings:
-    """How kopf watches: what carries our labels, and without anything that writes."""
-    found = kopf.OperatorSettings()
-    found.posting.enabled = False
-    found.peering.standalone = True
-    # The resources are known, and so are the namespaces: nothing has to be discovered by watching.
-    found.scanning.disabled = True
-    found.persistence.finalizer = f"{GROUP}/kopf"
-    found.watching.label_selectors[_CHILDREN] = JOB_LABEL
-    found.watching.label_selectors[_PODS] = JOB_LABEL
-    return found
-
-
-def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
-    """As a pod its service account, elsewhere a kubeconfig; read again whenever it expires."""
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
-
-
-def _index_object(body: kopf.Body, **_: Any) -> dict[Key, dict[str, Any]]:
+def _read_object(body: Mapping[str, Any]) -> tuple[Key, dict[str, Any]]:
     found = read_object(body)
-    return {Key(found["metadata"]["namespace"], found["metadata"]["name"]): found}
+    return Key(found["metadata"]["namespace"], found["metadata"]["name"]), found
 
 
-def _index_child(body: kopf.Body, **_: Any) -> dict[Key, OwnedChild]:
+def _read_child(body: Mapping[str, Any]) -> tuple[Key, OwnedChild] | None:
     key, child = key_of_child(body), read_child(body)
-    return {} if key is None or child is None else {key: child}
+    return None if key is None or child is None else (key, child)
 
 
-def _index_pod(body: kopf.Body, **_: Any) -> dict[Key, OwnedPod]:
+def _read_pod(body: Mapping[str, Any]) -> tuple[Key, OwnedPod] | None:
     key = key_of_child(body)
-    return {} if key is None else {key: read_pod(body)}
+    return None if key is None else (key, read_pod(body))

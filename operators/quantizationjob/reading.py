@@ -35,6 +35,8 @@ _METADATA: Final = (
     "finalizers",
     "labels",
 )
+# Of what a runtime or the kubelet says beside a result; a message is told, not kept.
+_SAID: Final = 512
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -46,10 +48,14 @@ class Key(NamedTuple):
 
 
 class OwnedChild(NamedTuple):
-    """A Job that carries our labels, and the uid of the QuantizationJob that it says it is of."""
+    """A Job that carries our labels, and the uid of the QuantizationJob that it says it is of.
+
+    `tried` says whether the Job controller has looked at it, and so has tried to make its pods.
+    """
 
     owner_uid: str
     child: ObservedChild
+    tried: bool
 
 
 class OwnedPod(NamedTuple):
@@ -110,8 +116,16 @@ def read_child(body: Mapping[str, Any]) -> OwnedChild | None:
         active=int(status.get("active") or 0),
         succeeded=int(status.get("succeeded") or 0),
         failed=int(status.get("failed") or 0),
+        memory_request=_memory(spec, "requests"),
+        memory_limit=_memory(spec, "limits"),
     )
-    return OwnedChild(_controller_uid(metadata), child)
+    return OwnedChild(_controller_uid(metadata), child, tried="startTime" in status)
+
+
+def _memory(spec: Mapping[str, Any], kind: str) -> str:
+    """What the only container requests, or is limited to; "" for nothing."""
+    container: Mapping[str, Any] = next(iter(spec["template"]["spec"]["containers"]), {})
+    return str(((container.get("resources") or {}).get(kind) or {}).get("memory", ""))
 
 
 def _ended_at(
@@ -141,8 +155,9 @@ def read_pod(body: Mapping[str, Any]) -> OwnedPod:
         scheduled=is_scheduled,
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
         exit_code=terminated.get("exitCode"),
-        terminated_reason=terminated.get("reason"),
+        terminated_reason=status.get("reason") or terminated.get("reason"),
         result=_result(terminated.get("message")),
+        said=str(status.get("message") or terminated.get("message") or "")[:_SAID],
     )
     return OwnedPod(_controller_uid(metadata), pod)
 

@@ -6,11 +6,13 @@ Called by `__main__`. Several names are worked on at once, one name by one worke
 import logging
 import time
 
+from halftone.control.decision import Decision
 from halftone.control.reconciling import reconcile
 from halftone.control.settings import Settings
+from halftone.spec.cluster import EventReason
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import ApiError
-from operators.quantizationjob.apply import Applier, NamespaceTerminating, NamesTaken
+from operators.quantizationjob.apply import Applier, ChildRefused, NamespaceTerminating, NamesTaken
 from operators.quantizationjob.observe import NotYet, Observer
 from operators.quantizationjob.queue import Queue
 from operators.quantizationjob.reading import Key
@@ -18,7 +20,7 @@ from operators.quantizationjob.reading import Key
 log = logging.getLogger(__name__)
 
 # When a name that is taken is tried again; its owner sends us no event.
-_TAKEN_SECONDS = 30.0
+_TAKEN_SECONDS = 10.0
 
 
 class Workers:
@@ -51,11 +53,17 @@ class Workers:
                 self._queue.add_after(key, error.seconds)
                 failed, result = False, "early"
             except NamesTaken as error:
-                self._observer.taken[key] = error.names
+                self._observer.note_taken(key, error.names, _TAKEN_SECONDS)
+                self._queue.add(key)  # which tells it; and when that is over, tries again
+                self._queue.add_after(key, _TAKEN_SECONDS)
+                failed, result = False, "done"
+            except ChildRefused as error:
+                self._observer.note_refused(key, error.name, error.message, _TAKEN_SECONDS)
+                self._queue.add(key)
                 self._queue.add_after(key, _TAKEN_SECONDS)
                 failed, result = False, "done"
             except NamespaceTerminating:
-                self._observer.terminating.add(key.namespace)
+                self._observer.note_terminating(key)
             except ApiError as error:
                 least = error.retry_after
                 result = "conflict" if error.code == 409 else "error"
@@ -75,8 +83,20 @@ class Workers:
             return
         decision = reconcile(observed, self._settings)
         self._observer.expect(key, await self._applier.apply(key, observed.metadata, decision))
+        self._count_bytes(decision)
         if decision.requeue_seconds is not None:
             self._queue.add_after(key, decision.requeue_seconds)
         if decision.progress_wanted:
             every = float(self._settings.progressSeconds)
             await self._observer.ask_progress(key, decision.progress_wanted, every)
+
+    def _count_bytes(self, decision: Decision) -> None:
+        """What a written status says for the first time; events are told just then."""
+        reasons = {event.reason for event in decision.events if not event.warning}
+        status = decision.status
+        if status is None:
+            return
+        if EventReason.CheckpointWritten in reasons and status.checkpoint is not None:
+            self._metrics.bytes_written.inc(status.checkpoint.sizeBytes)
+        if EventReason.ArtifactPublished in reasons and status.artifact is not None:
+            self._metrics.bytes_published.inc(status.artifact.sizeBytes)

@@ -19,9 +19,11 @@ RELEASE = "halftone"
 REGISTRY = "registry.test/halftone"
 
 
-def render(namespace: str, *options: str, registry: str = REGISTRY) -> list[dict[str, Any]]:
+def render(
+    namespace: str, *options: str, registry: str = REGISTRY, release: str = RELEASE
+) -> list[dict[str, Any]]:
     """Every object of the chart. Raises RuntimeError with what Helm says when it refuses."""
-    command = [str(program("helm")), "template", RELEASE, str(CHART), "--namespace", namespace]
+    command = [str(program("helm")), "template", release, str(CHART), "--namespace", namespace]
     command += ["--set", f"image.registry={registry}", *options]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
@@ -38,8 +40,10 @@ def settings_of(objects: list[dict[str, Any]]) -> str:
 def install_crd(cluster: ControlPlane) -> None:
     """Apply the CRD as it lies in the chart, and wait until the API server serves it."""
     cluster.kubectl("apply", "--server-side", "-f", str(CRD))
+    # `kubectl wait` fails on an object that has no conditions yet, so it may be asked again.
     crd = "crd/quantizationjobs.halftone.dev"
-    cluster.kubectl("wait", "--for=condition=Established", crd, "--timeout=60s")
+    wait = ("wait", "--for=condition=Established", crd, "--timeout=60s")
+    cluster.processes.wait("the CRD", lambda: bool(cluster.kubectl(*wait)))
 
 
 def install_rights(cluster: ControlPlane, namespace: str, *options: str) -> str:
@@ -47,5 +51,5 @@ def install_rights(cluster: ControlPlane, namespace: str, *options: str) -> str:
     objects = render(namespace, "--set", "crds.enabled=false", *options)
     wanted = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
     rights = [one for one in objects if one["kind"] in wanted]
-    cluster.kubectl("apply", "-n", namespace, "-f", "-", text=yaml.safe_dump_all(rights))
+    cluster.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(rights))
     return settings_of(objects)

@@ -4,13 +4,17 @@ Called by `node`'s fixtures. Nothing touches the machine's own network, and ever
 send to is inside.
 """
 
+import ctypes
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 # The namespace's only way out of itself leads to a bridge without a port.
 ADDRESS = "10.250.0.1"
+_CLONE_NEWNET: Final = 0x40000000
 
 
 class Network:
@@ -43,9 +47,30 @@ class Network:
         """`command` as it runs inside. (`ip netns exec` would hide the cgroup mounts.)"""
         return ["nsenter", f"--net={self.path}", *command]
 
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """This thread, and all that it starts, as if it ran inside: setns(2)."""
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(self.path, os.O_RDONLY)
+        try:
+            _enter(there)
+            try:
+                yield
+            finally:
+                _enter(here)
+        finally:
+            os.close(there)
+            os.close(here)
+
     def run(self, *command: str) -> str:
         """Run `command` inside; returns what it printed."""
         return _run(*self.command(*command))
+
+
+def _enter(namespace: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "the network namespace cannot be entered")
 
 
 def _run(*command: str) -> str:

@@ -175,7 +175,6 @@ class Node:
             },
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
-            "localStorageCapacityIsolation": False,
             "podLogsDir": str(self._folder / "pod-logs"),
             "syncFrequency": "10s",
             "nodeStatusUpdateFrequency": "5s",

@@ -39,6 +39,7 @@ class OperatorProcess:
         lease: bool = True,
         environment: dict[str, str] | None = None,
         kubeconfig: Path | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "operator.log"
@@ -49,6 +50,7 @@ class OperatorProcess:
             folder / "kubeconfig", namespace, RELEASE, server
         )
         self._lease = ["--lease-namespace", namespace, "--lease-name", RELEASE] if lease else []
+        self._arguments = arguments
         self._environment = {**os.environ, **(environment or {}), "PYTHONPATH": str(ROOT)}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +59,8 @@ class OperatorProcess:
         assert self.process is None or self.process.poll() is not None
         command = [sys.executable, "-m", "operators.quantizationjob"]
         command += ["--settings", str(self._settings), "--kubeconfig", str(self._kubeconfig)]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), *self._lease]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += [*self._lease, *self._arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=self._environment, cwd=ROOT

@@ -1,12 +1,20 @@
-"""Every numbered example parses, is planned without a refusal, has data and names its command."""
+"""Every numbered example parses, is planned without a refusal, has data and names its command.
 
+An example for a cluster is taken by what the operator would refuse it with; that the CRD takes it
+is asked in `tests/api/test_submit.py`.
+"""
+
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from halftone.checkpoint.index import read_checkpoint
+from halftone.control.acceptance import first_refusal
+from halftone.control.observed import Observed
 from halftone.plan.planning import plan_checkpoint
 from halftone.spec.documents import Method
+from halftone.spec.job import Source
 from halftone.spec.recipes import parse_job, read_yaml, resolve
 from halftone.stores import open_source
 from tests.conftest import ROOT
@@ -22,14 +30,14 @@ def test_there_are_examples() -> None:
 def test_an_example_is_short_and_names_its_command(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) <= 40
-    assert any(line.startswith(f"# cmd: halftone run examples/{path.name}") for line in lines)
+    verb = "submit" if "cluster" in path.name else "run"
+    assert any(line.startswith(f"# cmd: halftone {verb} examples/{path.name}") for line in lines)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_is_planned(path: Path) -> None:
     job = parse_job(read_yaml(path), path.name)
-    assert job.spec.source.directory is not None, "a remote source needs a double here"
-    source = open_source(path.parent / job.spec.source.directory.path)
+    source = open_source(path.parent / _folder(job.spec.source))
     plan = plan_checkpoint(
         read_checkpoint(source), resolve(job.spec.quantization, job.metadata.name)
     ).plan
@@ -42,3 +50,19 @@ def test_an_example_is_planned(path: Path) -> None:
         assert calibration.dataset.path is not None, "a remote data set needs a double here"
         rows = (path.parent / calibration.dataset.path).read_text().splitlines()
         assert len(rows) >= calibration.samples
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_for_a_cluster_can_run_there(path: Path) -> None:
+    job = parse_job(read_yaml(path), path.name)
+    metadata = {"name": job.metadata.name, "namespace": "halftone"}
+    refusal = first_refusal(job.spec, Observed(metadata, {}, {}, datetime.now(UTC)))
+    assert (refusal is None) is ("cluster" in path.name)
+
+
+def _folder(source: Source) -> str:
+    """Where the source lies here; a bucket `models` holds a copy of what lies beside the jobs."""
+    if source.directory is not None:
+        return source.directory.path
+    assert source.s3 is not None, "a source on the Hub needs a double here"
+    return source.s3.uri.removeprefix("s3://models/")

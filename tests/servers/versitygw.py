@@ -20,6 +20,7 @@ import socket
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -35,6 +36,22 @@ if TYPE_CHECKING:
 
 REGION = "us-east-1"
 _READY_WITHIN = 240.0  # seconds; it takes a tenth of one on an idle machine
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user of the server, and what a Secret for him holds."""
+
+    access_key: str
+    secret_key: str
+
+    @property
+    def credentials_file(self) -> str:
+        """The text of an AWS credentials file."""
+        return (
+            f"[default]\naws_access_key_id = {self.access_key}\n"
+            f"aws_secret_access_key = {self.secret_key}\nregion = {REGION}\n"
+        )
 
 
 class VersityGateway:
@@ -98,6 +115,22 @@ class VersityGateway:
             aws_secret_access_key=self.secret_key,
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8}),
         )
+
+    def account(self, name: str) -> "Account":
+        """A new user, who may do nothing yet."""
+        made = Account(f"{name}{secrets.token_hex(6)}", secrets.token_urlsafe(30))
+        self._administer("create-user", "-a", made.access_key, "-s", made.secret_key, "-r", "user")
+        return made
+
+    def give(self, bucket: str, owner: "Account") -> None:
+        """Let `owner`, and nobody else but root, do everything in `bucket`."""
+        self._administer("change-bucket-owner", "-b", bucket, "-o", owner.access_key)
+
+    def _administer(self, *command: str) -> None:
+        keys = ("-a", self.access_key, "-s", self.secret_key, "--er", self.endpoint)
+        told = [self._binary, "admin", *keys, *command]
+        done = subprocess.run(told, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
     def start(self) -> None:
         """Start the process and wait until it answers; on a new port the first time."""

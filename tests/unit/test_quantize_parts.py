@@ -4,18 +4,22 @@ We test these aspects:
 - however many parts, the digest is that of one worker's, on a shared disk and through a depot;
 - a part that ran already is not run again, and a part that failed leaves the others' work;
 - assembling before every shard is there is refused, naming one;
-- two processes cannot hold one part, and one that is alone excludes all parts.
+- two processes cannot hold one part, and one that is alone excludes all parts;
+- parts without a shard do nothing, and what parts tell of their progress adds up to the whole;
+- shards in a depot that were made of a source as it was before are made again.
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from halftone.checkpoint.index import read_checkpoint
-from halftone.plan.planning import plan_checkpoint
+from halftone.checkpoint.index import Checkpoint, read_checkpoint
+from halftone.cli.quantize import bytes_to_read
+from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.quantize.engine import assemble, quantize, quantize_part
 from halftone.quantize.workspace import Workspace
 from halftone.spec.errors import EnvironmentFault
@@ -117,3 +121,57 @@ def test_a_part_and_the_whole_have_one_holder_each(job: Any, tmp_path: Path) -> 
         Workspace(output, planned.plan, {}, 0),
     ):
         pass
+
+
+class Counted:
+    """Adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def advance(self, nbytes: int) -> None:
+        self.done += nbytes
+
+    def skip(self, nbytes: int) -> None:
+        self.done += nbytes
+
+
+def test_more_parts_than_shards_leave_some_idle_and_add_up(job: Any, tmp_path: Path) -> None:
+    planned, checkpoint, digest = job
+    parts = len(planned.shards) + 2
+    told = []
+    for part in [*range(parts), 0]:  # the first once more, when all of it is done
+        counted = Counted()
+        quantize_part(planned, checkpoint, tmp_path / "out", part, parts, progress=counted)
+        told.append(counted.done)
+    assert told[-3:] == [0, 0, told[0]]
+    assert sum(told[:-1]) == bytes_to_read(planned)
+    assert assemble(planned, checkpoint, tmp_path / "out").digest == digest
+
+
+def test_a_depot_gives_nothing_that_was_made_of_another_source(tmp_path: Path) -> None:
+    """Headers may be the same where weights are not; of a file the time of its last write tells."""
+    source = write_checkpoint(tmp_path / "source", "qwen3")
+    planned, checkpoint = opened(source)
+    depot = FolderDepot(tmp_path / "depot")
+    for part in range(2):
+        (tmp_path / f"{part}").mkdir()
+        quantize_part(planned, checkpoint, tmp_path / f"{part}" / "out", part, 2, depot=depot)
+    shard = next(source.glob("*.safetensors"))
+    os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))
+    (tmp_path / "last").mkdir()
+
+    planned, checkpoint = opened(source)
+    with pytest.raises(EnvironmentFault, match="is not written yet"):
+        assemble(planned, checkpoint, tmp_path / "last" / "out", depot=depot)
+    again = FolderDepot(tmp_path / "depot")
+    quantize_part(planned, checkpoint, tmp_path / "0" / "out", 0, 1, depot=again)
+
+    assert len(again.kept) == len(planned.shards)
+    assemble(planned, checkpoint, tmp_path / "last" / "out", depot=again)
+
+
+def opened(source: Path) -> tuple[Planned, Checkpoint]:
+    checkpoint = read_checkpoint(open_source(source))
+    recipe = load_recipe("nvfp4a16")
+    return plan_checkpoint(checkpoint, recipe, max_shard_bytes=SHARD_BYTES), checkpoint

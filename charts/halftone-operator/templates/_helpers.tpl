@@ -1,29 +1,42 @@
+{{- /* Of every object in a namespace. A Service's name has no dot, and begins with a letter. */}}
 {{- define "halftone.name" -}}
-{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- if regexMatch "^[0-9]" .Release.Name }}
+{{- fail (printf "The release's name becomes that of a Service, which must begin with a letter; call it 'halftone-%s', for instance." .Release.Name) }}
+{{- end }}
+{{- .Release.Name | replace "." "-" }}
+{{- end }}
+
+{{- /* Of cluster-wide objects: two releases never have the same, for a namespace's name has no dot. */}}
+{{- define "halftone.clusterName" -}}
+{{ include "halftone.name" . }}.{{ .Release.Namespace }}
 {{- end }}
 
 {{- define "halftone.selector" -}}
 app.kubernetes.io/name: halftone-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
-{{- end }}
-
-{{- define "halftone.labels" -}}
-{{ include "halftone.selector" . }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
-app.kubernetes.io/part-of: halftone
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end }}
 
-{{- /* The whole name of an image: (list . "worker"). */}}
+{{- /* (list . "operator"): labels of an object of that component; the chart's own win over `commonLabels`. */}}
+{{- define "halftone.labels" -}}
+{{- $root := index . 0 }}
+{{- $own := include "halftone.selector" $root | fromYaml }}
+{{- $_ := set $own "app.kubernetes.io/component" (index . 1) }}
+{{- $_ := set $own "app.kubernetes.io/part-of" "halftone" }}
+{{- $_ := set $own "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $_ := set $own "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
+{{- toYaml (merge $own $root.Values.commonLabels) }}
+{{- end }}
+
+{{- /* (list . "worker"): the whole name of an image. */}}
 {{- define "halftone.image" -}}
 {{- $root := index . 0 }}
 {{- $name := index $root.Values.images (index . 1) }}
 {{- $registry := required "`image.registry` must be set to the registry that holds Halftone's images, such as `--set image.registry=registry.example.com/halftone`; `make images` builds them." $root.Values.image.registry }}
+{{- if not (regexMatch "^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$" $registry) }}
+{{- fail (printf "`image.registry` must be a host and perhaps folders, such as `registry.example.com/halftone`, without `https://` and without a '/' at its end; it is '%s'." $registry) }}
+{{- end }}
 {{- if or (contains "@" $name) (contains ":" $name) -}}
 {{ printf "%s/%s" $registry $name }}
 {{- else -}}
@@ -40,36 +53,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{- /* The rules that the operator's code needs; tests/contract/test_rbac.py compares the two. */}}
-{{- define "halftone.rules" -}}
-# What is asked for, and what is said about it.
-- apiGroups: [halftone.dev]
-  resources: [quantizationjobs]
-  verbs: [get, list, watch, patch, delete]
-- apiGroups: [halftone.dev]
-  resources: [quantizationjobs/status]
-  verbs: [patch]
-# One Job a stage.
-- apiGroups: [batch]
-  resources: [jobs]
-  verbs: [get, list, watch, create, delete]
-# How the Jobs' pods are doing, and how far.
-- apiGroups: [""]
-  resources: [pods]
-  verbs: [list, watch]
-- apiGroups: [""]
-  resources: [pods/log]
-  verbs: [get]
-# Whether a named claim is there, and the one that a job asks for.
-- apiGroups: [""]
-  resources: [persistentvolumeclaims]
-  verbs: [get, create]
-# Why a Job makes no pod.
-- apiGroups: [""]
-  resources: [events]
-  verbs: [list]
-# What happened, for people.
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create]
+{{- /* What Pod Security "restricted" asks of a container, and a bit more. */}}
+{{- define "halftone.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
 {{- end }}

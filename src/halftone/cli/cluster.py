@@ -5,22 +5,30 @@ Called by those verbs alone. What they may do is what the user's own kubeconfig 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 import httpx
-import kr8s
-import kr8s.asyncio
 
+from halftone.cli.cluster_access import SECONDS, NotThere, connection, translated
+from halftone.control.pods import CONTAINER
 from halftone.spec.cluster import GROUP, PLURAL, VERSION
-from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
+from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 
 # Whose fields a submitted job's are, in server-side apply.
 _MANAGER: Final = "halftone-submit"
 _APPLY: Final = {"Content-Type": "application/apply-patch+yaml"}
-_SECONDS: Final = 30.0
+# The server ends a watch after this; one that is silent for longer has been cut on the way.
+_WATCH_SECONDS: Final = 240
+# For how long a server that answered before may be away, and how often it is asked meanwhile.
+_PATIENCE: Final = 600.0
+_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 10.0
 
 Answer = TypeVar("Answer")
 
@@ -30,6 +38,23 @@ def run(work: Coroutine[Any, Any, Answer]) -> Answer:
     return asyncio.run(work)
 
 
+class Change(StrEnum):
+    """What applying did, or would do."""
+
+    Created = "created"
+    Changed = "changed"
+    Unchanged = "unchanged"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An object as it is after it was applied, and what the server warned of."""
+
+    found: Mapping[str, Any]
+    change: Change
+    warnings: tuple[str, ...]
+
+
 class Cluster:
     """One namespace of a cluster."""
 
@@ -37,47 +62,106 @@ class Cluster:
         self._client = client
         self.namespace = namespace
 
-    async def apply(self, job: Mapping[str, Any], *, dry_run: bool) -> dict[str, Any]:
-        """Server-side apply; with `dry_run` the server only says whether it would."""
+    async def apply(self, job: Mapping[str, Any], *, dry_run: bool) -> Applied:
+        """Server-side apply, unknown fields refused; with `dry_run` nothing is kept."""
         name = job["metadata"]["name"]
+        try:
+            before: Mapping[str, Any] | None = await self.job(name)
+        except NotThere:
+            before = None
         dry = "&dryRun=All" if dry_run else ""
-        path = f"{PLURAL}/{name}?fieldManager={_MANAGER}{dry}"
-        text = await self._call("PATCH", path, json.dumps(job).encode(), _APPLY)
-        found: dict[str, Any] = json.loads(text)
-        return found
+        path = f"{PLURAL}/{name}?fieldManager={_MANAGER}&fieldValidation=Strict{dry}"
+        response = await self._call("PATCH", path, json.dumps(job).encode(), _APPLY)
+        found = response.json()
+        change = Change.Created
+        if before is not None:
+            same = _wanted(before) == _wanted(found)
+            change = Change.Unchanged if same else Change.Changed
+        return Applied(found, change, _warnings(response.headers))
 
     async def job(self, name: str) -> dict[str, Any]:
-        """The QuantizationJob called `name`."""
-        found: dict[str, Any] = json.loads(await self._call("GET", f"{PLURAL}/{name}"))
+        """The QuantizationJob called `name`. Raises NotThere."""
+        try:
+            found: dict[str, Any] = (await self._call("GET", f"{PLURAL}/{name}")).json()
+        except NotThere as error:
+            said = f"There is no QuantizationJob '{name}' in the namespace '{self.namespace}'; "
+            said += "`kubectl get qj --all-namespaces` lists them."
+            raise NotThere(error.reason, name, said) from error
         return found
 
-    async def follow(self, name: str) -> AsyncIterator[dict[str, Any]]:
-        """The job now, and again whenever it changes; ends when it is deleted."""
+    async def claim_modes(self, name: str) -> frozenset[str] | None:
+        """The access modes of a PersistentVolumeClaim. Raises NotThere; None if it is hidden."""
+        path = f"persistentvolumeclaims/{name}"
+        try:
+            found = (await self._call("GET", path, base="/api", version="v1")).json()
+        except NotThere:
+            raise
+        except RefusedInput:
+            return None  # whoever may submit a job need not be able to read claims
+        return frozenset(found["spec"].get("accessModes") or ())
+
+    async def follow(
+        self, name: str, tell: Callable[[str], None]
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """The job now, and again whenever it changes; ends when it is deleted.
+
+        Outlives watches that end and servers that restart; what is waited for goes to `tell`.
+        """
+        uid, away, pause = None, None, _PAUSE
         while True:
-            found = await self.job(name)
-            yield found
-            version = found["metadata"]["resourceVersion"]
-            query = f"?watch=1&fieldSelector=metadata.name={name}&resourceVersion={version}"
-            async for line in self._lines(f"{PLURAL}{query}"):
-                event = json.loads(line)
-                if event["type"] == "DELETED":
-                    return
-                if event["type"] == "ERROR":
-                    break  # too old: list again
-                yield event["object"]
+            try:
+                found = await self.job(name)
+                if uid is not None and found["metadata"]["uid"] != uid:
+                    return  # another of the same name
+                if away is not None:
+                    tell("the cluster answers again.")
+                uid, away, pause = found["metadata"]["uid"], None, _PAUSE
+                yield found
+                version = found["metadata"]["resourceVersion"]
+                async with aclosing(self._events(name, version)) as events:
+                    async for event in events:
+                        if event["type"] == "DELETED":
+                            return
+                        yield event["object"]
+            except NotThere:
+                if uid is None:
+                    raise
+                return
+            except EnvironmentFault as error:
+                if uid is None or error.reason is not Reason.StoreUnavailable:
+                    raise
+                if away is None:
+                    away = time.monotonic()
+                    tell(f"{error.message} Trying again; the job goes on meanwhile.")
+                elif time.monotonic() - away > _PATIENCE:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE) if away is not None else _PAUSE
 
     async def pods(self, selector: str) -> list[dict[str, Any]]:
         """Pods with these labels, the oldest first."""
         path = f"pods?labelSelector={selector}"
-        found = json.loads(await self._call("GET", path, base="/api", version="v1"))
-        items: list[dict[str, Any]] = found["items"]
-        return sorted(items, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        response = await self._call("GET", path, base="/api", version="v1")
+        items: list[dict[str, Any]] = response.json()["items"]
+        return sorted(items, key=_age)
 
-    async def log(self, pod: str, *, follow: bool) -> AsyncIterator[str]:
-        """The lines of a pod's log."""
-        path = f"pods/{pod}/log?follow={'true' if follow else 'false'}"
-        async for line in self._lines(path, base="/api", version="v1"):
-            yield line
+    async def log(self, pod: str, *, follow: bool) -> AsyncGenerator[str, None]:
+        """The lines of what a stage's container says; a mesh may have put others beside it."""
+        path = f"pods/{pod}/log?container={CONTAINER}&follow={'true' if follow else 'false'}"
+        async with aclosing(self._lines(path, None, base="/api", version="v1")) as lines:
+            async for line in lines:
+                yield line
+
+    async def _events(self, name: str, version: str) -> AsyncGenerator[dict[str, Any], None]:
+        """What happens to the job after `version`, until the watch ends for whatever reason."""
+        query = f"watch=1&fieldSelector=metadata.name={name}&resourceVersion={version}"
+        path = f"{PLURAL}?{query}&timeoutSeconds={_WATCH_SECONDS}"
+        async with aclosing(self._lines(path, _WATCH_SECONDS + SECONDS)) as lines:
+            async for line in lines:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    return  # too old: read it again
+                yield event
 
     async def _call(
         self,
@@ -88,8 +172,8 @@ class Cluster:
         *,
         base: str = f"/apis/{GROUP}",
         version: str = VERSION,
-    ) -> str:
-        with _translated(path):
+    ) -> httpx.Response:
+        with translated(path):
             async with self._client.call_api(
                 method,
                 version=version,
@@ -99,13 +183,19 @@ class Cluster:
                 content=content,
                 headers=dict(headers or {}),
             ) as response:
-                text: str = response.text
-                return text
+                found: httpx.Response = response
+                return found
 
     async def _lines(
-        self, path: str, *, base: str = f"/apis/{GROUP}", version: str = VERSION
-    ) -> AsyncIterator[str]:
-        with _translated(path):
+        self,
+        path: str,
+        silence: float | None,
+        *,
+        base: str = f"/apis/{GROUP}",
+        version: str = VERSION,
+    ) -> AsyncGenerator[str, None]:
+        """Lines as they come. A connection that is silent for `silence` seconds is given up."""
+        with translated(path):
             async with self._client.call_api(
                 "GET",
                 version=version,
@@ -113,7 +203,7 @@ class Cluster:
                 namespace=self.namespace,
                 url=path,
                 stream=True,
-                timeout=httpx.Timeout(_SECONDS, read=None),
+                timeout=httpx.Timeout(SECONDS, read=silence),
             ) as response:
                 async for line in response.aiter_lines():
                     yield line
@@ -124,56 +214,21 @@ async def connected(
     namespace: str | None, kubeconfig: str | None, context: str | None
 ) -> AsyncIterator[Cluster]:
     """The cluster of the kubeconfig, and of its context `context` or the present one."""
-    try:
-        client = await kr8s.asyncio.api(kubeconfig=kubeconfig, context=context)
-    except (ValueError, OSError, kr8s.APITimeoutError, httpx.HTTPError) as error:
-        raise _unreachable(error) from error
-    client.timeout = _SECONDS
-    yield Cluster(client, namespace or client.namespace)
+    async with connection(namespace, kubeconfig, context) as (client, own):
+        yield Cluster(client, own)
 
 
-class _translated:  # noqa: N801 - reads as a verb where it is used
-    """Turn what the server and the client say into a sentence."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
-    ) -> None:
-        if isinstance(error, kr8s.ServerError):
-            raise _refusal(error, self._path) from error
-        if isinstance(error, kr8s.APITimeoutError | httpx.HTTPError | OSError):
-            raise _unreachable(error) from error
+def _age(pod: Mapping[str, Any]) -> tuple[str, str]:
+    return str(pod["metadata"]["creationTimestamp"]), str(pod["metadata"]["name"])
 
 
-def _refusal(error: Any, path: str) -> HalftoneError:
-    """The server's own words: they name the field."""
-    code = error.response.status_code if error.response is not None else 0
-    told = error.status if isinstance(error.status, dict) else {}
-    message = str(told.get("message") or error)
-    subject = path.partition("?")[0]
-    if code in (401, 403):
-        said = f"The cluster does not let you: {message}"
-        return RefusedInput(Reason.AccessDenied, subject, said)
-    if code == 404 and "could not find the requested resource" in message:
-        return EnvironmentFault(
-            Reason.MissingDependency,
-            subject,
-            "The cluster knows no QuantizationJobs; install the chart `halftone-operator` first.",
-        )
-    if code in (400, 404, 409, 422):
-        return RefusedInput(Reason.InvalidJob, subject, message)
-    return EnvironmentFault(Reason.StoreUnavailable, subject, message)
+def _wanted(job: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What people write of an object; the rest is the server's and the operator's."""
+    metadata = job["metadata"]
+    return job["spec"], metadata.get("labels"), metadata.get("annotations")
 
 
-def _unreachable(error: BaseException) -> EnvironmentFault:
-    return EnvironmentFault(
-        Reason.StoreUnavailable,
-        "kubeconfig",
-        f"The cluster cannot be reached ({error or type(error).__name__}); check `--kubeconfig` "
-        "and `--context`.",
-    )
+def _warnings(headers: httpx.Headers) -> tuple[str, ...]:
+    """The texts of `Warning: 299 - "text"`, as the API server sends them."""
+    found = (one.partition('"')[2].rpartition('"')[0] for one in headers.get_list("Warning"))
+    return tuple(text.replace('\\"', '"') for text in found if text)

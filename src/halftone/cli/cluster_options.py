@@ -1,19 +1,50 @@
 """The options that `submit`, `watch` and `logs` share: which cluster, which namespace."""
 
+import shlex
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command looks: what was given on the command line, as kubectl has it."""
+
+    namespace: str | None
+    kubeconfig: str | None
+    context: str | None
+
+    def command(self, verb: str, name: str, namespace: str) -> str:
+        """A command line about the job `name` in the same cluster, to be copied."""
+        words = ["halftone", verb, name, "-n", namespace]
+        if self.kubeconfig is not None:
+            words += ["--kubeconfig", self.kubeconfig]
+        if self.context is not None:
+            words += ["--context", self.context]
+        return shlex.join(words)
 
 
-def cluster_options(command: Command) -> Command:
-    """Add `--namespace`, `--kubeconfig` and `--context`."""
+def cluster_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--namespace`, `--kubeconfig` and `--context`; the command gets them as `place`."""
+
+    @wraps(command)
+    def placed(
+        *arguments: Any,
+        namespace: str | None,
+        kubeconfig: str | None,
+        context: str | None,
+        **others: Any,
+    ) -> None:
+        command(*arguments, place=Place(namespace, kubeconfig, context), **others)
+
+    file = click.Path(exists=True, dir_okay=False)
     for decorate in (
         click.option("--context", help="A context of the kubeconfig; else the present one."),
-        click.option("--kubeconfig", type=click.Path(), help="Else KUBECONFIG, or ~/.kube/config."),
+        click.option("--kubeconfig", type=file, help="Else KUBECONFIG, or ~/.kube/config."),
         click.option("--namespace", "-n", help="Else the context's own."),
     ):
-        command = decorate(command)
-    return command
+        placed = decorate(placed)
+    return placed

@@ -1,6 +1,8 @@
 """What a stage in a pod finds and leaves in a work area in S3, where no volume carries the work.
 
-Called by `pod_stages`. A table says what each stage needs and gives; nothing else crosses.
+Called by `pod_stages`. A table says what each stage needs and gives; nothing else crosses. A
+document that says that something is done goes after what it speaks of, so a stage that was killed
+while it left its work is run again.
 """
 
 import os
@@ -9,13 +11,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from halftone.cli.room import require_room
 from halftone.spec.documents import CheckpointDocument
 from halftone.spec.job import QuantizationJob
 from halftone.spec.names import (
     ARTIFACT_FILE,
     CHECKPOINT_DIRECTORY,
     CHECKPOINT_FILE,
-    CREDENTIALS_PREFIX,
     EVIDENCE_DIRECTORY,
     PLAN_FILE,
     REPORT_FILE,
@@ -24,52 +26,80 @@ from halftone.spec.names import (
     STATISTICS_TENSORS,
     WORK_AREA,
 )
+from halftone.stores.credentials import GivenFor, given
 
 if TYPE_CHECKING:
     from halftone.stores.s3_work_area import S3WorkArea
 
 _MEASURED: Final = (STATISTICS_FILE, STATISTICS_TENSORS)
+_JUDGED: Final = (REPORT_FILE, REPORT_PAGE)
+# Without these a stage cannot begin, ...
 _NEEDS: Final = {
-    "calibrate": (PLAN_FILE, *_MEASURED),
-    "quantize": (PLAN_FILE, *_MEASURED),
-    "assemble": (PLAN_FILE, *_MEASURED),
-    "validate": (PLAN_FILE, *_MEASURED, CHECKPOINT_FILE),
-    "publish": (PLAN_FILE, *_MEASURED, CHECKPOINT_FILE, REPORT_FILE, ARTIFACT_FILE),
+    "calibrate": (PLAN_FILE,),
+    "quantize": (PLAN_FILE,),
+    "assemble": (PLAN_FILE,),
+    "validate": (PLAN_FILE, CHECKPOINT_FILE),
+    "publish": (PLAN_FILE, CHECKPOINT_FILE, REPORT_FILE),
 }
+# ... and with these, where they are there, it has less to do, or nothing.
+_TAKES: Final = {
+    "calibrate": _MEASURED,
+    "quantize": _MEASURED,
+    "assemble": _MEASURED,
+    "validate": (*_MEASURED, *_JUDGED),
+    "publish": (*_MEASURED, ARTIFACT_FILE),
+}
+# In this order: the last says that all of them are there.
 _GIVES: Final = {
     "plan": (PLAN_FILE,),
-    "calibrate": _MEASURED,
+    "calibrate": (STATISTICS_TENSORS, STATISTICS_FILE),
     "assemble": (CHECKPOINT_FILE,),
-    "validate": (REPORT_FILE, REPORT_PAGE),
+    "validate": (REPORT_PAGE, REPORT_FILE),
     "publish": (ARTIFACT_FILE,),
 }
-_NEED_CHECKPOINT: Final = frozenset({"validate", "publish"})
+_READ_CHECKPOINT: Final = frozenset({"validate", "publish"})
 
 
 @contextmanager
 def work_area(job: QuantizationJob, plan_digest: str) -> "Iterator[S3WorkArea | None]":
     """The work area of this pod's plan; None where a volume carries the work."""
     uri = os.environ.get(WORK_AREA)
-    target = job.spec.publish and job.spec.publish.s3
     if not uri or not plan_digest:
         yield None
         return
     from halftone.stores.s3_work_area import S3WorkArea
 
-    credentials = os.environ.get(f"{CREDENTIALS_PREFIX}WORK")
+    target = job.spec.publish and job.spec.publish.s3
     endpoint = target.endpointUrl if target else None
-    with closing(S3WorkArea(uri, plan_digest, endpoint, credentials)) as area:
-        yield area
+    area = job.spec.workVolume and job.spec.workVolume.s3
+    ref = area.credentialsSecretRef if area else None
+    credentials = given(GivenFor.Work, ref, "workVolume.s3.credentialsSecretRef")
+    with closing(S3WorkArea(uri, plan_digest, endpoint, credentials)) as opened:
+        yield opened
 
 
-def take(area: "S3WorkArea", stage: str, workdir: Path) -> None:
-    """Bring what `stage` needs into `workdir`."""
-    area.pull(workdir, _NEEDS.get(stage, ()))
-    if stage == "publish":
+def take(area: "S3WorkArea", stage: str, workdir: Path, job: QuantizationJob) -> None:
+    """Bring what `stage` needs into `workdir`.
+
+    Raises RefusedInput(WorkdirInconsistent) for work that is not there, and
+    EnvironmentFault(OutOfSpace) where it would not fit.
+    """
+    area.require(workdir, _NEEDS.get(stage, ()))
+    published = stage == "publish" and area.pull(workdir, (ARTIFACT_FILE,))
+    if stage in _READ_CHECKPOINT and not published:
+        _take_checkpoint(area, stage, workdir, job)
+    # After the checkpoint: a report is believed that is newer than what it judges.
+    area.pull(workdir, _TAKES.get(stage, ()))
+    if stage in _READ_CHECKPOINT:
         area.pull_folder(workdir, EVIDENCE_DIRECTORY)
-    if stage in _NEED_CHECKPOINT and not (workdir / ARTIFACT_FILE).is_file():
-        document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
-        area.pull_checkpoint(workdir, document.files)
+
+
+def _take_checkpoint(area: "S3WorkArea", stage: str, workdir: Path, job: QuantizationJob) -> None:
+    files = CheckpointDocument.load(workdir / CHECKPOINT_FILE).files
+    folder = workdir / CHECKPOINT_DIRECTORY
+    needed = sum(file.sizeBytes for file in files if not (folder / file.path).is_file())
+    require_room(workdir, needed, job, stage)
+    area.pull_checkpoint(workdir, files)
 
 
 def leave(area: "S3WorkArea", stage: str, workdir: Path) -> None:
@@ -81,7 +111,7 @@ def leave(area: "S3WorkArea", stage: str, workdir: Path) -> None:
         folder = workdir / EVIDENCE_DIRECTORY
         evidence = sorted(path for path in folder.rglob("*") if path.is_file())
         area.push(workdir, [str(path.relative_to(workdir)) for path in evidence])
-    given = [name for name in _GIVES.get(stage, ()) if (workdir / name).is_file()]
-    area.push(workdir, given)
+    given_now = [name for name in _GIVES.get(stage, ()) if (workdir / name).is_file()]
+    area.push(workdir, given_now)
     if stage == "publish":
         area.remove_checkpoint()

@@ -92,6 +92,7 @@ _EXTRAS: Final = {
     "numba": "data-free",
     "boto3": "s3",
     "huggingface_hub": "hub",
+    "httpx": "cluster",  # which comes with kr8s, and is imported before it
     "kr8s": "cluster",
     "model_signing": "sign",
     "OpenSSL": "sign",  # which model_signing 1.1.1 imports without saying so

@@ -8,6 +8,7 @@ from halftone.checkpoint.index import Checkpoint, read_checkpoint
 from halftone.spec.files import FileSource
 from halftone.spec.job import Source
 from halftone.stores import open_source
+from halftone.stores.credentials import GivenFor, given
 
 
 @contextmanager
@@ -37,10 +38,13 @@ def _open_uri(uri: str) -> FileSource:
 def _open_member(source: Source) -> FileSource:
     """Whichever of its members a validated source has."""
     if source.huggingFace is not None:
-        hub = source.huggingFace
-        return open_source(f"hf://{hub.repository}@{hub.revision}")
+        hub, field = source.huggingFace, "source.huggingFace.tokenSecretRef"
+        credentials = given(GivenFor.Source, hub.tokenSecretRef, field)
+        return open_source(f"hf://{hub.repository}@{hub.revision}", credentials=credentials)
     if source.s3 is not None:
-        return open_source(source.s3.uri, endpoint_url=source.s3.endpointUrl)
+        s3, field = source.s3, "source.s3.credentialsSecretRef"
+        credentials = given(GivenFor.Source, s3.credentialsSecretRef, field)
+        return open_source(s3.uri, endpoint_url=s3.endpointUrl, credentials=credentials)
     if source.directory is not None:
         return open_source(Path(source.directory.path).absolute())
     raise AssertionError("a validated source has a member. This is a bug. Please report.")

@@ -1,54 +1,45 @@
 """A stage as a pod runs it: the job from the environment, documents from a work area, and a result.
 
 Called by `halftone stage --result FILE`. A pod's disk is gone with it, so whatever the next stage
-needs is handed on before the result says that this one is done.
+needs is handed on before the result says that this one is done. However a stage ends, but by a
+kill, its result says so.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from halftone.cli.handing_on import leave, take, work_area
 from halftone.cli.parts import assemble, quantize_part
+from halftone.cli.pod_results import facts, failed, foreseen
+from halftone.cli.room import require_room, used
+from halftone.cli.signals import ended_in_order
 from halftone.cli.stages import STAGES, plan
 from halftone.cli.validating import load_report, require_passed
 from halftone.cli.workdir import put_job
-from halftone.spec.artifacts import Artifact
+from halftone.spec.artifacts import SHORT_DIGEST
 from halftone.spec.documents import CheckpointDocument, Plan
-from halftone.spec.errors import HalftoneError, RefusedInput
+from halftone.spec.errors import RefusedInput
 from halftone.spec.job import QuantizationJob
 from halftone.spec.names import (
     ARTIFACT_FILE,
+    CHECKPOINT_DIRECTORY,
     CHECKPOINT_FILE,
     JOB_VARIABLE,
     PLAN_FILE,
-    REPORT_FILE,
-    STATISTICS_FILE,
     Reason,
 )
 from halftone.spec.recipes import parse_job
-from halftone.spec.reports import Report
-from halftone.spec.stage_results import (
-    ArtifactFacts,
-    CheckpointFacts,
-    Failure,
-    GateFacts,
-    OccupantFacts,
-    PlanFacts,
-    ReportFacts,
-    StageResult,
-)
-from halftone.spec.statistics import StatisticsDocument
+from halftone.spec.stage_results import OccupantFacts, StageResult
 
 if TYPE_CHECKING:
     from halftone.stores.s3_work_area import S3WorkArea
-
-# A termination message has 4,096 bytes; reasons and subjects of ours are short, paths are not.
-_SUBJECT: Final = 256
 
 
 @dataclass(frozen=True)
@@ -65,16 +56,23 @@ class Order:
 
 
 def run_in_pod(order: Order, result_file: Path) -> None:
-    """Run the stage and write how it ended to `result_file`; raises what the stage raised."""
+    """Run the stage and write how it ended to `result_file`; raises what the stage raised.
+
+    What nobody foresaw is told to the log and becomes an EnvironmentFault.
+    """
     try:
-        result = _run(order)
-    except HalftoneError as error:
-        failure = Failure(
-            reason=error.reason, subject=error.subject[:_SUBJECT], message=error.message
-        )
-        found = _facts(order).model_copy(update={"failure": failure})
-        result_file.write_bytes(found.to_bytes())
+        # The first process of a container ignores signals that it does not ask for.
+        with ended_in_order():
+            result = _run(order)
+    except KeyboardInterrupt as error:
+        result_file.write_bytes(failed(order.stage, order.workdir, error).to_bytes())
         raise
+    except Exception as error:
+        result_file.write_bytes(failed(order.stage, order.workdir, error).to_bytes())
+        told = foreseen(order.stage, error)
+        if told is error:
+            raise
+        raise told from None
     result_file.write_bytes(result.to_bytes())
 
 
@@ -84,15 +82,15 @@ def _run(order: Order) -> StageResult:
         return _ask_target(order, job)
     with work_area(job, order.plan_digest) as area:
         if order.stage == "clean-up":
-            _clean_up(job, area)
+            _clean_up(order.workdir, job, area)
             return StageResult(stage=order.stage)
         if area is not None:
-            take(area, order.stage, order.workdir)
+            take(area, order.stage, order.workdir, job)
         _require_plan(order)
-        _ACTIONS.get(order.stage, _simple)(order, area)
+        _ACTIONS.get(order.stage, _simple)(order, job, area)
         if area is not None:
             leave(area, order.stage, order.workdir)
-    return _facts(order)
+    return facts(order.stage, order.workdir)
 
 
 def _job(workdir: Path) -> QuantizationJob:
@@ -130,17 +128,28 @@ def _require_plan(order: Order) -> None:
         )
 
 
-def _plan(order: Order, _area: "S3WorkArea | None") -> None:
+def _plan(order: Order, job: QuantizationJob, _area: "S3WorkArea | None") -> None:
     plan(order.workdir, with_target=not order.without_target)
     made = Plan.load(order.workdir / PLAN_FILE)
-    with work_area(_job(order.workdir), made.digest) as area:
+    with work_area(job, made.digest) as area:
         if area is not None:
             leave(area, "plan", order.workdir)
+            return
+    # The volume that is here now is the one that quantizing will write to.
+    require_room(order.workdir, _still_to_write(order.workdir, made), job, "quantize")
 
 
-def _quantize(order: Order, area: "S3WorkArea | None") -> None:
+def _quantize(order: Order, job: QuantizationJob, area: "S3WorkArea | None") -> None:
+    made = Plan.load(order.workdir / PLAN_FILE)
+    if area is None:
+        require_room(order.workdir, _still_to_write(order.workdir, made), job, "quantize")
+    else:
+        files = made.output.files[order.worker :: order.workers] if made.output else ()
+        # One shard is written while another is on its way.
+        needed = sum(sorted(file.sizeBytes for file in files)[-2:])
+        require_room(order.workdir, needed, job, "quantize")
     if order.workers == 1 and area is None:
-        _simple(order, area)
+        _simple(order, job, area)
         return
     quantize_part(order.workdir, order.worker, order.workers, area)
     if order.workers == 1 and area is not None:
@@ -148,27 +157,34 @@ def _quantize(order: Order, area: "S3WorkArea | None") -> None:
         leave(area, "assemble", order.workdir)
 
 
-def _assemble(order: Order, area: "S3WorkArea | None") -> None:
+def _still_to_write(workdir: Path, made: Plan) -> int:
+    """How many bytes of the checkpoint are on no disk yet."""
+    if made.output is None or (workdir / CHECKPOINT_FILE).is_file():
+        return 0
+    return max(0, made.output.fileBytes - used(workdir / f".{CHECKPOINT_DIRECTORY}.partial"))
+
+
+def _assemble(order: Order, _job: QuantizationJob, area: "S3WorkArea | None") -> None:
     assemble(order.workdir, area)
 
 
-def _validate(order: Order, area: "S3WorkArea | None") -> None:
+def _validate(order: Order, _job: QuantizationJob, area: "S3WorkArea | None") -> None:
     digest = STAGES["validate"](order.workdir, "")
     if area is not None:
         leave(area, "validate", order.workdir)  # a report that shuts publishing is looked at too
     require_passed(load_report(order.workdir, digest))
 
 
-def _publish(order: Order, area: "S3WorkArea | None") -> None:
+def _publish(order: Order, _job: QuantizationJob, area: "S3WorkArea | None") -> None:
     if area is None or not (order.workdir / ARTIFACT_FILE).is_file():
         STAGES["publish"](order.workdir, order.report_digest)
 
 
-def _simple(order: Order, _area: "S3WorkArea | None") -> None:
+def _simple(order: Order, _job: QuantizationJob, _area: "S3WorkArea | None") -> None:
     STAGES[order.stage](order.workdir, order.report_digest)
 
 
-_ACTIONS: Final[dict[str, Callable[[Order, "S3WorkArea | None"], None]]] = {
+_ACTIONS: Final[dict[str, Callable[[Order, QuantizationJob, "S3WorkArea | None"], None]]] = {
     "plan": _plan,
     "quantize": _quantize,
     "assemble": _assemble,
@@ -200,67 +216,41 @@ def _ask_target(order: Order, job: QuantizationJob) -> StageResult:
     return StageResult(stage=order.stage, occupant=occupant)
 
 
-def _clean_up(job: QuantizationJob, area: "S3WorkArea | None") -> None:
-    """Abort what was being uploaded, and empty the work area."""
+def _clean_up(workdir: Path, job: QuantizationJob, area: "S3WorkArea | None") -> None:
+    """Abort what was being uploaded, then empty the work area, or the job's part of a volume.
+
+    Where a job has no target, the checkpoint in its volume is what it was run for, and stays. The
+    document that tells whose uploads they are goes last, so a pod that was killed is gone on with.
+    """
+    if area is not None:
+        area.pull(workdir, (CHECKPOINT_FILE,))
+    if (workdir / CHECKPOINT_FILE).is_file():
+        _abort_uploads(job, CheckpointDocument.load(workdir / CHECKPOINT_FILE).digest)
+    if area is not None:
+        area.remove()
+    kept = job.spec.publish is None
+    for path in sorted(workdir.iterdir(), key=lambda path: path.name == CHECKPOINT_FILE):
+        if kept and not path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _abort_uploads(job: QuantizationJob, checkpoint_digest: str) -> None:
+    """Remove what this job's publisher left unfinished; it is gone, and will not come back."""
     from halftone.spec.publishing import LeftoverKind
     from halftone.stores.opening import open_target
 
-    if area is not None:
-        area.remove()
     if job.spec.publish is None:
         return
-    with closing(open_target(job.spec.publish)) as target:
+    mine = checkpoint_digest[:SHORT_DIGEST]
+    # Whatever its age: by the store's own clock, which need not be ours.
+    with closing(open_target(job.spec.publish, dead_after=timedelta(days=-1))) as target:
+        # Other publishers of this name may be alive; only S3 cannot tell those from dead ones.
+        in_s3 = job.spec.publish.s3 is not None
         for leftover in target.leftovers():
-            if leftover.kind is LeftoverKind.DeadUpload:
+            is_mine = not in_s3 or f"/{mine}-" in leftover.uri
+            if leftover.kind is LeftoverKind.DeadUpload and is_mine:
                 target.remove(leftover)
-
-
-def _facts(order: Order) -> StageResult:
-    """What the documents in the work directory say, as far as this stage wrote them."""
-    found: dict[str, object] = {"stage": order.stage}
-    folder = order.workdir
-    if order.stage == "plan" and (folder / PLAN_FILE).is_file():
-        found["plan"] = _plan_facts(Plan.load(folder / PLAN_FILE))
-    if order.stage == "calibrate" and (folder / STATISTICS_FILE).is_file():
-        found["statisticsDigest"] = StatisticsDocument.load(folder / STATISTICS_FILE).digest
-    if order.stage in ("quantize", "assemble") and (folder / CHECKPOINT_FILE).is_file():
-        document = CheckpointDocument.load(folder / CHECKPOINT_FILE)
-        size = sum(file.sizeBytes for file in document.files)
-        found["checkpoint"] = CheckpointFacts(digest=document.digest, sizeBytes=size)
-    if order.stage == "validate" and (folder / REPORT_FILE).is_file():
-        found["report"] = _report_facts(Report.load(folder / REPORT_FILE))
-    if order.stage == "publish" and (folder / ARTIFACT_FILE).is_file():
-        artifact = Artifact.load(folder / ARTIFACT_FILE)
-        found["artifact"] = ArtifactFacts(
-            uri=artifact.uri,
-            revision=artifact.revision,
-            digest=artifact.checkpointDigest,
-            sizeBytes=artifact.sizeBytes,
-        )
-    return StageResult.model_validate(found)
-
-
-def _plan_facts(made: Plan) -> PlanFacts | None:
-    if made.refusal is not None or not (made.recipe and made.output and made.resources):
-        return None
-    return PlanFacts(
-        digest=made.digest,
-        method=made.method,
-        recipe=made.recipe.name,
-        sourceRevision=made.source.revision if made.source else None,
-        sizeBytes=made.output.fileBytes,
-        memoryBytes=made.resources.peakMemoryBytes,
-        shards=len(made.output.files),
-    )
-
-
-def _report_facts(report: Report) -> ReportFacts:
-    return ReportFacts(
-        digest=report.digest,
-        verdict=report.verdict,
-        recoveryPercent=report.recoveryPercent or None,
-        gates=tuple(
-            GateFacts(name=gate.name, outcome=gate.outcome, value=gate.score)
-            for gate in report.gates
-        ),
-    )

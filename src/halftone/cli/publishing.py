@@ -32,6 +32,7 @@ from halftone.spec.names import (
 )
 from halftone.spec.reports import Report
 from halftone.spec.targets import Existing, Publish
+from halftone.stores.credentials import Credential, GivenFor, given
 from halftone.stores.opening import open_target
 
 if TYPE_CHECKING:
@@ -75,20 +76,44 @@ def refuse_unpublishable(
 def signing_key(publish: Publish) -> Path | None:
     """The file of the private key: what the job names, else the environment's, else None.
 
-    A Secret is mounted by the runner in the cluster, which says where in the environment.
+    A runner in the cluster gives the text of a Secret's key. Raises RefusedInput(KeyUnusable).
     """
     named = os.environ.get(SIGNING_KEY_FILE)
     ref = publish.signingKeyRef
     if ref is not None and ref.path is not None:
         return Path(ref.path)
+    secret = ref.secret if ref is not None else None
+    key = given(GivenFor.SigningKey, secret, "publish.signingKeyRef.secret")
+    if key is not None:
+        return _file_of(key)
     if ref is not None and not named:
         raise RefusedInput(
             Reason.KeyUnusable,
             "publish.signingKeyRef",
-            f"`publish.signingKeyRef` names a Secret, which only a runner in the cluster mounts; "
+            f"`publish.signingKeyRef` names a Secret, which only a runner in the cluster gives; "
             f"set {SIGNING_KEY_FILE} to the key's file here.",
         )
     return Path(named) if named else None
+
+
+def _file_of(key: Credential) -> Path:
+    """The key in a file that no disk holds and no other user can open; it goes with this process.
+
+    Raises RefusedInput(KeyUnusable) for a text that is no usable key.
+    """
+    from halftone.publish.signing import refuse_unusable_key
+
+    descriptor = os.memfd_create("signing-key")
+    os.fchmod(descriptor, 0o600)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(key.text.encode())
+    path = Path(f"/proc/self/fd/{descriptor}")
+    try:
+        refuse_unusable_key(path)
+    except RefusedInput as error:
+        told = error.message.replace(f"'{path}'", f"The text of {key.place}")
+        raise RefusedInput(error.reason, key.field, told) from None
+    return path
 
 
 def publish_workdir(workdir: Path, job: QuantizationJob, report_digest: str) -> None:

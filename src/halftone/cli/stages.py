@@ -22,8 +22,9 @@ from halftone.cli.quantize import bytes_to_read, default_workers
 from halftone.cli.signals import ended_in_order
 from halftone.cli.workdir import read_job
 from halftone.plan.changes import changed_file
+from halftone.plan.layout import MAX_SHARD_BYTES
 from halftone.plan.planning import Planned, plan_checkpoint
-from halftone.spec.documents import CheckpointDocument, Method, Plan
+from halftone.spec.documents import CheckpointDocument, Method, Plan, PlanSource
 from halftone.spec.errors import RefusedInput
 from halftone.spec.gates import Validation
 from halftone.spec.job import QuantizationJob
@@ -51,7 +52,7 @@ def plan(workdir: Path, _handed: str = "", *, with_target: bool = True) -> str:
 
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
-        planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
+        planned = _planned(job, checkpoint)
         if planned.plan.method is Method.Calibrated:
             refuse_without_data(planned.plan, checkpoint)
     refusal = planned.plan.refusal
@@ -161,9 +162,16 @@ def _refuse_undecidable(validation: Validation) -> None:
 def planned_again(job: QuantizationJob, checkpoint: "Checkpoint", workdir: Path) -> Planned:
     """The plan made now, which must be the one in the work directory."""
     agreed = Plan.load(workdir / PLAN_FILE)
-    planned = plan_checkpoint(checkpoint, resolve(job.spec.quantization, job.metadata.name))
+    planned = _planned(job, checkpoint)
     _require_same(agreed, planned)
     return planned
+
+
+def _planned(job: QuantizationJob, checkpoint: "Checkpoint") -> Planned:
+    recipe = resolve(job.spec.quantization, job.metadata.name)
+    return plan_checkpoint(
+        checkpoint, recipe, job.spec.quantization.maxShardBytes or MAX_SHARD_BYTES
+    )
 
 
 def _require_made_from(document: CheckpointDocument, agreed: Plan) -> None:
@@ -180,6 +188,9 @@ def _require_same(agreed: Plan, planned: Planned) -> None:
     if agreed.digest == planned.plan.digest:
         return
     path = changed_file(agreed.source, planned.plan.source)
+    before, now = agreed.source, planned.plan.source
+    if path is None and before and now and (before.uri, before.licence) == (now.uri, now.licence):
+        _refuse_moved(before, now)
     if path is not None:
         raise RefusedInput(
             Reason.SourceChanged,
@@ -192,6 +203,22 @@ def _require_same(agreed: Plan, planned: Planned) -> None:
         PLAN_FILE,
         f"{PLAN_FILE} was made from another job or by another version; plan again.",
     )
+
+
+def _refuse_moved(before: PlanSource, now: PlanSource) -> None:
+    """Headers may be the same where weights are not; a commit or an ETag tells."""
+    if before.revision != now.revision:
+        raise RefusedInput(
+            Reason.SourceChanged,
+            now.uri,
+            f"`{now.uri}` is at {_short(now.revision)}, and was planned with at "
+            f"{_short(before.revision)}: somebody wrote to it since; plan again, and name what "
+            "stays as it is (on the Hub a commit, in a bucket a prefix that nobody writes to).",
+        )
+
+
+def _short(revision: str | None) -> str:
+    return "no known revision" if revision is None else f"the revision {revision[:12]}"
 
 
 # Each takes the work directory and what an earlier stage handed on, and hands on something itself.

@@ -1,107 +1,152 @@
 """`halftone watch`: a job in a cluster until it ends, as a bar or as lines."""
 
+import sys
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
 import click
 
-from halftone.cli.cluster_options import cluster_options
-from halftone.cli.progress import Shown
+from halftone.cli.cluster_options import Place, cluster_options
+from halftone.cli.watch_display import Display, display
 from halftone.control.telling import serving_line
-from halftone.spec.cluster import Condition, Ended
-from halftone.spec.errors import CheckFailed, RefusedInput
+from halftone.spec.cluster import RETRY_ANNOTATION, Condition, Ended
+from halftone.spec.errors import CheckFailed, EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
-from halftone.spec.status import ConditionRow, ConditionStatus, JobStatus
+from halftone.spec.status import ConditionStatus, JobStatus
+
+# Exit codes are those of `halftone run`. A condition has a reason and no class of error; what is
+# in neither set is the input's fault. EngineFailed and QuotaExceeded are raised in two classes.
+CHECKS: Final = frozenset(
+    {
+        Reason.DefectsFound,
+        Reason.DigestDiffers,
+        Reason.EngineFailed,
+        Reason.GateFailed,
+        Reason.GateInconclusive,
+        Reason.ReportChanged,
+        Reason.RequirementNotMet,
+        Reason.SignatureInvalid,
+        Reason.VerdictNotPassed,
+    }
+)
+FAULTS: Final = frozenset(
+    {
+        Ended.BackoffLimitExceeded,
+        Ended.DeadlineExceeded,
+        Ended.OutOfMemory,
+        Ended.StageFailed,
+        Reason.EngineNotSupported,
+        Reason.InternalError,
+        Reason.Interrupted,
+        Reason.MissingDependency,
+        Reason.OutOfSpace,
+        Reason.OutputBusy,
+        Reason.QuotaExceeded,
+        Reason.StorageFailed,
+        Reason.StoreUnavailable,
+        Reason.TooLittleMemory,
+    }
+)
+_KNOWN: Final = frozenset(Reason) | frozenset(Ended)
+_INTERRUPTED: Final = 130
 
 
 @click.command()
 @click.argument("name")
 @cluster_options
-def watch(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+def watch(name: str, place: Place) -> None:
     """Show the QuantizationJob NAME until it ends.
 
-    Exits 0 when it succeeded, 2 when it was refused, 1 when it failed.
+    Exits as `halftone run` does: 0 when it succeeded, 1 when a check failed, 2 when something was
+    refused, 3 when its surroundings failed. Ctrl-C ends watching alone.
     """
     from halftone.cli.cluster import run
 
-    ended = run(_watch(name, namespace, kubeconfig, context))
+    try:
+        ended = run(_watch(name, place))
+    except KeyboardInterrupt:
+        _goes_on(name, place)
+        sys.exit(_INTERRUPTED)
     if ended is None:
         raise RefusedInput(Reason.InvalidJob, name, f"'{name}' was deleted before it ended.")
     _finish(name, ended)
 
 
-async def _watch(
-    name: str, namespace: str | None, kubeconfig: str | None, context: str | None
-) -> JobStatus | None:
+async def _watch(name: str, place: Place) -> JobStatus | None:
     from halftone.cli.cluster import connected
 
-    told: dict[Condition, tuple[ConditionStatus, str, str]] = {}
-    with _bar() as bar:
-        async with connected(namespace, kubeconfig, context) as cluster:
-            async for found in cluster.follow(name):
+    with display(name) as shown:
+        async with (
+            connected(place.namespace, place.kubeconfig, place.context) as cluster,
+            aclosing(cluster.follow(name, shown.note)) as visits,
+        ):
+            async for found in visits:
                 status = JobStatus.model_validate(found.get("status") or {})
-                for row in status.conditions:
-                    said = row.status, row.reason, row.message
-                    if told.get(row.type) != said and row.type is not Condition.Succeeded:
-                        told[row.type] = said
-                        bar.tell(row)
-                bar.show(status)
+                _show(found, status, shown)
                 summary = status.condition(Condition.Succeeded)
-                if summary is not None and summary.status is not ConditionStatus.UNKNOWN:
+                over = summary is not None and summary.status is not ConditionStatus.UNKNOWN
+                if over and not _is_behind(found, status):
                     return status
     return None
 
 
+def _show(found: Mapping[str, Any], status: JobStatus, shown: Display) -> None:
+    if _is_behind(found, status):
+        shown.note("no operator has looked yet at what was asked for last.")
+    if found["metadata"].get("deletionTimestamp"):
+        shown.note("the job is being deleted.")
+    shown.show(status)
+
+
+def _is_behind(found: Mapping[str, Any], status: JobStatus) -> bool:
+    """Whether the status is not yet about this spec, or about the retry that is asked for."""
+    if status.observedGeneration != found["metadata"]["generation"]:
+        return True
+    summary = status.condition(Condition.Succeeded)
+    wanted = (found["metadata"].get("annotations") or {}).get(RETRY_ANNOTATION, "")
+    failed = summary is not None and summary.status is ConditionStatus.FALSE
+    return bool(failed and status.startTime and wanted and wanted != (status.retry or ""))
+
+
+def _goes_on(name: str, place: Place) -> None:
+    again = (
+        place.command("watch", name, place.namespace)
+        if place.namespace
+        else f"halftone watch {name}"
+    )
+    click.echo(
+        f"\nhalftone: '{name}' goes on in the cluster; `{again}` shows it again, and "
+        f"`kubectl delete qj {name}` ends it.",
+        err=True,
+    )
+
+
 def _finish(name: str, status: JobStatus) -> None:
+    """Say how it ended; raise what `halftone run` would have raised."""
     summary = status.condition(Condition.Succeeded)
     assert summary is not None
     if summary.status is ConditionStatus.TRUE:
-        line = serving_line(name, status)
-        click.echo(
-            f"{summary.reason}: {status.artifact.uri}" if status.artifact else summary.reason
-        )
-        if line:
-            click.echo(f"serve it with: {line}")
+        artifact = status.artifact
+        if artifact is None:
+            click.echo(f"{summary.reason}: {summary.message}")
+            return
+        line = serving_line(name, artifact.uri, artifact.revision, artifact.digest)
+        click.echo(f"{summary.reason}: {artifact.uri}")
+        click.echo(f"serve it with: {line}")
         return
-    accepted = status.condition(Condition.Accepted)
-    refused = accepted is not None and accepted.status is ConditionStatus.FALSE
-    kind = RefusedInput if refused else CheckFailed
-    raise kind(Reason.GateFailed, name, f"{summary.reason}: {summary.message}")
+    raise fault(status)
 
 
-class _bar:  # noqa: N801 - reads as a noun where it is used
-    """A rich bar on a terminal; elsewhere only what `tell` prints."""
-
-    def __init__(self) -> None:
-        self._progress: object | None = None
-        self._shown: Shown | None = None
-        self._done = 0
-
-    def __enter__(self) -> "_bar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end()
-
-    def tell(self, row: ConditionRow) -> None:
-        """One line for a condition that changed."""
-        if row.reason == Ended.NotReached:
-            return
-        sign = {"True": "✓", "False": "✗"}.get(row.status, "…")
-        click.echo(f"{sign} {row.type}: {row.reason}: {row.message}", err=True)
-
-    def show(self, status: JobStatus) -> None:
-        """How far the running stage is."""
-        if status.progress is None:
-            self._end()
-            return
-        if self._shown is None:
-            from halftone.cli.progress import progress
-
-            self._progress = progress("quantize", status.progress.bytesTotal)
-            self._shown = self._progress.__enter__()
-            self._done = 0
-        self._shown.advance(max(0, status.progress.bytesDone - self._done))
-        self._done = max(self._done, status.progress.bytesDone)
-
-    def _end(self) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(None, None, None)
-        self._progress = self._shown = None
+def fault(status: JobStatus) -> HalftoneError:
+    """A failed job as the error that its stage raised."""
+    row = status.condition(Condition.Succeeded)
+    assert row is not None
+    failed = next((one for one in status.conditions if one.status is ConditionStatus.FALSE), row)
+    kind: type[HalftoneError] = RefusedInput
+    if row.reason in CHECKS:
+        kind = CheckFailed
+    elif row.reason in FAULTS or row.reason not in _KNOWN:
+        kind = EnvironmentFault
+    known = Reason(row.reason) if row.reason in frozenset(Reason) else Reason.InvalidJob
+    return kind(known, str(failed.type), f"{failed.type} failed: {row.reason}: {row.message}")

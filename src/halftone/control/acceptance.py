@@ -9,6 +9,7 @@ found out by the child `plan`.
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from halftone.control.naming import volume_name
 from halftone.control.observed import Observed
 from halftone.control.stages import Use
 from halftone.spec.cluster import Ended, Waiting
@@ -130,7 +131,22 @@ def _claims_are_there(spec: JobSpec, observed: Observed) -> Refusal | None:
     return None
 
 
-def _workers_share_the_volume(spec: JobSpec, observed: Observed) -> Refusal | None:
+def _volume_is_ours(spec: JobSpec, observed: Observed) -> Refusal | None:
+    name = volume_name(str(observed.metadata["name"]))
+    made = spec.workVolume is not None and spec.workVolume.storageClassName is not None
+    claim = observed.claims.get(name)
+    if not made or claim is None or claim.ours:
+        return None
+    return Refusal(
+        Waiting.NameTaken,
+        f"The claim '{name}' is not this job's own, and that is the name of the volume to be made; "
+        "delete it, or create this QuantizationJob under another name.",
+        waits=True,
+    )
+
+
+def workers_share_the_volume(spec: JobSpec, observed: Observed) -> Refusal | None:
+    """Asked again before workers are made, for `parallelism` may change after the beginning."""
     area = spec.workVolume
     if spec.parallelism == 1 or area is None or area.s3 is not None:
         return None
@@ -159,5 +175,6 @@ _PREDICATES: Final[tuple[Callable[[JobSpec, Observed], Refusal | None], ...]] = 
     _key_is_a_secret,
     _work_has_a_place,
     _claims_are_there,
-    _workers_share_the_volume,
+    _volume_is_ours,
+    workers_share_the_volume,
 )

@@ -39,12 +39,12 @@ def child_job(
     retry: str,
     settings: Settings,
 ) -> dict[str, Any]:
-    """The Job that carries out `stage` for the `attempt`th time."""
+    """The Job that carries out `stage` for the `attempt`th time, of the plan in `status`."""
     job = str(metadata["name"])
     tags = labels(job, stage, attempt)
     workers = worker_count(spec, status) if stage is ChildStage.Quantize else 1
     placement = settings.stages[STAGES[stage].settings].placement
-    queue = placement.queueName or (metadata.get("labels") or {}).get(QUEUE_LABEL)
+    queue = (metadata.get("labels") or {}).get(QUEUE_LABEL) or placement.queueName
     digest = status.plan.digest if status.plan is not None else ""
     annotations = {PLAN_DIGEST_ANNOTATION: digest, RETRY_ANNOTATION: retry}
     arguments = _arguments(status, stage, workers)
@@ -58,7 +58,8 @@ def child_job(
             "namespace": metadata["namespace"],
             "labels": {**tags, **({QUEUE_LABEL: queue} if queue else {})},
             "annotations": annotations,
-            "ownerReferences": [owner(metadata)],
+            # Garbage collection in the foreground removes what blocks it; cleaning up comes after.
+            "ownerReferences": [owner(metadata, blocks=stage is not ChildStage.CleanUp)],
         },
         "spec": {
             "backoffLimit": settings.backoffLimit,

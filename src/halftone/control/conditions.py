@@ -13,6 +13,7 @@ from halftone.spec.cluster import Condition
 from halftone.spec.status import ConditionRow, ConditionStatus, JobStatus
 
 MAX_MESSAGE: Final = 4096
+_REST: Final = "(Cut here; `halftone logs` has the rest.)"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,19 @@ class Told:
     status: ConditionStatus
     reason: str
     message: str
+
+
+def shortened(text: str, limit: int, rest: str) -> str:
+    """`text` in at most `limit` bytes: whole sentences, then `rest`, which says where more is."""
+    if len(text.encode()) <= limit:
+        return text
+    room = limit - len(rest.encode()) - len("… ".encode())
+    head = text.encode()[:room].decode(errors="ignore")
+    end = max(head.rfind(". "), head.rfind("; "), head.rfind("\n"))
+    # One sentence that alone is too long is cut at a word, so that most of it stays.
+    if end * 2 < len(head):
+        return f"{head.rpartition(' ')[0] or head}… {rest}"
+    return f"{head[: end + 1].rstrip()} {rest}"
 
 
 def time_text(moment: datetime) -> str:
@@ -53,7 +67,7 @@ def rows(
                 type=one.condition,
                 status=one.status,
                 reason=one.reason,
-                message=one.message[:MAX_MESSAGE],
+                message=shortened(one.message, MAX_MESSAGE, _REST),
                 lastTransitionTime=since if read_time(since) else time_text(now),
                 observedGeneration=generation,
             )

@@ -4,19 +4,22 @@ Called by `reconciling`. Nothing is held for ever: where cleaning up fails, an e
 left and where, and the object goes.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from halftone.control.children import child_job
 from halftone.control.conditions import read_time
-from halftone.control.decision import Decision, Deletion, Event
+from halftone.control.decision import Decision, Deletion
+from halftone.control.failures import Failed
 from halftone.control.inside import work_area
-from halftone.control.judging import Done, Failed, judge
+from halftone.control.judging import Done, is_live, judge
 from halftone.control.observed import Observed
 from halftone.control.settings import Settings
+from halftone.control.telling import event
 from halftone.spec.cluster import FINALIZER, ChildStage, EventReason
+from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
-from halftone.spec.status import JobStatus
+from halftone.spec.status import JobStatus, PlanStatus
 
 # Long enough for an image to be pulled, and a queue to move; then the object goes anyway.
 _PATIENCE: Final = timedelta(minutes=15)
@@ -29,37 +32,86 @@ def end(
     """One step towards the end of a job that has a deletion timestamp."""
     if FINALIZER not in (observed.metadata.get("finalizers") or ()):
         return Decision()
+    left = _PATIENCE - (observed.now - _deleted_at(observed))
     working = [
         child
         for child in observed.children
-        if child.stage is not ChildStage.CleanUp and not (child.complete or child.failure)
+        if child.stage is not ChildStage.CleanUp and (is_live(child) or child.deleting)
     ]
-    if working:
-        return Decision(deletions=tuple(Deletion(c.name, c.uid) for c in working if not c.deleting))
-    if spec is None or observed.namespace_terminating or not _may_have_left(observed, spec):
+    if working and left > timedelta(0):
+        gone = tuple(Deletion(c.name, c.uid) for c in working if not c.deleting)
+        return Decision(deletions=gone, requeue_seconds=left.total_seconds())
+    if observed.namespace_terminating or not _may_have_left(observed, spec, before):
         return Decision(finalizer=False)
+    if spec is None:
+        return _give_up("what the object says cannot be read.", "its target")
+    place = work_area(spec)
+    where = spec.publish.uri if spec.publish is not None else "its target"
+    where = where if place is None else f"{where} and {place}"
+    if left <= timedelta(0):
+        return _give_up("this did not end in 15 minutes.", where)
     child = next((c for c in observed.children if c.stage is ChildStage.CleanUp), None)
     if child is None:
-        made = child_job(observed.metadata, spec, before, ChildStage.CleanUp, 1, "", settings)
-        return Decision(creations=(made,), requeue_seconds=_PATIENCE.total_seconds())
+        made = child_job(
+            observed.metadata,
+            spec,
+            _of_some_plan(observed, before),
+            ChildStage.CleanUp,
+            1,
+            "",
+            settings,
+        )
+        return Decision(creations=(made,), requeue_seconds=left.total_seconds())
     state = judge(child, observed.now)
     if isinstance(state, Done):
-        told = "Unfinished uploads and the work area are removed."
-        return Decision(finalizer=False, events=(Event(EventReason.UploadsRemoved, told),))
-    since = read_time(str(observed.metadata["deletionTimestamp"])) or child.created
-    late = observed.now - since >= _PATIENCE
-    if isinstance(state, Failed) or late:
-        why = state.message if isinstance(state, Failed) else "it did not end in 15 minutes."
-        place = work_area(spec) or "the work volume"
-        told = f"Parts of uploads may be left in the target, and work in {place}: {why}"
-        event = Event(EventReason.UploadsLeft, told, warning=True)
-        return Decision(finalizer=False, events=(event,))
-    return Decision(requeue_seconds=(since + _PATIENCE - observed.now).total_seconds())
+        told = f"No unfinished upload is left in {where}."
+        return Decision(finalizer=False, events=(event(EventReason.UploadsRemoved, told),))
+    if isinstance(state, Failed):
+        return _give_up(state.message, where)
+    return Decision(requeue_seconds=left.total_seconds())
 
 
-def _may_have_left(observed: Observed, spec: JobSpec) -> bool:
-    """Whether a stage ran that writes outside of what the object owns."""
-    begun = any(child.stage not in _LEAVES_NOTHING for child in observed.children)
-    planned = any(child.stage is ChildStage.Plan for child in observed.children)
-    claim = spec.workVolume is not None and spec.workVolume.claimName is not None
-    return begun or (planned and (claim or work_area(spec) is not None))
+def _deleted_at(observed: Observed) -> datetime:
+    return read_time(str(observed.metadata["deletionTimestamp"])) or observed.now
+
+
+def _give_up(why: str, where: str) -> Decision:
+    """Let the object go, and say what may be left."""
+    told = f"Parts of uploads or work may be left in {where}; `halftone gc` lists them: {why}"
+    return Decision(finalizer=False, events=(event(EventReason.UploadsLeft, told, warning=True),))
+
+
+def _may_have_left(observed: Observed, spec: JobSpec | None, before: JobStatus) -> bool:
+    """Whether a stage ran that writes outside of what the object owns: in S3, every stage does."""
+    in_s3 = spec is not None and work_area(spec) is not None
+    harmless = {ChildStage.Target} if in_s3 else _LEAVES_NOTHING
+    begun = any(child.stage not in harmless for child in observed.children)
+    # Its children may have been deleted before it.
+    told = [before.checkpoint, before.report, before.artifact, *([before.plan] if in_s3 else [])]
+    return needs_cleaning(spec) and (begun or any(fact is not None for fact in told))
+
+
+def needs_cleaning(spec: JobSpec | None) -> bool:
+    """Whether a job may leave something that garbage collection does not reach. What lies in the
+    claim of a user stays there: without a target it is all that the job gives.
+    """
+    return spec is None or spec.publish is not None
+
+
+def _of_some_plan(observed: Observed, before: JobStatus) -> JobStatus:
+    """`before` with the plan whose work area is to be emptied: the last that was carried out."""
+    if before.plan is not None:
+        return before
+    planned = [child for child in observed.children if child.plan_digest]
+    if not planned:
+        return before
+    last = max(planned, key=lambda child: (child.created, child.name))
+    plan = PlanStatus(
+        digest=last.plan_digest,
+        method=Method.DataFree,
+        recipe="",
+        sizeBytes=0,
+        memoryBytes=0,
+        shards=1,
+    )
+    return before.model_copy(update={"plan": plan})

@@ -23,10 +23,10 @@ WORK_PLACE: Final = "/var/run/halftone/work"
 CACHE_PLACE: Final = "/var/cache/halftone"
 TEMPORARY_PLACE: Final = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 CLAIMS_PLACE: Final = "/mnt/halftone"
-# Blocks of the spec that say how it runs, which a stage has no use for.
+# Blocks of the spec that say how it runs, which a stage has no use for. The work volume it has:
+# it says whose credentials open the work area, and what to raise when there is no room.
 _ABOUT_RUNNING: Final = frozenset(
     {
-        "workVolume",
         "serviceAccountName",
         "stages",
         "parallelism",

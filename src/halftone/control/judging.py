@@ -1,7 +1,7 @@
 """How a child is doing: absent, at work, waiting for something outside, done, or failed.
 
-Called by `reconciling`. One sentence for each way in which a Job or its pods can be stuck or end;
-the kubelet's and the scheduler's own words are passed on, because they name what to mend.
+Called by `walking` and `ending`. One sentence for each way in which a Job or its pods can be stuck
+or end; the kubelet's and the scheduler's own words are passed on, because they name what to mend.
 """
 
 from collections.abc import Iterable
@@ -9,24 +9,36 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from halftone.control.failures import Failed, explain
 from halftone.control.observed import ObservedChild, ObservedPod
-from halftone.spec.cluster import Ended, Waiting
+from halftone.spec.cluster import ChildStage, Waiting
 from halftone.spec.stage_results import StageResult
 
 # What the kubelet says of a container that it cannot start, and what that means here.
-_PULLS: Final = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
-)
-_REFERENCES: Final = frozenset({"CreateContainerConfigError", "CreateContainerError"})
+_STUCK: Final = {
+    "ErrImagePull": Waiting.ImageNotPulled,
+    "ImagePullBackOff": Waiting.ImageNotPulled,
+    "InvalidImageName": Waiting.ImageNotPulled,
+    "ErrImageNeverPull": Waiting.ImageNotPulled,
+    "ImageInspectError": Waiting.ImageNotPulled,
+    "RegistryUnavailable": Waiting.ImageNotPulled,
+    "SignatureValidationFailed": Waiting.ImageNotPulled,
+    "CreateContainerConfigError": Waiting.ReferenceMissing,
+    "CreateContainerError": Waiting.ContainerNotStarted,
+    "RunContainerError": Waiting.ContainerNotStarted,
+}
+# A scheduling gate is Kueue's way to hold back a pod.
+_GATED: Final = "SchedulingGated"
 # A watch that is this far behind another has been cut, and will bring everything at once.
 _PODS_FOLLOW: Final = timedelta(seconds=30)
-# Exit codes of `halftone.spec.errors`; 137 is SIGKILL, mostly for memory.
-_KILLED: Final = 137
+# A pod that is seen at work although its Job has failed may be on a node that is lost.
+_LOST: Final = timedelta(minutes=10)
+_ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True)
 class Absent:
-    """There is no such child."""
+    """There is no such child, or it is on its way out."""
 
 
 @dataclass(frozen=True)
@@ -38,77 +50,72 @@ class Working:
 
 @dataclass(frozen=True)
 class Done:
-    """All pods succeeded. `result` is None when no pod is left to read it from."""
+    """All pods succeeded. `result` is None when there is none that can be read: `silent` names a
+    pod that left none; None if all of them are gone.
+    """
 
     result: StageResult | None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Nothing more will be tried. `reason` is a word of ours; `result` has what was found."""
-
-    reason: str
-    message: str
-    result: StageResult | None = None
+    silent: str | None = None
 
 
 State = Absent | Working | Done | Failed
 
 
-def judge(child: ObservedChild | None, now: datetime) -> State:
-    """What `child` came to."""
+def judge(child: ObservedChild | None, now: datetime, plan_bytes: int | None = None) -> State:
+    """What `child` came to. `plan_bytes` is the memory that the plan counts on."""
     if child is None or child.deleting:
         return Absent()
     if child.complete:
-        result = _result(child.pods, failed=False)
-        return Working() if result is None and _may_be_seen_yet(child, now) else Done(result)
+        return _completed(child, now)
     if child.failure is not None:
-        ended = any(pod.exit_code not in (None, 0) for pod in child.pods)
-        late = ended or not _may_be_seen_yet(child, now)
-        return _failed(child, child.failure) if late else Working()
+        return Working() if _has_more_to_show(child, now) else explain(child, plan_bytes)
     return Working(_waiting(child))
 
 
-def _may_be_seen_yet(child: ObservedChild, now: datetime) -> bool:
+def is_live(child: ObservedChild) -> bool:
+    """Whether pods of it may run now, or later."""
+    return not child.complete and child.failure is None
+
+
+def _completed(child: ObservedChild, now: datetime) -> State:
+    good = [pod for pod in child.pods if pod.exit_code == 0 or pod.phase == "Succeeded"]
+    result = _newest_result(good, child.stage)
+    if result is not None:
+        return Done(result)
+    if len(good) < len([pod for pod in child.pods if pod.phase != "Failed"]):
+        return Working()  # a pod that is seen at work has ended: the Job says so
+    if good:
+        return Done(None, silent=max(good, key=_age).name)
+    return Working() if _may_be_seen_yet(child, now, _PODS_FOLLOW) else Done(None)
+
+
+def _has_more_to_show(child: ObservedChild, now: datetime) -> bool:
     """Jobs and pods are watched apart: how a pod ended may be seen after its Job has ended."""
-    return child.finished is not None and now - child.finished < _PODS_FOLLOW
+    if any(pod.phase not in _ENDED and pod.exit_code is None for pod in child.pods):
+        return _may_be_seen_yet(child, now, _LOST)
+    ended = any(pod.phase == "Failed" or pod.exit_code not in (None, 0) for pod in child.pods)
+    return not ended and _may_be_seen_yet(child, now, _PODS_FOLLOW)
 
 
-def _result(pods: Iterable[ObservedPod], *, failed: bool) -> StageResult | None:
-    """The newest result of a pod that ended as asked for."""
-    found = [pod for pod in pods if pod.result and (pod.exit_code != 0) is failed]
-    return max(found, key=lambda pod: (pod.created, pod.name)).result if found else None
+def _may_be_seen_yet(child: ObservedChild, now: datetime, within: timedelta) -> bool:
+    return child.finished is not None and now - child.finished < within
 
 
-def _failed(child: ObservedChild, failure: tuple[str, str]) -> Failed:
-    result = _result(child.pods, failed=True)
-    # What ended the Job came last: an earlier pod may have failed for a reason that has gone.
-    ended = [pod for pod in child.pods if pod.exit_code not in (None, 0)]
-    last = max(ended, key=lambda pod: (pod.created, pod.name)) if ended else None
-    if last is not None and (last.exit_code == _KILLED or last.terminated_reason == "OOMKilled"):
-        return Failed(
-            Ended.OutOfMemory,
-            f"Pod '{last.name}' of the stage `{child.stage}` was killed for its memory; raise "
-            f"`resources.limits.memory` of that stage in `spec.stages`.",
-            result,
-        )
-    if result is not None and result.failure is not None:
-        return Failed(result.failure.reason, result.failure.message, result)
-    reason, message = failure
-    known = Ended.BackoffLimitExceeded if reason == "BackoffLimitExceeded" else reason
-    return Failed(
-        known,
-        f"The stage `{child.stage}` failed and left no reason ({message or reason}); see "
-        f"`halftone logs`, or `kubectl logs job/{child.name}`.",
-        result,
-    )
+def _newest_result(pods: Iterable[ObservedPod], stage: ChildStage) -> StageResult | None:
+    """The newest result that is one of `stage`; an image may say anything."""
+    found = [pod for pod in pods if pod.result is not None and pod.result.stage == stage]
+    return max(found, key=_age).result if found else None
+
+
+def _age(pod: ObservedPod) -> tuple[datetime, str]:
+    return pod.created, pod.name
 
 
 def _waiting(child: ObservedChild) -> tuple[Waiting, str] | None:
     """Why a child makes no progress, the nearest cause first; None when it does."""
     if child.suspended:
         return Waiting.Queued, f"The Job '{child.name}' is held back until its queue has room."
-    for pod in child.pods:
+    for pod in sorted(child.pods, key=_age):
         stuck = _stuck(pod)
         if stuck is not None:
             return stuck
@@ -119,27 +126,25 @@ def _waiting(child: ObservedChild) -> tuple[Waiting, str] | None:
 
 
 def _stuck(pod: ObservedPod) -> tuple[Waiting, str] | None:
-    if pod.phase != "Pending":
-        return None
-    if not pod.scheduled and pod.waiting is not None:
-        return Waiting.Unschedulable, f"Pod '{pod.name}': {pod.waiting[1]}"
-    if pod.waiting is None:
+    if pod.phase != "Pending" or pod.waiting is None:
         return None
     reason, message = pod.waiting
-    if reason in _PULLS:
-        return Waiting.ImageNotPulled, f"Pod '{pod.name}' ({reason}): {message}"
-    if reason in _REFERENCES:
-        return Waiting.ReferenceMissing, f"Pod '{pod.name}': {message}"
+    if not pod.scheduled:
+        if reason == _GATED:
+            return Waiting.Queued, f"Pod '{pod.name}' is held back until its queue has room."
+        return Waiting.Unschedulable, f"Pod '{pod.name}': {message or reason}"
+    if reason in _STUCK:
+        return _STUCK[reason], f"Pod '{pod.name}' ({reason}): {message}"
     return None
 
 
 def _between(child: ObservedChild) -> tuple[Waiting, str] | None:
     """A pod ended and no other has come to its end: which it was, and what it said."""
-    running = any(pod.phase == "Running" for pod in child.pods)
+    running = any(pod.phase == "Running" and not pod.disrupted for pod in child.pods)
     ended = [pod for pod in child.pods if pod.phase == "Failed" or pod.disrupted]
     if running or not ended:
         return None
-    last = max(ended, key=lambda pod: (pod.created, pod.name))
+    last = max(ended, key=_age)
     if last.disrupted:
         return (
             Waiting.Disrupted,

@@ -38,13 +38,15 @@ def labels(job: str, stage: ChildStage, attempt: int) -> dict[str, str]:
     }
 
 
-def owner(metadata: Any) -> dict[str, Any]:
-    """The owner reference that lets garbage collection reach what belongs to a job."""
+def owner(metadata: Any, *, blocks: bool = True) -> dict[str, Any]:
+    """The owner reference that lets garbage collection reach what belongs to a job; one that
+    `blocks` holds back a deletion in the foreground until it is gone itself.
+    """
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": JOB_KIND,
         "name": metadata["name"],
         "uid": metadata["uid"],
         "controller": True,
-        "blockOwnerDeletion": True,
+        "blockOwnerDeletion": blocks,
     }

@@ -17,8 +17,9 @@ from halftone.spec.stage_results import StageResult
 class ObservedPod:
     """One pod of a child. `waiting` is the kubelet's or scheduler's (reason, message).
 
-    `exit_code` and `terminated_reason` (such as `OOMKilled`) are those of its only container;
-    `result` is what it wrote into its termination message, if that can be read.
+    `exit_code` is that of its only container; `terminated_reason` is the pod's own (`Evicted`), or
+    else the container's (`OOMKilled`). `result` is what it wrote into its termination message, if
+    that can be read; `said` is what stands there otherwise, or what the kubelet says of the pod.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ObservedPod:
     exit_code: int | None = None
     terminated_reason: str | None = None
     result: StageResult | None = None
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class ObservedChild:
     failed: int = 0
     # Events of the Job controller that say why it makes no pod: (reason, message).
     refusal: tuple[str, str] | None = None
+    # Of its container, as quantities; "" for none.
+    memory_request: str = ""
+    memory_limit: str = ""
     pods: tuple[ObservedPod, ...] = ()
 
 
@@ -77,8 +82,10 @@ class Observed:
     """One QuantizationJob with everything that belongs to it.
 
     `metadata`, `spec` and `status` are as the API server has them. `taken` names objects that have
-    the name of a child of ours and another owner. `claims` has an entry None for a claim that was
-    looked for and is not there. `progress` is (done, total) summed over running workers.
+    the name of a child of ours and another owner; `refused` has the API server's words on objects
+    that it does not let us make, by their names. `claims` has an entry None for a claim that was
+    looked for and is not there; it is empty once nothing depends on them. `progress` is
+    (done, total) summed over running workers.
     """
 
     metadata: Mapping[str, Any]
@@ -87,6 +94,7 @@ class Observed:
     now: datetime
     children: tuple[ObservedChild, ...] = ()
     taken: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
     claims: Mapping[str, ObservedClaim | None] = field(default_factory=dict)
     progress: tuple[int, int] | None = None
     namespace_terminating: bool = False

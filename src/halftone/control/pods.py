@@ -20,7 +20,7 @@ from halftone.control.settings import Settings, StageDefaults
 from halftone.control.stages import Stage, Use
 from halftone.spec.cluster import ChildStage
 from halftone.spec.job import JobSpec
-from halftone.spec.running import StageSettings
+from halftone.spec.running import Resources, StageSettings
 from halftone.spec.status import PlanStatus
 
 CONTAINER: Final = "stage"
@@ -137,12 +137,14 @@ def _resources(
     plan: PlanStatus | None,
 ) -> dict[str, Any]:
     """The job's own over the installation's over what the plan knows."""
-    given = [one for one in (defaults.resources, own and own.resources) if one]
-    requests: dict[str, Any] = {}
-    limits: dict[str, Any] = {}
-    for one in given:
-        requests |= one.requests or {}
-        limits |= one.limits or {}
+    chosen = (own and own.resources) or Resources()
+    requests, limits = dict(chosen.requests or {}), dict(chosen.limits or {})
+    # What the job says of a resource is all that is said of it: a request of the installation above
+    # a limit of the job is a Job that the API server refuses.
+    said = requests.keys() | limits.keys()
+    given = defaults.resources
+    requests |= {name: size for name, size in (given.requests or {}).items() if name not in said}
+    limits |= {name: size for name, size in (given.limits or {}).items() if name not in said}
     if plan is not None and stage.child in _HOLDS_CHECKPOINT:
         known = {"memory": plan.memoryBytes + _BASE_MEMORY}
         if work_area(spec) is not None:

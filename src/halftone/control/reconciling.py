@@ -17,11 +17,13 @@ from halftone.control.acceptance import Refusal, first_refusal
 from halftone.control.children import work_claim
 from halftone.control.conditions import Told, read_time, rows, time_text
 from halftone.control.decision import Decision, Deletion, Event
-from halftone.control.ending import end
+from halftone.control.ending import end, needs_cleaning
+from halftone.control.judging import is_live
 from halftone.control.observed import Observed
+from halftone.control.recalling import asks_again, has_ended
 from halftone.control.settings import Settings
 from halftone.control.stages import steps
-from halftone.control.telling import events, serving_line, source_text, summary
+from halftone.control.telling import event, events, source_text, summary
 from halftone.control.walking import Walk
 from halftone.spec.cluster import (
     FINALIZER,
@@ -52,14 +54,17 @@ def reconcile(observed: Observed, settings: Settings) -> Decision:
         return end(observed, spec, before, settings)
     if spec is None:
         assert refusal is not None
-        return _refused(observed, before, refusal, None)
-    is_final = _is_final(observed, before)
+        # One that is over stays so, although this version cannot read what it asked for.
+        is_over = before.startTime is not None and before.completionTime is not None
+        return Decision() if is_over else _refused(observed, before, refusal, None)
+    again = asks_again(observed, spec, before)
+    is_final = has_ended(spec, before) and not again
     begun = any(child.stage is ChildStage.Plan for child in observed.children)
     if not begun and not is_final:
         refusal = first_refusal(spec, observed)
         if refusal is not None:
             return _refused(observed, before, refusal, spec)
-    return _Visit(observed, spec, before, settings, is_final).decide()
+    return _Visit(observed, spec, before, settings, is_final, again).decide()
 
 
 def read_status(status: Mapping[str, Any]) -> JobStatus:
@@ -84,17 +89,6 @@ def _read_spec(observed: Observed) -> tuple[JobSpec | None, Refusal | None]:
         return None, Refusal(error.reason, error.message)
 
 
-def _is_final(observed: Observed, before: JobStatus) -> bool:
-    """Whether the job ended, after it had begun, and nobody asked for another try since."""
-    if before.completionTime is None or before.startTime is None:
-        return False
-    annotations = observed.metadata.get("annotations") or {}
-    retry = str(annotations.get(RETRY_ANNOTATION, ""))
-    succeeded = before.condition(Condition.Succeeded)
-    failed = succeeded is not None and succeeded.status is ConditionStatus.FALSE
-    return not (failed and retry and retry != (before.retry or ""))
-
-
 def _refused(
     observed: Observed, before: JobStatus, refusal: Refusal, spec: JobSpec | None
 ) -> Decision:
@@ -117,13 +111,30 @@ def _refused(
         observedGeneration=generation,
         completionTime=ended,
         source=None if spec is None else source_text(spec),
-        recipe=None if spec is None else spec.quantization.preset,
+        recipe=None if spec is None else recipe_text(spec, observed),
+        retry=before.retry,
     )
+    kept = None if spec is None else spec.ttlSecondsAfterFinished
+    left = _remaining_life(kept, before.completionTime if ended else None, observed.now)
     return Decision(
         status=None if now == before else now,
         events=tuple(events(order or (), found, before)),
-        requeue_seconds=_WAIT_SECONDS if refusal.waits else None,
+        delete_self=left == 0 and now == before,
+        requeue_seconds=_WAIT_SECONDS if refusal.waits else left or kept,
     )
+
+
+def recipe_text(spec: JobSpec, observed: Observed) -> str:
+    """What the column RECIPE shows before there is a plan."""
+    return spec.quantization.preset or str(observed.metadata["name"])
+
+
+def _remaining_life(kept: int | None, ended: str | None, now: datetime) -> float | None:
+    """Seconds until the object may go, 0 when they are over; None if it stays, or is not over."""
+    moment = read_time(ended)
+    if kept is None or moment is None:
+        return None
+    return max(0.0, (moment + timedelta(seconds=kept) - now).total_seconds())
 
 
 class _Visit:
@@ -136,6 +147,7 @@ class _Visit:
         before: JobStatus,
         settings: Settings,
         is_final: bool,
+        is_asked_again: bool,
     ) -> None:
         self._observed = observed
         self._spec = spec
@@ -143,20 +155,20 @@ class _Visit:
         self._settings = settings
         self._now = observed.now
         self._was_final = is_final
-        generation = int(observed.metadata.get("generation", 0))
+        self._generation = int(observed.metadata.get("generation", 0))
         first = JobStatus(
-            observedGeneration=generation,
+            observedGeneration=self._generation,
             source=source_text(spec),
-            recipe=spec.quantization.preset or str(observed.metadata["name"]),
+            recipe=recipe_text(spec, observed),
         )
-        self._walk = Walk(observed, spec, before, settings, is_final, first)
+        self._walk = Walk(observed, spec, before, settings, is_final, is_asked_again, first)
 
     def decide(self) -> Decision:
         """Walk, then apply what overrides a walk: suspension, the deadline, the time to live."""
-        self._walk.go()
-        told = list(self._walk.told)
-        deletions = list(self._walk.deletions)
-        creations = list(self._walk.creations)
+        walk = self._walk
+        walk.go()
+        told, creations = list(walk.told), list(walk.creations)
+        deletions = list(walk.deletions)
         over = summary(told).status is not ConditionStatus.UNKNOWN
         start: datetime | None = self._start()
         if not over and self._spec.suspend:
@@ -172,8 +184,8 @@ class _Visit:
             status=None if status == self._before else status,
             creations=(*self._claim(), *creations) if creations else (),
             deletions=tuple(dict.fromkeys(deletions)),
-            finalizer=None if self._has_finalizer() else True,
-            delete_self=over and self._remaining_life() == 0,
+            finalizer=True if needs_cleaning(self._spec) and not self._has_finalizer() else None,
+            delete_self=over and self._was_final and self._life() == 0,
             events=tuple(self._events(status)),
             requeue_seconds=self._requeue(start, over),
             progress_wanted=() if over or self._spec.suspend else self._telling(),
@@ -186,8 +198,7 @@ class _Visit:
     def _start(self) -> datetime:
         """When the work began that goes on now: at first, after a suspension, or at a retry."""
         former = read_time(self._before.startTime)
-        began_anew = self._before.completionTime is not None and not self._was_final
-        return self._now if former is None or began_anew else former
+        return self._now if former is None or self._walk.is_asked_again else former
 
     def _stopped(self, told: list[Told], status: ConditionStatus, reason: str) -> list[Told]:
         """`told` with what was unknown stopped where it stands."""
@@ -203,7 +214,8 @@ class _Visit:
                 found.append(one)
             elif any(former.reason == reason for former in found):
                 later = Ended.NotReached if status is ConditionStatus.FALSE else Doing.Pending
-                found.append(Told(one.condition, status, later, one.message))
+                text = "An earlier stage failed." if later == Ended.NotReached else one.message
+                found.append(Told(one.condition, status, later, text))
             else:
                 found.append(Told(one.condition, status, reason, message))
         return found
@@ -212,7 +224,7 @@ class _Visit:
         return [
             Deletion(child.name, child.uid)
             for child in self._observed.children
-            if not (child.complete or child.failure or child.deleting)
+            if is_live(child) and not child.deleting
         ]
 
     def _is_late(self, start: datetime) -> bool:
@@ -220,45 +232,47 @@ class _Visit:
         return allowed is not None and self._now - start >= timedelta(seconds=allowed)
 
     def _status(self, told: list[Told], start: datetime | None, over: bool) -> JobStatus:
-        told.append(summary(told))
         walk = self._walk
-        if over and told[-1].status is ConditionStatus.TRUE and walk.status.artifact is not None:
-            line = serving_line(str(self._observed.metadata["name"]), walk.status)
-            told[-1] = Told(Condition.Succeeded, told[-1].status, told[-1].reason, line)
-        generation = int(self._observed.metadata.get("generation", 0))
-        ended = None
-        if over:
-            kept = self._before.completionTime if self._was_final else None
-            ended = kept or time_text(self._now)
-        done_total = self._observed.progress
-        progress = (
-            ProgressStatus(bytesDone=done_total[0], bytesTotal=done_total[1])
-            if done_total is not None and walk.running and not over
-            else None
-        )
+        told.append(self._summary(told, over))
+        progress = self._observed.progress
+        is_told = progress is not None and not over and bool(self._telling())
         return walk.status.model_copy(
             update={
-                "conditions": rows(told, self._before, generation, self._now),
+                "conditions": rows(told, self._before, self._generation, self._now),
                 "startTime": None if start is None else time_text(start),
-                "completionTime": ended,
-                "progress": progress,
-                "retry": walk.retry or None,
+                "completionTime": self._completion(told[-1]) if over else None,
+                "progress": _progress(progress) if is_told and progress is not None else None,
+                "retry": walk.acted_upon or None,
             }
         )
 
+    def _summary(self, told: list[Told], over: bool) -> Told:
+        """`Succeeded`; at a good end it says how the artifact is served."""
+        found = summary(told)
+        artifact = self._walk.status.artifact
+        if not over or found.status is not ConditionStatus.TRUE or artifact is None:
+            return found
+        return Told(found.condition, found.status, found.reason, artifact.helmCommand or "")
+
+    def _completion(self, ended: Told) -> str:
+        """When the job came to the end that it is at."""
+        former = self._before.condition(Condition.Succeeded)
+        stays = former is not None and former.status is ended.status
+        kept = self._before.completionTime if stays else None
+        return kept if read_time(kept) and kept else time_text(self._now)
+
     def _events(self, status: JobStatus) -> list[Event]:
-        order = self._walk.steps()
-        found = list(events(order, status.conditions, self._before))
-        if self._walk.retry and self._walk.retry != (self._before.retry or ""):
+        found = list(events(self._walk.steps(), status.conditions, self._before))
+        if status.retry is not None and status.retry != self._before.retry:
             told = f"Goes on from its last good document (`{RETRY_ANNOTATION}`)."
             found.insert(0, Event(EventReason.JobRetried, told))
         ended = status.condition(Condition.Succeeded)
         former = self._before.condition(Condition.Succeeded)
         succeeded = ended is not None and ended.status is ConditionStatus.TRUE
-        if succeeded and (former is None or former.status is not ConditionStatus.TRUE):
-            line = serving_line(str(self._observed.metadata["name"]), status)
-            if line:
-                found.append(Event(EventReason.ArtifactPublished, f"Serve it with: {line}"))
+        is_new = former is None or former.status is not ConditionStatus.TRUE
+        if succeeded and is_new and status.artifact is not None:
+            line = f"Serve it with: {status.artifact.helmCommand}"
+            found.append(event(EventReason.ArtifactPublished, line))
         return found
 
     def _claim(self) -> tuple[Mapping[str, Any], ...]:
@@ -271,26 +285,25 @@ class _Visit:
     def _has_finalizer(self) -> bool:
         return FINALIZER in (self._observed.metadata.get("finalizers") or ())
 
-    def _remaining_life(self) -> float | None:
-        """Seconds until the object may go, 0 when they are over; None without a limit."""
+    def _life(self) -> float | None:
         kept = self._spec.ttlSecondsAfterFinished
-        ended = read_time(self._before.completionTime) if self._was_final else None
-        if kept is None or ended is None:
-            return None
-        left = (ended + timedelta(seconds=kept) - self._now).total_seconds()
-        return max(0.0, left)
+        return _remaining_life(kept, self._before.completionTime, self._now)
 
     def _requeue(self, start: datetime | None, over: bool) -> float | None:
         """The nearest moment at which time alone changes something."""
-        moments: list[float] = []
         if over:
-            life = self._spec.ttlSecondsAfterFinished if not self._was_final else None
-            left = self._remaining_life() if self._was_final else life
-            if left:
-                moments.append(float(left))
-        elif start is not None and self._spec.activeDeadlineSeconds is not None:
+            return (self._life() or None) if self._was_final else self._spec.ttlSecondsAfterFinished
+        moments: list[float] = []
+        if start is not None and self._spec.activeDeadlineSeconds is not None:
             late = start + timedelta(seconds=self._spec.activeDeadlineSeconds)
             moments.append(max(0.0, (late - self._now).total_seconds()))
-        if not over and not self._spec.suspend and self._walk.running:
-            moments.append(float(self._settings.progressSeconds))
+        if not self._spec.suspend:
+            every = float(self._settings.progressSeconds)
+            moments.append(every if self._walk.running else _WAIT_SECONDS)
         return min(moments, default=None)
+
+
+def _progress(told: tuple[int, int]) -> ProgressStatus:
+    """What workers say; an image may say anything."""
+    done, total = (max(0, count) for count in told)
+    return ProgressStatus(bytesDone=min(done, total), bytesTotal=total)

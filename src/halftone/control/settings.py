@@ -4,9 +4,9 @@ Read from one YAML file that the chart writes; a mistake in it ends the operator
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from halftone.spec.api_model import ApiModel, ObjectName, ShortText
 from halftone.spec.running import Resources, StageName
@@ -45,3 +45,10 @@ class Settings(ApiModel):
     backoffLimit: Annotated[int, Field(ge=0, le=20)] = 3
     cacheSizeLimit: ShortText | None = None
     progressSeconds: Annotated[int, Field(ge=1, le=3600)] = 10
+
+    @model_validator(mode="after")
+    def _every_stage(self) -> Self:
+        absent = ", ".join(stage for stage in StageName if stage not in self.stages)
+        if absent:
+            raise ValueError(f"`stages` must name an image for each stage; {absent} is not there")
+        return self

@@ -3,16 +3,31 @@
 Called by `reconciling`.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from halftone.control.conditions import Told
+from halftone.control.conditions import Told, shortened
 from halftone.control.decision import Event
 from halftone.control.stages import Step
 from halftone.spec.cluster import Condition, Doing, Ended, EventReason, Waiting
 from halftone.spec.job import JobSpec
+from halftone.spec.names import Reason
 from halftone.spec.status import ConditionRow, ConditionStatus, JobStatus
 
+# The API server's own bound for the text of an event.
+_EVENT_BYTES: Final = 1024
+_REST: Final = "(Cut here; the condition says more.)"
+# Of a report that was made and shuts publishing; a condition may be False for other reasons too.
+_GATES: Final = frozenset(
+    {
+        Reason.GateFailed,
+        Reason.GateInconclusive,
+        Reason.GateUnderpowered,
+        Reason.DefectsFound,
+        Reason.VerdictNotPassed,
+    }
+)
 # Nobody has to do anything about these.
 _HARMLESS: Final = frozenset({Waiting.Disrupted, Waiting.Queued})
 
@@ -38,16 +53,21 @@ def events(
         if same or row.type is Condition.Succeeded or row.reason == Ended.NotReached:
             continue
         if row.status is ConditionStatus.TRUE:
-            yield Event(by_condition[row.type].event, row.message)
+            yield event(by_condition[row.type].event, row.message)
         elif row.status is ConditionStatus.FALSE:
-            yield Event(_failure(row), f"{row.reason}: {row.message}", warning=True)
+            yield event(_failure(row), f"{row.reason}: {row.message}", warning=True)
         elif row.reason == Doing.Suspended:
-            yield Event(EventReason.JobSuspended, row.message)
+            yield event(EventReason.JobSuspended, row.message)
         elif row.reason in set(Waiting):
             warning = row.reason not in _HARMLESS
-            yield Event(EventReason.StageWaiting, f"{row.reason}: {row.message}", warning=warning)
+            yield event(EventReason.StageWaiting, f"{row.reason}: {row.message}", warning=warning)
         elif former is not None and former.reason == Doing.Suspended:
-            yield Event(EventReason.JobResumed, "`spec.suspend` is no longer set.")
+            yield event(EventReason.JobResumed, "`spec.suspend` is no longer set.")
+
+
+def event(reason: EventReason, message: str, *, warning: bool = False) -> Event:
+    """An event with as much of `message` as the API server takes."""
+    return Event(reason, shortened(message, _EVENT_BYTES, _REST), warning)
 
 
 def _failure(row: ConditionRow) -> EventReason:
@@ -55,7 +75,7 @@ def _failure(row: ConditionRow) -> EventReason:
         return EventReason.DeadlineExceeded
     if row.type is Condition.Accepted:
         return EventReason.JobRefused
-    if row.type is Condition.Validated:
+    if row.reason in _GATES:
         return EventReason.GateFailed
     return EventReason.StageFailed
 
@@ -71,13 +91,17 @@ def source_text(spec: JobSpec) -> str:
     return f"{source.directory.claimName or ''}:{source.directory.path}"
 
 
-def serving_line(job: str, status: JobStatus) -> str:
-    """The command that serves the artifact, for the last event and the condition's message."""
-    artifact = status.artifact
-    if artifact is None:
-        return ""
-    revision = f" --set artifact.revision={artifact.revision}" if artifact.revision else ""
-    return (
-        f"helm upgrade --install {job} halftone/halftone-endpoint --set artifact.uri="
-        f"{artifact.uri}{revision} --set artifact.digest={artifact.digest}"
+def serving_line(job: str, uri: str, revision: str | None, digest: str) -> str:
+    """The command that serves the artifact, to be pasted into a shell as it is."""
+    values = {"artifact.uri": uri, "artifact.revision": revision, "artifact.digest": digest}
+    settings = " ".join(
+        f"--set-string {shlex.quote(f'{name}={_escaped(value)}')}"
+        for name, value in values.items()
+        if value
     )
+    return f"helm upgrade --install {job} halftone/halftone-endpoint {settings}"
+
+
+def _escaped(value: str) -> str:
+    """As Helm reads one value, in which a comma begins the next one."""
+    return value.replace("\\", "\\\\").replace(",", "\\,")

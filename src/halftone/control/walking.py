@@ -1,7 +1,7 @@
 """One walk along a job's steps: how far it is, what every step has found, what has to be made next.
 
 Called by `reconciling`. The walk is made anew each time, from the children that exist; a former
-status is believed only where a child or its pods are gone.
+status is believed only where a child or its pods are gone (`recalling`).
 """
 
 from collections.abc import Mapping
@@ -9,23 +9,31 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from halftone.control import facts
+from halftone.control.acceptance import workers_share_the_volume
 from halftone.control.children import child_job, worker_count
 from halftone.control.conditions import Told
 from halftone.control.decision import Deletion
-from halftone.control.judging import Absent, Done, Failed, State, Working, judge
-from halftone.control.naming import child_name
+from halftone.control.failures import Failed, silent
+from halftone.control.judging import Absent, Done, State, Working, is_live, judge
+from halftone.control.naming import child_name, volume_name
 from halftone.control.observed import Observed, ObservedChild
+from halftone.control.recalling import recalled, retry_of
+from halftone.control.saying import doing_message, done_message, occupied_message
 from halftone.control.settings import Settings
 from halftone.control.stages import Step, steps
-from halftone.spec.cluster import RETRY_ANNOTATION, ChildStage, Condition, Doing, Ended, Waiting
+from halftone.control.telling import serving_line
+from halftone.spec.cluster import ChildStage, Condition, Doing, Ended, Waiting
 from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
 from halftone.spec.names import Reason
+from halftone.spec.stage_results import OccupantFacts
 from halftone.spec.status import ConditionStatus, JobStatus
 from halftone.spec.targets import Existing
 
 # Made without a plan, so no plan's digest tells whether they are of the present one.
 _BEFORE_PLAN: Final = frozenset({ChildStage.Plan, ChildStage.Target})
+# Of these the operator needs to hear what they found.
+_MUST_TELL: Final = frozenset({*facts.FIELDS, ChildStage.Target})
 # After these a stage can only fail again, unless the source is looked at anew.
 _NEED_ANOTHER_PLAN: Final = frozenset(
     {Reason.SourceChanged.value, Reason.WorkdirInconsistent.value}
@@ -34,31 +42,46 @@ _NEED_ANOTHER_PLAN: Final = frozenset(
 
 @dataclass
 class Walk:
-    """Built step by step. `status` collects what was found, `told` one entry a condition."""
+    """Built step by step. `status` collects what was found, `told` one entry a condition.
+
+    `is_final`: the job is over, and nothing is made for it any more. `is_asked_again`: it was over,
+    and the annotation has a new value.
+    """
 
     observed: Observed
     spec: JobSpec
     before: JobStatus
     settings: Settings
     is_final: bool
+    is_asked_again: bool
     status: JobStatus
     told: list[Told] = field(default_factory=list)
     creations: list[Mapping[str, Any]] = field(default_factory=list)
     deletions: list[Deletion] = field(default_factory=list)
     running: list[ObservedChild] = field(default_factory=list)
     is_over: bool = False
+    # The source has to be planned anew because a later stage found it changed.
+    plans_again: bool = False
+
+    def __post_init__(self) -> None:
+        self.retry = retry_of(self.observed)
+        known = {child.retry for child in self.observed.children} | {self.before.retry}
+        # Whether the annotation's value is one that was acted upon, in this visit or before.
+        self.has_acted = bool(self.retry) and (self.is_asked_again or self.retry in known)
 
     @property
-    def retry(self) -> str:
-        """The value of the annotation that asks for another try, "" for none."""
-        annotations = self.observed.metadata.get("annotations") or {}
-        return str(annotations.get(RETRY_ANNOTATION, ""))
+    def acted_upon(self) -> str:
+        """The last value of the annotation that was acted upon, "" for none."""
+        return self.retry if self.has_acted else self.before.retry or ""
 
     def go(self) -> None:
         """Along all steps; those behind one that is not done wait, or are not reached."""
+        first = self.status
         self._step(self.steps()[0])
         for step in self.steps()[1:]:
             self._step(step)
+        if self.plans_again:
+            self._begin_again(first)
 
     def steps(self) -> tuple[Step, ...]:
         """The steps of this job, as far as they are known before it is planned."""
@@ -69,6 +92,16 @@ class Walk:
             workers=self._workers(),
         )
 
+    def _begin_again(self, first: JobStatus) -> None:
+        """Nothing that was found of the former plan holds any more."""
+        self.status = first
+        self.told = []
+        accepted, *others = self.steps()
+        message = doing_message(accepted, None)
+        self._tell(accepted, ConditionStatus.UNKNOWN, accepted.doing, message)
+        for step in others:
+            self._tell_unreached(step)
+
     def _workers(self) -> int:
         """How many write shards: what the Job has, whatever the spec says since."""
         begun = self._newest(ChildStage.Quantize)
@@ -76,18 +109,12 @@ class Walk:
 
     def _step(self, step: Step) -> None:
         if self.is_over:
-            failed = any(told.status is ConditionStatus.FALSE for told in self.told)
-            self._tell(
-                step,
-                ConditionStatus.FALSE if failed else ConditionStatus.UNKNOWN,
-                Ended.NotReached if failed else Doing.Pending,
-                "An earlier stage failed." if failed else "Waits for the stages before it.",
-            )
+            self._tell_unreached(step)
             return
         at_once = step.condition is Condition.Accepted
         states = []
         for stage in step.children:
-            state = self._child(stage)
+            state = self._child(step, stage)
             states.append(state)
             if not isinstance(state, Done) and not at_once:
                 break
@@ -96,54 +123,55 @@ class Walk:
     def _conclude(self, step: Step, states: list[State]) -> None:
         """One sentence for the children of a step: a failure before what is still at work."""
         failed = next((state for state in states if isinstance(state, Failed)), None)
-        if failed is not None:
-            self.is_over = True
-            self._tell(step, ConditionStatus.FALSE, failed.reason, failed.message)
-            return
         working = [state for state in states if isinstance(state, Working)]
-        occupied = self._occupied(states) if not working else None
-        if occupied is not None:
-            self.is_over = True
-            self._tell(step, ConditionStatus.FALSE, Reason.TargetOccupied, occupied)
-            return
-        if not working:
-            self._tell(step, ConditionStatus.TRUE, step.done, _done_message(step, self.status))
-            return
-        self.is_over = True
-        waiting = next((state.waiting for state in working if state.waiting is not None), None)
-        reason, message = waiting or (step.doing, _doing_message(step, self))
-        self._tell(step, ConditionStatus.UNKNOWN, reason, message)
+        self.is_over = failed is not None or bool(working)
+        if failed is not None:
+            self._tell(step, ConditionStatus.FALSE, failed.reason, failed.message)
+        elif working:
+            waiting = next((state.waiting for state in working if state.waiting is not None), None)
+            reason, message = waiting or (step.doing, doing_message(step, self.observed.progress))
+            self._tell(step, ConditionStatus.UNKNOWN, reason, message)
+        else:
+            self._tell(step, ConditionStatus.TRUE, step.done, done_message(step, self.status))
 
-    def _occupied(self, states: list[State]) -> str | None:
-        """Why an artifact that `target` found is in the way: it is of another plan."""
-        publish, plan = self.spec.publish, self.status.plan
-        if publish is None or publish.existing is Existing.Replace or plan is None:
-            return None
-        results = [state.result for state in states if isinstance(state, Done) and state.result]
-        there = next((result.occupant for result in results if result.occupant), None)
-        if there is None or there.planDigest == plan.digest:
-            return None
-        return (
-            f"`{publish.uri}` holds the artifact {there.checkpointDigest[:12]} of another plan; "
-            "publish under another name, or with `publish.existing: Replace`, which keeps the "
-            "former reachable by its digest."
-        )
+    def _tell_unreached(self, step: Step) -> None:
+        if any(told.status is ConditionStatus.FALSE for told in self.told):
+            message = "An earlier stage failed."
+            self._tell(step, ConditionStatus.FALSE, Ended.NotReached, message)
+        else:
+            message = "Waits for the stages before it."
+            self._tell(step, ConditionStatus.UNKNOWN, Doing.Pending, message)
 
     def _tell(self, step: Step, status: ConditionStatus, reason: str, message: str) -> None:
         self.told.append(Told(step.condition, status, str(reason), message))
 
-    def _child(self, stage: ChildStage) -> State:
+    def _child(self, step: Step, stage: ChildStage) -> State:
         """How the newest child of `stage` does, after making it or its successor where needed."""
         child = self._newest(stage)
-        state = judge(child, self.observed.now)
-        if isinstance(state, Done):
-            return self._done(stage, state, child)
-        if isinstance(state, Failed):
-            return self._failed(stage, state, child)
+        plan_bytes = None if self.status.plan is None else self.status.plan.memoryBytes
+        state = judge(child, self.observed.now, plan_bytes)
+        if isinstance(state, Done) and child is not None:
+            state = self._done(step, stage, state, child)
+        if isinstance(state, Failed) and child is not None:
+            return self._failed(step, stage, state, child)
         if isinstance(state, Absent):
-            return self._absent(stage, child)
-        if child is not None:
-            self.running.append(child)
+            return self._absent(step, stage, child)
+        if isinstance(state, Working) and child is not None:
+            return self._working(step, stage, state, child)
+        return state
+
+    def _working(
+        self, step: Step, stage: ChildStage, state: Working, child: ObservedChild
+    ) -> State:
+        """`state`, unless the Job has ended, its pods went, and it is known what it found."""
+        if not is_live(child):
+            if self.is_final:
+                return self._remembered(step, stage)
+            recall = recalled(step, stage, None, self.before, self.status)
+            if child.complete and recall is not None:
+                self._keep(recall)
+                return Done(None)
+        self.running.append(child)
         return state
 
     def _newest(self, stage: ChildStage) -> ObservedChild | None:
@@ -157,78 +185,144 @@ class Walk:
         ]
         return max(of_plan, key=lambda child: child.attempt, default=None)
 
-    def _done(self, stage: ChildStage, state: Done, child: ObservedChild | None) -> State:
+    def _done(self, step: Step, stage: ChildStage, state: Done, child: ObservedChild) -> State:
         if stage is ChildStage.Quantize and self._workers() > 1:
             return state  # what the workers wrote is told by `assemble`
-        found = facts.of_result(stage, state.result) if state.result is not None else {}
-        if not facts.is_complete(stage, found):
-            found = facts.of_status(stage, self.before)
-        if not facts.is_complete(stage, found):
+        if state.result is not None:
+            found = facts.of_result(stage, state.result)
+            if not facts.is_complete(stage, found):
+                return silent(stage, child.name)
+            self._keep(found)
+            return self._objection(stage, state.result.occupant) or state
+        if state.silent is not None and stage in _MUST_TELL:
+            return silent(stage, state.silent)
+        if self.is_final:
+            return self._remembered(step, stage)
+        recall = recalled(step, stage, child, self.before, self.status)
+        if recall is None:
             # Nobody remembers what it found. Done stages return at once: let it tell again.
-            assert child is not None
             self.deletions.append(Deletion(child.name, child.uid))
             return Working()
-        self.status = self.status.model_copy(update=found)
+        self._keep(recall)
         return state
 
-    def _failed(self, stage: ChildStage, state: Failed, child: ObservedChild | None) -> State:
-        assert child is not None
-        if self.retry and self.retry != child.retry:
-            again = ChildStage.Plan if state.reason in _NEED_ANOTHER_PLAN else stage
-            newest = max(
-                (one for one in self.observed.children if one.stage is again),
-                key=lambda one: one.attempt,
-                default=None,
+    def _objection(self, stage: ChildStage, occupant: OccupantFacts | None) -> Failed | None:
+        """Why a stage that succeeded is not good enough; nothing is published past these."""
+        publish, plan = self.spec.publish, self.status.plan
+        if stage is ChildStage.Validate and not facts.opens_publishing(self.status):
+            verdict = "" if self.status.report is None else self.status.report.verdict
+            return Failed(
+                Reason.VerdictNotPassed,
+                f"The report's verdict '{verdict}' does not open publishing.",
             )
-            if newest is None or newest.retry != self.retry:
-                self._create(again)
-                return Working()
-            if again is not stage:
-                # The plan was made again and is the same: this stage may try once more.
-                self._create(stage)
-                return Working()
+        if stage is not ChildStage.Target or occupant is None or publish is None or plan is None:
+            return None
+        if publish.existing is Existing.Replace or occupant.planDigest == plan.digest:
+            return None
+        return Failed(Reason.TargetOccupied, occupied_message(publish.uri, occupant))
+
+    def _keep(self, found: Mapping[str, object]) -> None:
+        """Put what a stage found into the status; of an artifact also how it is served."""
+        self.status = self.status.model_copy(update=dict(found))
+        artifact = self.status.artifact
+        if artifact is not None:
+            name = str(self.observed.metadata["name"])
+            line = serving_line(name, artifact.uri, artifact.revision, artifact.digest)
+            artifact = artifact.model_copy(update={"helmCommand": line})
+            self.status = self.status.model_copy(update={"artifact": artifact})
+
+    def _failed(self, step: Step, stage: ChildStage, state: Failed, child: ObservedChild) -> State:
+        if self.retry not in ("", child.retry) and not self.is_final:
+            self.has_acted = True
+            plan = self._newest(ChildStage.Plan)
+            is_stale = stage not in _BEFORE_PLAN and state.reason in _NEED_ANOTHER_PLAN
+            if is_stale and (plan is None or plan.retry != self.retry):
+                self.plans_again = True
+                return self._make(step, ChildStage.Plan)
+            # Where the plan was made again and is the same, this stage may try once more.
+            return self._make(step, stage)
         if state.result is not None:
-            self.status = self.status.model_copy(update=facts.of_result(stage, state.result))
+            self._keep(facts.of_result(stage, state.result))
         return state
 
-    def _absent(self, stage: ChildStage, child: ObservedChild | None) -> State:
+    def _absent(self, step: Step, stage: ChildStage, child: ObservedChild | None) -> State:
+        if self.is_final:
+            return self._remembered(step, stage)
+        recall = recalled(step, stage, None, self.before, self.status)
+        if recall is not None:
+            self._keep(recall)
+            return Done(None)
         if child is not None:  # it is being deleted; what comes next has to wait for its name
             return Working()
-        if self.is_final:
-            return self._remembered(stage)
-        self._create(stage)
-        if self._next_name(stage) in self.observed.taken:
-            name = self._next_name(stage)
-            self.creations.pop()
-            return Working(
-                (
-                    Waiting.NameTaken,
-                    f"The Job '{name}' is not this job's own; delete it, or create this "
-                    "QuantizationJob under another name.",
-                )
-            )
-        return Working()
+        return self._make(step, stage)
 
-    def _remembered(self, stage: ChildStage) -> State:
+    def _remembered(self, step: Step, stage: ChildStage) -> State:
         """A job that is over needs none of its children any more."""
-        self.status = self.status.model_copy(update=facts.of_status(stage, self.before))
-        step = next(step for step in self.steps() if stage in step.children)
         row = self.before.condition(step.condition)
+        self._keep(facts.of_status(stage, self.before))
         if row is not None and row.status is ConditionStatus.FALSE:
             return Failed(row.reason, row.message)
         return Done(None)
 
-    def _create(self, stage: ChildStage) -> None:
-        self.creations.append(
-            child_job(
-                self.observed.metadata,
-                self.spec,
-                self.status,
-                stage,
-                self._next_attempt(stage),
-                self.retry,
-                self.settings,
+    def _make(self, step: Step, stage: ChildStage) -> Working:
+        """A new child of `stage`, unless something is in its way."""
+        if stage not in _BEFORE_PLAN:
+            strays = self._strays()
+            if strays:
+                gone = (child for child in strays if not child.deleting)
+                self.deletions += [Deletion(child.name, child.uid) for child in gone]
+                return Working()
+        if stage is ChildStage.Quantize and worker_count(self.spec, self.status) > 1:
+            refusal = workers_share_the_volume(self.spec, self.observed)
+            if refusal is not None:
+                return Working((Waiting.VolumeNotShared, refusal.message))
+        obstacle = self._obstacle(step, stage)
+        if not self._is_taken(stage) and self._refused(stage) is None:
+            self._create(stage)
+        return Working(obstacle)
+
+    def _strays(self) -> list[ObservedChild]:
+        """Children of another plan whose pods may still write where the next ones will."""
+        digest = None if self.status.plan is None else self.status.plan.digest
+        return [
+            child
+            for child in self.observed.children
+            if child.stage not in _BEFORE_PLAN and is_live(child) and child.plan_digest != digest
+        ]
+
+    def _obstacle(self, step: Step, stage: ChildStage) -> tuple[Waiting, str] | None:
+        """What keeps the API server from making a child; told until the child is seen."""
+        name = self._next_name(stage)
+        if self._is_taken(stage):
+            return (
+                Waiting.NameTaken,
+                f"The Job '{name}', or its volume, is not this job's own; delete it, or create "
+                "this QuantizationJob under another name.",
             )
+        refused = self._refused(stage)
+        if refused is not None:
+            return Waiting.PodsRefused, f"The Job '{name}' cannot be made: {refused}"
+        row = self.before.condition(step.condition)
+        if row is None or row.reason not in (Waiting.NameTaken, Waiting.PodsRefused):
+            return None
+        return (Waiting(row.reason), row.message) if f"'{name}'" in row.message else None
+
+    def _refused(self, stage: ChildStage) -> str | None:
+        """The API server's words on a child, or on its volume, that it does not take."""
+        names = (self._volume(), self._next_name(stage))
+        return next((words for n in names if (words := self.observed.refused.get(n))), None)
+
+    def _is_taken(self, stage: ChildStage) -> bool:
+        return not self.observed.taken.isdisjoint({self._next_name(stage), self._volume()})
+
+    def _volume(self) -> str:
+        return volume_name(str(self.observed.metadata["name"]))
+
+    def _create(self, stage: ChildStage) -> None:
+        attempt = self._next_attempt(stage)
+        metadata, retry = self.observed.metadata, self.acted_upon
+        self.creations.append(
+            child_job(metadata, self.spec, self.status, stage, attempt, retry, self.settings)
         )
 
     def _next_name(self, stage: ChildStage) -> str:
@@ -236,30 +330,3 @@ class Walk:
 
     def _next_attempt(self, stage: ChildStage) -> int:
         return 1 + max((c.attempt for c in self.observed.children if c.stage is stage), default=0)
-
-
-def _done_message(step: Step, status: JobStatus) -> str:
-    plan, checkpoint, report, artifact = (
-        status.plan,
-        status.checkpoint,
-        status.report,
-        status.artifact,
-    )
-    if step.condition is Condition.Accepted and plan is not None:
-        return (
-            f"Recipe {plan.recipe}, {plan.method}; the checkpoint will have {plan.sizeBytes} bytes."
-        )
-    if step.condition is Condition.Quantized and checkpoint is not None:
-        return f"{checkpoint.sizeBytes} bytes, digest {checkpoint.digest[:12]}."
-    if step.condition is Condition.Validated and report is not None:
-        return f"Verdict {report.verdict}, report {report.digest[:12]}."
-    if step.condition is Condition.Published and artifact is not None:
-        return f"{artifact.uri}, digest {artifact.digest[:12]}."
-    return f"{step.done}."
-
-
-def _doing_message(step: Step, walk: Walk) -> str:
-    progress = walk.observed.progress
-    if step.condition is Condition.Quantized and progress is not None and progress[1]:
-        return f"{progress[0] * 100 // progress[1]} % of {progress[1]} bytes are read."
-    return f"{step.doing}."

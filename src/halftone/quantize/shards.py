@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from halftone.checkpoint.digests import file_sha256
 from halftone.checkpoint.index import Checkpoint
@@ -18,6 +18,9 @@ from halftone.quantize.encoding import Encoder
 from halftone.quantize.tiles import TileReader
 from halftone.quantize.workspace import Workspace, storage_errors
 from halftone.quantize.writing import ShardWriter, UnitResult
+
+# Of an entry in a depot: what the shard depends on beside the plan.
+_ORIGIN: Final = "origin"
 
 
 class Progress(Protocol):
@@ -51,9 +54,21 @@ class Depot(Protocol):
 def known_shards(
     shards: Sequence[OutputShard], workspace: Workspace, depot: Depot | None
 ) -> dict[str, dict[str, Any] | None]:
-    """By file, the entries of shards that are finished; None for the others."""
-    look = workspace.finished_shard if depot is None else depot.entry
-    return {shard.file: look(shard.file) for shard in shards}
+    """By file, the entries of shards that are finished; None for the others.
+
+    Of what lies in a depot those count that were made from the same source as it is now.
+    """
+    if depot is None:
+        return {shard.file: workspace.finished_shard(shard.file) for shard in shards}
+    found = {shard.file: depot.entry(shard.file) for shard in shards}
+    return {
+        file: entry if entry is not None and _is_of(workspace, entry) else None
+        for file, entry in found.items()
+    }
+
+
+def _is_of(workspace: Workspace, entry: dict[str, Any]) -> bool:
+    return bool(entry.get(_ORIGIN) == workspace.origin_digest)
 
 
 def write_shards(
@@ -132,6 +147,7 @@ def _finish(
     }
     workspace.finish_shard(shard.file, entry)
     if depot is not None:
-        depot.keep(workspace.shard_path(shard.file), entry)
+        kept = {**entry, _ORIGIN: workspace.origin_digest}
+        depot.keep(workspace.shard_path(shard.file), kept)
         workspace.shard_path(shard.file).unlink()
     return entry

@@ -22,6 +22,7 @@ from halftone.spec.documents import (
     CheckpointDocument,
     Plan,
     canonical_json,
+    sha256_hex,
     sync_directory,
     write_atomically,
 )
@@ -261,6 +262,11 @@ class Workspace:
                 write_atomically(origin, self._origin)
             if not path.exists():
                 self._plan.save(path)
+
+    @property
+    def origin_digest(self) -> str:
+        """What tells shards of one origin from those of another, where they are mixed."""
+        return sha256_hex(self._origin)
 
     def shard_path(self, file: str) -> Path:
         """Where a finished shard lies until everything is."""

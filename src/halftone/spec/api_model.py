@@ -6,7 +6,7 @@ Called by the modules that mirror the blocks of a `QuantizationJob` (design §4)
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
 
 def _without_credentials(url: str) -> str:
@@ -21,13 +21,19 @@ def _without_credentials(url: str) -> str:
 ShortText = Annotated[str, Field(min_length=1, max_length=253)]
 # A name of a Kubernetes object that becomes part of a path or an address (RFC 1123 subdomain).
 ObjectName = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", min_length=1, max_length=253)
+    str,
+    Field(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+        min_length=1,
+        max_length=253,
+    ),
 ]
 # Linux allows any character in a path but NUL.
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 # The API has no floats: a measured or limiting value is written as a decimal in a string.
-DecimalText = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,12})?$")]
-Percent = Annotated[int, Field(ge=0, le=100)]
+DecimalText = Annotated[str, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,12})?$", max_length=19)]
+# Numbers are strict, as they are to the API server: a number in quotes is a string.
+Percent = Annotated[StrictInt, Field(ge=0, le=100)]
 S3Uri = Annotated[str, Field(pattern=r"^s3://[^/]+/?.*$", max_length=1024)]
 HttpUrl = Annotated[
     str, Field(pattern=r"^https?://", max_length=1024), AfterValidator(_without_credentials)
@@ -48,4 +54,7 @@ class SecretKeyRef(ApiModel):
     """
 
     name: ObjectName
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)]
+    # A key may not begin with two dots, nor be one.
+    key: Annotated[
+        str, Field(pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", min_length=1, max_length=253)
+    ]

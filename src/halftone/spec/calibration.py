@@ -7,7 +7,7 @@ no use for it. The mirror of the API (design §4), read by `halftone.quantize.ca
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, model_validator
 
 from halftone.spec.api_model import (
     ApiModel,
@@ -87,14 +87,14 @@ class Calibration(ApiModel):
     """
 
     dataset: Dataset
-    samples: Annotated[int, Field(ge=1, le=1_000_000)] = 512
-    maxSequenceLength: Annotated[int, Field(ge=1, le=1_048_576)] = 2048
+    samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 512
+    maxSequenceLength: Annotated[StrictInt, Field(ge=1, le=1_048_576)] = 2048
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1, max_length=2)] = (
         Modality.Text,
     )
     unroutedExperts: UnroutedExperts = UnroutedExperts.SeeAllTokens
     fewerSamples: FewerSamples = FewerSamples.Refuse
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    seed: Annotated[StrictInt, Field(ge=0, le=2**32 - 1)] = 0
 
     @model_validator(mode="after")
     def _each_modality_once(self) -> Self:

@@ -93,7 +93,7 @@ class Waiting(StrEnum):
     ImageNotPulled = "ImageNotPulled"
     # A Secret, key or claim that the pod names is not there.
     ReferenceMissing = "ReferenceMissing"
-    # A ResourceQuota or an admission policy does not let the pod in.
+    # A ResourceQuota or an admission policy does not let the Job or its pod in.
     PodsRefused = "PodsRefused"
     # Kueue holds the Job back until its queue has room.
     Queued = "Queued"
@@ -101,6 +101,10 @@ class Waiting(StrEnum):
     Disrupted = "Disrupted"
     # A pod failed and is being tried again.
     Retrying = "Retrying"
+    # The runtime cannot start the container; the message is the kubelet's.
+    ContainerNotStarted = "ContainerNotStarted"
+    # The work volume can be mounted by one node only, and `parallelism` was raised since.
+    VolumeNotShared = "VolumeNotShared"
     # An object of the same name, that is not ours, is in the way.
     NameTaken = "NameTaken"
 
@@ -120,6 +124,8 @@ class Ended(StrEnum):
     OutOfMemory = "OutOfMemory"
     # Pods failed more often than the backoff limit allows.
     BackoffLimitExceeded = "BackoffLimitExceeded"
+    # A pod ended in a way that nobody foresaw, and said nothing that can be read.
+    StageFailed = "StageFailed"
     # `spec.activeDeadlineSeconds` is over.
     DeadlineExceeded = "DeadlineExceeded"
     # The stage before it failed, so this one never began.

@@ -7,7 +7,7 @@ unasked (`halftone.validate.validating`), so neither has to be listed, and `stru
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, model_validator
 
 from halftone.spec.api_model import ApiModel, DecimalText, FilePath, ObjectName, Percent
 
@@ -35,7 +35,9 @@ ENGINE_METRICS: Final = frozenset(METRIC_ORDER) - {Metric.Structure, Metric.Weig
 STRUCTURE_GATE: Final = "structure"
 WEIGHT_ERROR_GATE: Final = "weight-error"
 
-GateName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+GateName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)
+]
 
 
 class WeightError(ApiModel):
@@ -77,7 +79,7 @@ class Perplexity(ApiModel):
 
     name: GateName
     metric: Literal[Metric.Perplexity]
-    maxIncreasePercent: Annotated[int, Field(ge=0, le=1000)]
+    maxIncreasePercent: Annotated[StrictInt, Field(ge=0, le=1000)]
 
 
 class Task(ApiModel):
@@ -89,7 +91,7 @@ class Task(ApiModel):
     name: GateName
     metric: Literal[Metric.Task]
     task: FilePath
-    sampleLimit: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    sampleLimit: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
     minRecoveryPercent: Percent
 
 
@@ -98,8 +100,8 @@ class Speed(ApiModel):
 
     name: GateName
     metric: Literal[Metric.Speed]
-    concurrency: Annotated[int, Field(ge=1, le=1024)]
-    minRatioPercent: Annotated[int, Field(ge=0, le=10_000)]
+    concurrency: Annotated[StrictInt, Field(ge=1, le=1024)]
+    minRatioPercent: Annotated[StrictInt, Field(ge=0, le=10_000)]
 
 
 class AcceptanceLength(ApiModel):

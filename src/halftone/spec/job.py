@@ -7,7 +7,7 @@ validation message names the field as the user wrote it. No floats, no phases, b
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from halftone.spec.api_model import (
     ApiModel,
@@ -107,6 +107,8 @@ class Quantization(ApiModel):
     multiTokenPrediction: MultiTokenPrediction | None = None
     checkpointFormat: CheckpointFormat | None = None
     genericArchitecture: GenericArchitecture | None = None
+    # How the files are cut, which is no part of a recipe: more files than workers share well.
+    maxShardBytes: Annotated[StrictInt, Field(ge=1_000_000, le=50_000_000_000)] | None = None
 
     @model_validator(mode="after")
     def _exactly_one_of_preset_and_precision(self) -> Self:
@@ -194,10 +196,10 @@ class JobSpec(ApiModel):
     workVolume: WorkVolume | None = None
     serviceAccountName: ObjectName | None = None
     stages: Annotated[tuple[StageSettings, ...], Field(max_length=5)] = ()
-    parallelism: Annotated[int, Field(ge=1, le=256)] = 1
-    suspend: bool = False
-    activeDeadlineSeconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
-    ttlSecondsAfterFinished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    parallelism: Annotated[StrictInt, Field(ge=1, le=256)] = 1
+    suspend: StrictBool = False
+    activeDeadlineSeconds: Annotated[StrictInt, Field(ge=1, le=31_536_000)] | None = None
+    ttlSecondsAfterFinished: Annotated[StrictInt, Field(ge=0, le=31_536_000)] | None = None
     runner: Runner = Runner.Jobs
 
     @model_validator(mode="after")

@@ -166,6 +166,10 @@ class Reason(StrEnum):
     StoreUnavailable = "StoreUnavailable"
     # The store knows us not, or not enough.
     AccessDenied = "AccessDenied"
+    # A stage was told to end before it was done; what it had finished is kept.
+    Interrupted = "Interrupted"
+    # Something failed in a way that nobody foresaw; the log has it whole.
+    InternalError = "InternalError"
 
 
 class WarningReason(StrEnum):

@@ -99,6 +99,7 @@ def resolve(quantization: Quantization, name: str) -> Recipe:
                 "remove the field to take the default.",
             )
         chosen[field] = None
+    chosen.pop("maxShardBytes", None)
     preset_name = chosen.pop("preset", None)
     if preset_name is None:
         return Recipe(name=name, **chosen)

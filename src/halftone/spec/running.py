@@ -6,7 +6,7 @@ The mirror of the API (design §4); read by `halftone.control` and by nothing on
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, StrictInt, model_validator
 
 from halftone.spec.api_model import ApiModel, ObjectName, SecretKeyRef
 
@@ -18,11 +18,22 @@ QuantityText = Annotated[
         max_length=32,
     ),
 ]
+
+
+def _more_than_nothing(size: str) -> str:
+    if not size.lstrip("0.")[:1].isdigit():
+        raise ValueError("must be more than 0, such as '500Gi'")
+    return size
+
+
+VolumeSize = Annotated[QuantityText, AfterValidator(_more_than_nothing)]
 # `cpu`, `memory`, `ephemeral-storage`, or an extended resource such as `nvidia.com/gpu`.
 ResourceName = Annotated[
     str, Field(pattern=r"^([a-z0-9.-]+/)?[a-zA-Z0-9]([-._a-zA-Z0-9]*[a-zA-Z0-9])?$", max_length=253)
 ]
-Quantities = Annotated[dict[ResourceName, QuantityText | int], Field(max_length=8)]
+Quantities = Annotated[
+    dict[ResourceName, QuantityText | Annotated[StrictInt, Field(ge=0)]], Field(max_length=8)
+]
 
 
 class Runner(StrEnum):
@@ -67,7 +78,7 @@ class WorkVolume(ApiModel):
 
     claimName: ObjectName | None = None
     storageClassName: ObjectName | None = None
-    size: QuantityText | None = None
+    size: VolumeSize | None = None
     accessMode: AccessMode | None = None
     s3: S3WorkArea | None = None
 

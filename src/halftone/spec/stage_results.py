@@ -4,7 +4,8 @@ Written by `halftone stage … --result FILE`, read by `halftone.control` out of
 all that the operator learns of a stage; documents stay in the work area.
 """
 
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +15,16 @@ from halftone.spec.reports import Outcome, Verdict
 
 # The kubelet cuts what is longer: https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
 MAX_RESULT_BYTES: Final = 4096
+# Texts that may be long, in the order in which they are cut; so much of each stays at least.
+_LONG_TEXTS: Final = (
+    ("failure", "message"),
+    ("failure", "subject"),
+    ("artifact", "uri"),
+    ("plan", "sourceRevision"),
+    ("plan", "recipe"),
+)
+_SHORT: Final = 80
+_CUT: Final = "… (cut; the pod's log has it whole)"
 
 
 class FactsModel(BaseModel):
@@ -99,25 +110,41 @@ class StageResult(FactsModel):
     def to_bytes(self) -> bytes:
         """Canonical JSON of at most `MAX_RESULT_BYTES`.
 
-        What does not fit is left out: first gates that passed, then the end of the failure's
-        sentence; the report and the log have them whole.
+        What does not fit is left out: first gates that passed, then the end of texts, longest
+        first, then the last gates; the report and the log have them whole.
         """
         result = self
-        data = result._json()
-        if len(data) > MAX_RESULT_BYTES and result.report is not None:
-            kept = tuple(g for g in result.report.gates if g.outcome is not Outcome.Passed)
-            report = result.report.model_copy(update={"gates": kept})
-            result = result.model_copy(update={"report": report})
-            data = result._json()
-        if len(data) > MAX_RESULT_BYTES and result.failure is not None:
-            # A character takes six bytes of JSON at most.
-            keep = max(0, len(result.failure.message) - (len(data) - MAX_RESULT_BYTES) - 6)
-            cut = result.failure.message[:keep] + "…"
-            failure = result.failure.model_copy(update={"message": cut})
-            data = result.model_copy(update={"failure": failure})._json()
-        if len(data) > MAX_RESULT_BYTES:
+        if result._excess() and result.report is not None:
+            failed = [gate for gate in result.report.gates if gate.outcome is not Outcome.Passed]
+            result = result._with_gates(failed)
+        for part, name in _LONG_TEXTS:
+            result = result._cut(part, name)
+        while result._excess() and result.report is not None and result.report.gates:
+            result = result._with_gates(result.report.gates[:-1])
+        if result._excess():
             raise AssertionError("a stage's result is too long. This is a bug. Please report.")
-        return data
+        return result._json()
+
+    def _excess(self) -> int:
+        """By how many bytes this is too long."""
+        return max(0, len(self._json()) - MAX_RESULT_BYTES)
+
+    def _with_gates(self, gates: Sequence[GateFacts]) -> Self:
+        assert self.report is not None
+        report = self.report.model_copy(update={"gates": tuple(gates)})
+        return self.model_copy(update={"report": report})
+
+    def _cut(self, part: str, name: str) -> Self:
+        """This with as much of one text as fits beside everything else, and a word on the rest."""
+        holder: FactsModel | None = getattr(self, part)
+        text: str | None = None if holder is None else getattr(holder, name)
+        excess = self._excess()
+        if holder is None or text is None or not excess or len(text) <= _SHORT:
+            return self
+        # A character takes one byte of JSON at least.
+        keep = max(_SHORT, len(text) - excess - len(_CUT.encode()))
+        cut = holder.model_copy(update={name: text[:keep] + _CUT})
+        return self.model_copy(update={part: cut})
 
     def _json(self) -> bytes:
         return canonical_json(self.model_dump(mode="json", exclude_none=True))

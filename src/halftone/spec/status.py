@@ -14,7 +14,10 @@ from halftone.spec.documents import Method
 from halftone.spec.reports import Outcome, Verdict
 
 Text = Annotated[str, Field(max_length=1024)]
-Digest = Annotated[str, Field(max_length=64)]
+# A path of 4,096 characters in a claim, as people name it.
+PlaceText = Annotated[str, Field(max_length=4400)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+Count = Annotated[int, Field(ge=0)]
 # RFC 3339 in UTC with seconds, as the API server writes it.
 Time = Annotated[str, Field(max_length=64)]
 
@@ -38,10 +41,13 @@ class ConditionRow(StatusModel):
 
     type: Condition
     status: ConditionStatus
-    reason: Annotated[str, Field(min_length=1, max_length=64)]
+    reason: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=64),
+    ]
     message: Annotated[str, Field(max_length=4096)]
     lastTransitionTime: Time
-    observedGeneration: Annotated[int, Field(ge=0)]
+    observedGeneration: Count
 
 
 class PlanStatus(StatusModel):
@@ -51,16 +57,16 @@ class PlanStatus(StatusModel):
     method: Method
     recipe: Text
     sourceRevision: Text | None = None
-    sizeBytes: int
-    memoryBytes: int
-    shards: int
+    sizeBytes: Count
+    memoryBytes: Count
+    shards: Count
 
 
 class ProgressStatus(StatusModel):
     """Of the running stage, all workers together, in bytes (in steps while calibrating)."""
 
-    bytesDone: int
-    bytesTotal: int
+    bytesDone: Count
+    bytesTotal: Count
 
 
 class GateStatus(StatusModel):
@@ -82,16 +88,17 @@ class CheckpointStatus(StatusModel):
     """What was written."""
 
     digest: Digest
-    sizeBytes: int
+    sizeBytes: Count
 
 
 class ArtifactStatus(StatusModel):
-    """What readers find."""
+    """What readers find. `helmCommand` serves it, as it is pasted into a shell."""
 
-    uri: Text
+    uri: PlaceText
     revision: Text | None = None
     digest: Digest
-    sizeBytes: int
+    sizeBytes: Count
+    helmCommand: Annotated[str, Field(max_length=8192)] | None = None
 
 
 class PipelineRunStatus(StatusModel):
@@ -107,17 +114,17 @@ class JobStatus(StatusModel):
     """
 
     conditions: Annotated[tuple[ConditionRow, ...], Field(max_length=8)] = ()
-    observedGeneration: int | None = None
+    observedGeneration: Count | None = None
     startTime: Time | None = None
     completionTime: Time | None = None
-    source: Text | None = None
+    source: PlaceText | None = None
     recipe: Text | None = None
     plan: PlanStatus | None = None
     progress: ProgressStatus | None = None
     checkpoint: CheckpointStatus | None = None
     gates: Annotated[tuple[GateStatus, ...], Field(max_length=40)] = ()
     report: ReportStatus | None = None
-    recoveryPercent: int | None = None
+    recoveryPercent: Annotated[int, Field(ge=0, le=1000)] | None = None
     artifact: ArtifactStatus | None = None
     pipelineRun: PipelineRunStatus | None = None
     retry: Text | None = None

@@ -15,6 +15,7 @@ from halftone.spec.calibration import Dataset, HuggingFaceDataset, S3Dataset
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
+from halftone.stores.credentials import GivenFor, given
 from halftone.stores.directory import DirectorySource
 from halftone.stores.opening import extra
 from halftone.stores.pinned import Listing, PinnedSource, is_plain
@@ -105,8 +106,9 @@ def _on_the_hub(wanted: HuggingFaceDataset) -> DatasetFiles:
         from halftone.stores.hub import HubSource
 
     uri = f"hf://datasets/{wanted.repository}@{wanted.revision}"
+    credentials = given(GivenFor.Dataset, wanted.tokenSecretRef, f"{field}.tokenSecretRef")
     with _missing(field):
-        source = HubSource(uri, kind="dataset", listing=_ALL)
+        source = HubSource(uri, kind="dataset", listing=_ALL, credentials=credentials)
     inside = (wanted.path or "").strip("/")
     listed = source.files()
     files = tuple(entry for entry in listed if entry.path == inside)
@@ -122,9 +124,17 @@ def _in_a_bucket(wanted: S3Dataset) -> DatasetFiles:
     with extra("s3", "boto3", "data set"):
         from halftone.stores.s3 import S3Source
 
+    ref = wanted.credentialsSecretRef
+    credentials = given(GivenFor.Dataset, ref, f"{field}.credentialsSecretRef")
+
     def opened(uri: str, listing: Listing) -> S3Source:
-        endpoint_field = f"{field}.endpointUrl"
-        return S3Source(uri, wanted.endpointUrl, listing=listing, field=endpoint_field)
+        return S3Source(
+            uri,
+            wanted.endpointUrl,
+            listing=listing,
+            field=f"{field}.endpointUrl",
+            credentials=credentials,
+        )
 
     folder, _, name = wanted.uri.rpartition("/")
     if name.endswith(DATA_SUFFIXES) and folder.count("/") > 1:

@@ -33,6 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
+from halftone.stores.credentials import Credential
 from halftone.stores.patience import WAITS, CutShortError, patiently
 from halftone.stores.pinned import CHECKPOINT, Listing, PinnedSource, named
 
@@ -54,7 +55,8 @@ _WHOLE_FILE_LIMIT: Final = 16_000_000
 class HubSource(PinnedSource):
     """The files of `hf://org/name[@revision]` at the commit that the revision had when opened.
 
-    With `kind` "dataset" those of `hf://datasets/org/name[@revision]`.
+    With `kind` "dataset" those of `hf://datasets/org/name[@revision]`. The token is that of
+    `credentials`, without any the library's own.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class HubSource(PinnedSource):
         *,
         kind: Literal["model", "dataset"] = "model",
         listing: Listing = CHECKPOINT,
+        credentials: Credential | None = None,
     ) -> None:
         self._repository, revision = _parsed(uri, kind)
         self._kind = kind
@@ -71,7 +74,9 @@ class HubSource(PinnedSource):
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
         self._waits = waits
         self._located: dict[str, str] = {}
-        api = HfApi(endpoint=self._endpoint)
+        self._token = None if credentials is None else credentials.token
+        self._place = "HF_TOKEN" if credentials is None else credentials.place
+        api = HfApi(endpoint=self._endpoint, token=self._token)
         self._origin = _origin(api.endpoint)
         attempts = 0
 
@@ -83,7 +88,7 @@ class HubSource(PinnedSource):
                 self._repository, revision=revision, files_metadata=True, timeout=_TIMEOUT
             )
 
-        with _translated(uri, uri):
+        with _translated(uri, uri, self._place):
             info = patiently(ask, _pause, waits)
         super().__init__(uri, *_understood(uri, info), listing)
         self._count(attempts, 0)
@@ -107,7 +112,7 @@ class HubSource(PinnedSource):
             if done < len(buffer):
                 raise CutShortError
 
-        with _translated(self._uri, entry.path):
+        with _translated(self._uri, entry.path, self._place):
             patiently(receive, _pause, self._waits)
 
     def _body(self, entry: FileEntry, begin: int, end: int) -> Generator[bytes, None, None]:
@@ -137,7 +142,7 @@ class HubSource(PinnedSource):
 
     def _headers(self, url: str) -> dict[str, str]:
         """The library's headers; the token only for the Hub itself."""
-        headers = build_hf_headers(token=None if _origin(url) == self._origin else False)
+        headers = build_hf_headers(token=self._token if _origin(url) == self._origin else False)
         return headers | {"Accept-Encoding": "identity"}
 
     def _checked(self, entry: FileEntry, answer: Any, begin: int, end: int) -> int:
@@ -220,22 +225,25 @@ def _strange(subject: str, what: str) -> EnvironmentFault:
 
 
 @contextmanager
-def _translated(uri: str, subject: str) -> Iterator[None]:
-    """Turn huggingface_hub's errors into ours; `subject` is a file's path, or the whole source."""
+def _translated(uri: str, subject: str, place: str) -> Iterator[None]:
+    """Turn huggingface_hub's errors into ours; `subject` is a file's path, or the whole source.
+
+    `place` is where a token has to be put.
+    """
     try:
         yield
     except GatedRepoError as error:
         raise RefusedInput(
             Reason.AccessDenied,
             uri,
-            f"`{uri}` is gated; accept its terms on its page, and set HF_TOKEN to a token of the "
+            f"`{uri}` is gated; accept its terms on its page, and set {place} to a token of the "
             "account that did.",
         ) from error
     except RepositoryNotFoundError as error:
         raise RefusedInput(
             Reason.SourceNotFound,
             uri,
-            f"The Hub shows no `{uri}`; correct the name or, if it is private, set HF_TOKEN to a "
+            f"The Hub shows no `{uri}`; correct the name or, if it is private, set {place} to a "
             "token that may read it.",
         ) from error
     except RevisionNotFoundError as error:
@@ -251,20 +259,22 @@ def _translated(uri: str, subject: str) -> Iterator[None]:
             f"`{uri}` has no file `{subject}`; give another revision, or ask its authors.",
         ) from error
     except (HTTPError, OfflineModeIsEnabled, CutShortError) as error:
-        raise _failure(error, uri, subject) from error
+        raise _failure(error, uri, subject, place) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         # The library's way to say that it did not understand the server.
         raise _strange(subject, "something that huggingface_hub does not understand") from error
 
 
-def _failure(error: Exception, uri: str, subject: str) -> RefusedInput | EnvironmentFault:
+def _failure(
+    error: Exception, uri: str, subject: str, place: str
+) -> RefusedInput | EnvironmentFault:
     """What an answer, or its absence, means."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status in (401, 403):
         return RefusedInput(
             Reason.AccessDenied,
             subject,
-            f"The Hub refused {named(uri, subject)}; set HF_TOKEN to a token that may read it.",
+            f"The Hub refused {named(uri, subject)}; set {place} to a token that may read it.",
         )
     if isinstance(error, OfflineModeIsEnabled):
         remedy = "unset HF_HUB_OFFLINE"

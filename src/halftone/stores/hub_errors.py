@@ -20,6 +20,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 
 from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
+from halftone.stores.credentials import Credential
 
 _PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 # Somebody else was faster; what is there now is judged again.
@@ -51,8 +52,8 @@ def pause_for(endpoint: str, error: Exception, wait: float) -> float | None:
 
 
 @contextmanager
-def hub_errors(uri: str) -> Iterator[None]:
-    """Turn huggingface_hub's errors into ours.
+def hub_errors(uri: str, credentials: Credential | None = None) -> Iterator[None]:
+    """Turn huggingface_hub's errors into ours; `credentials` are those that were given, if any.
 
     Raises RefusedInput(AccessDenied) and (QuotaExceeded), EnvironmentFault(StoreUnavailable).
     """
@@ -64,7 +65,7 @@ def hub_errors(uri: str) -> Iterator[None]:
         raise no_token(uri) from error
     except (HTTPError, OfflineModeIsEnabled, RuntimeError, ValueError, OSError) as error:
         # RuntimeError and ValueError: a thread of an upload, or an answer that makes no sense.
-        raise _meaning(uri, _cause(error)) from error
+        raise _meaning(uri, credentials, _cause(error)) from error
     except (TypeError, KeyError, AttributeError) as error:
         raise _strange(uri) from error
 
@@ -79,6 +80,11 @@ def no_token(uri: str) -> RefusedInput:
     )
 
 
+def place_of(credentials: Credential | None) -> str:
+    """Where whoever reads a message has to put a token."""
+    return "HF_TOKEN" if credentials is None else credentials.place
+
+
 def _cause(error: Exception) -> Exception:
     """The error of a thread's request behind the RuntimeError that reports it."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
@@ -86,14 +92,14 @@ def _cause(error: Exception) -> Exception:
     return error
 
 
-def _meaning(uri: str, error: Exception) -> HalftoneError:
+def _meaning(uri: str, credentials: Credential | None, error: Exception) -> HalftoneError:
     if isinstance(error, OfflineModeIsEnabled):
         return _unavailable(uri, "was not asked", "unset HF_HUB_OFFLINE")
     if isinstance(error, RepositoryNotFoundError):
-        return _denied(uri, "shows no such repository to this token")
+        return _denied(uri, credentials, "shows no such repository to this token")
     if isinstance(error, HfHubHTTPError):
-        return _answered(uri, error)
-    said = _quoted(str(error))
+        return _answered(uri, credentials, error)
+    said = _quoted(str(error), credentials)
     if isinstance(error, ValueError) and "README.md" in said:
         return RefusedInput(
             Reason.WorkdirInconsistent,
@@ -115,15 +121,15 @@ def _meaning(uri: str, error: Exception) -> HalftoneError:
     return _strange(uri)
 
 
-def _answered(uri: str, error: HfHubHTTPError) -> HalftoneError:
+def _answered(uri: str, credentials: Credential | None, error: HfHubHTTPError) -> HalftoneError:
     """What a status means."""
     status = error.response.status_code
-    said = _quoted(error.server_message or "")
+    said = _quoted(error.server_message or "", credentials)
     quote = f", saying: {said}" if said else ""
     if status in (402, 413) or (status == 403 and _speaks_of_room(said)):
         return _full(uri, said or f"status {status}")
     if status in (401, 403):
-        return _denied(uri, f"answered {status}{quote}")
+        return _denied(uri, credentials, f"answered {status}{quote}")
     if status in _OVERTAKEN:
         return _unavailable(
             uri,
@@ -148,11 +154,11 @@ def _full(uri: str, said: str) -> RefusedInput:
     )
 
 
-def _denied(uri: str, what: str) -> RefusedInput:
+def _denied(uri: str, credentials: Credential | None, what: str) -> RefusedInput:
     return RefusedInput(
         Reason.AccessDenied,
         uri,
-        f"The Hub {what} for `{uri}`; set HF_TOKEN to a token that may write there.",
+        f"The Hub {what} for `{uri}`; set {place_of(credentials)} to a token that may write there.",
     )
 
 
@@ -172,9 +178,9 @@ def _strange(uri: str) -> EnvironmentFault:
     )
 
 
-def _quoted(said: str) -> str:
+def _quoted(said: str, credentials: Credential | None) -> str:
     """What a server said, fit for one line of a message and without our token."""
-    token = get_token()
+    token = get_token() if credentials is None else credentials.token
     if token:
         said = said.replace(token, "***")
     line = " ".join("".join(c if c.isprintable() else " " for c in said).split())

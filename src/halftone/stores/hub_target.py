@@ -31,8 +31,9 @@ from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import ARTIFACT_FILE, CAPACITY_DIRECTORY, MODEL_CARD, Reason
 from halftone.spec.publishing import Leftover, LeftoverKind, Progress
 from halftone.spec.targets import Existing, Transfer, Visibility
+from halftone.stores.credentials import Credential
 from halftone.stores.hub import HubSource
-from halftone.stores.hub_errors import hub_errors, no_token, pause_for
+from halftone.stores.hub_errors import hub_errors, no_token, pause_for, place_of
 from halftone.stores.hub_upload import Upload, library_settings
 from halftone.stores.patience import WAITS, patiently
 
@@ -55,7 +56,10 @@ class _Head:
 
 
 class HubArtifactTarget:
-    """`hf://repository`; the token comes from HF_TOKEN or the token file, as for the library."""
+    """`hf://repository`; the token is that of `credentials`, without any the library's own.
+
+    That one comes from HF_TOKEN or the token file.
+    """
 
     def __init__(
         self,
@@ -63,13 +67,17 @@ class HubArtifactTarget:
         visibility: Visibility = Visibility.Private,
         transfer: Transfer = Transfer.Lfs,
         waits: tuple[float, ...] = WAITS,
+        credentials: Credential | None = None,
     ) -> None:
         self._repository = repository
+        self._credentials = credentials
         self._visibility = visibility
         self._transfer = transfer
         self._waits = waits
         # Asked now, because the library reads the variable only when it is first imported.
-        self._api = HfApi(endpoint=(os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None)
+        endpoint = (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
+        token = None if credentials is None else credentials.token
+        self._api = HfApi(endpoint=endpoint, token=token)
 
     @property
     def uri(self) -> str:
@@ -82,7 +90,7 @@ class HubArtifactTarget:
         None for a repository that is absent or was never used. Raises RefusedInput(TargetOccupied)
         for one with other content.
         """
-        with hub_errors(self.uri):
+        with hub_errors(self.uri, self._credentials):
             head = self._head()
         return None if head is None or head.artifact is None else _at(head.artifact, head.commit)
 
@@ -92,9 +100,9 @@ class HubArtifactTarget:
         Nothing is created. What a fine-grained token may do in a repository that does not exist
         yet is only known once it is created.
         """
-        if get_token() is None:
+        if self._credentials is None and get_token() is None:
             raise no_token(self.uri)
-        with hub_errors(self.uri), library_settings(self._transfer):
+        with hub_errors(self.uri, self._credentials), library_settings(self._transfer):
             head = self._head()
             if head is not None:
                 self._refuse_other_visibility(head)
@@ -113,7 +121,7 @@ class HubArtifactTarget:
         """
         self._refuse_without_xet()
         draft = artifact.model_copy(update={"uri": self.uri, "revision": None}).sealed()
-        with hub_errors(self.uri), library_settings(self._transfer):
+        with hub_errors(self.uri, self._credentials), library_settings(self._transfer):
             found = self._judged(draft, existing)
             if found is None or not _is_same(found, draft):
                 upload = Upload(self._api, self._repository, tree, draft, progress)
@@ -129,7 +137,7 @@ class HubArtifactTarget:
         Raises RefusedInput(SourceNotFound) when there is no artifact.
         """
         if paths:
-            with hub_errors(self.uri), library_settings(self._transfer):
+            with hub_errors(self.uri, self._credentials), library_settings(self._transfer):
                 self._patiently(lambda: self._commit_cards(tree, paths))
 
     def leftovers(self) -> list[Leftover]:
@@ -139,7 +147,7 @@ class HubArtifactTarget:
         until somebody squashes it. Large files of dead uploads cannot be listed: the Hub's list
         does not say which commit, if any, names a file.
         """
-        with hub_errors(self.uri):
+        with hub_errors(self.uri, self._credentials):
             head = self._head()
             if head is None:
                 return []
@@ -149,7 +157,7 @@ class HubArtifactTarget:
 
     def remove(self, leftover: Leftover) -> None:
         """Delete the tag of one of `leftovers()`; what is none of them stays."""
-        with hub_errors(self.uri):
+        with hub_errors(self.uri, self._credentials):
             tag = leftover.uri.removeprefix(f"{self.uri}@")
             head = self._head()
             if head is None or not _TAG.match(tag) or _is_tag_of(tag, head):
@@ -183,7 +191,8 @@ class HubArtifactTarget:
             return None
 
     def _artifact_at(self, revision: str) -> Artifact | None:
-        source = HubSource(f"{self.uri}@{revision}", waits=self._waits)
+        uri = f"{self.uri}@{revision}"
+        source = HubSource(uri, waits=self._waits, credentials=self._credentials)
         sizes = {file.path: file.size_bytes for file in source.files()}
         if ARTIFACT_FILE not in sizes:
             return None
@@ -281,7 +290,7 @@ class HubArtifactTarget:
 
     def _ask(self, ask: Callable[[], Answer]) -> Answer:
         """One question, whose errors are ours once patience is at its end."""
-        with hub_errors(self.uri):
+        with hub_errors(self.uri, self._credentials):
             return self._patiently(ask)
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
@@ -301,8 +310,8 @@ class HubArtifactTarget:
             raise RefusedInput(
                 Reason.AccessDenied,
                 f"{_FIELD}.repository",
-                f"`{self.uri}` cannot be created, because the token {why}; set HF_TOKEN to one "
-                "that may write there, or correct the name.",
+                f"`{self.uri}` cannot be created, because the token {why}; set "
+                f"{place_of(self._credentials)} to one that may write there, or correct the name.",
             )
 
     def _refuse_other_visibility(self, head: _Head) -> None:

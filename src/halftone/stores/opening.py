@@ -7,6 +7,7 @@ a store is asked for; a client that is not installed is named together with its 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -22,18 +23,22 @@ from halftone.spec.targets import (
     Publish,
     S3Target,
 )
+from halftone.stores.credentials import Credential, GivenFor, given
 from halftone.stores.directory import DirectorySource
 
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def open_source(uri: str | Path, *, endpoint_url: str | None = None) -> FileSource:
+def open_source(
+    uri: str | Path, *, endpoint_url: str | None = None, credentials: Credential | None = None
+) -> FileSource:
     """Open and pin a directory, `s3://bucket/prefix` or `hf://org/name[@revision]`.
 
         source = open_source("hf://Qwen/Qwen3.5-27B")
         source.revision  # the commit that it was pinned to
 
-    `endpoint_url` is where an S3 server other than the environment's answers. Where an artifact
+    `endpoint_url` is where an S3 server other than the environment's answers, `credentials` what
+    a pod was given for it; without them the environment's own are used. Where an artifact
     was published under `s3://bucket/prefix`, the source is the folder that its `artifact.json`
     names, pinned like any other.
 
@@ -46,11 +51,11 @@ def open_source(uri: str | Path, *, endpoint_url: str | None = None) -> FileSour
     if match[1] == "s3":
         with extra("s3", "boto3"):
             from halftone.stores.s3 import S3Source
-        return S3Source(str(uri), endpoint_url)
+        return S3Source(str(uri), endpoint_url, credentials=credentials)
     if match[1] == "hf":
         with extra("hub", "huggingface_hub"):
             from halftone.stores.hub import HubSource
-        return HubSource(str(uri))
+        return HubSource(str(uri), credentials=credentials)
     raise RefusedInput(
         Reason.InvalidJob,
         str(uri),
@@ -59,21 +64,31 @@ def open_source(uri: str | Path, *, endpoint_url: str | None = None) -> FileSour
     )
 
 
-def open_target(publish: Publish) -> ArtifactTarget:
-    """The one target that `publish` names; nothing is asked of it yet.
+def open_target(publish: Publish, *, dead_after: timedelta | None = None) -> ArtifactTarget:
+    """The one target that `publish` names, with the credentials that this process was given for it.
 
-    Raises RefusedInput for an address or endpoint that is none, EnvironmentFault when the store's
-    client is not installed.
+    Nothing is asked of it yet. `dead_after` is how long a bucket's unfinished uploads are left to
+    whoever began them, by default a day. Raises RefusedInput for an address, endpoint or credential
+    that is none, EnvironmentFault when the store's client is not installed.
     """
     if publish.s3 is not None:
         with extra("s3", "boto3", "target"):
             from halftone.stores.s3_target import S3ArtifactTarget
-        return S3ArtifactTarget(publish.s3.uri, publish.s3.endpointUrl)
+        ref = publish.s3.credentialsSecretRef
+        credentials = given(GivenFor.Publish, ref, "publish.s3.credentialsSecretRef")
+        patience = {} if dead_after is None else {"dead_after": dead_after}
+        return S3ArtifactTarget(
+            publish.s3.uri, publish.s3.endpointUrl, credentials=credentials, **patience
+        )
     if publish.huggingFace is not None:
         with extra("hub", "huggingface_hub", "target"):
             from halftone.stores.hub_target import HubArtifactTarget
         hub = publish.huggingFace
-        return HubArtifactTarget(hub.repository, hub.visibility, hub.transfer)
+        field = "publish.huggingFace.tokenSecretRef"
+        credentials = given(GivenFor.Publish, hub.tokenSecretRef, field)
+        return HubArtifactTarget(
+            hub.repository, hub.visibility, hub.transfer, credentials=credentials
+        )
     from halftone.stores.directory_target import DirectoryArtifactTarget
 
     assert publish.directory is not None

@@ -28,9 +28,16 @@ from botocore.parsers import ResponseParserError
 from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import ARTIFACT_FILE, Reason
+from halftone.stores.credentials import Credential
 from halftone.stores.patience import WAITS, CutShortError, patiently
 from halftone.stores.pinned import CHECKPOINT, Listing, PinnedSource, named
-from halftone.stores.s3_client import UNKNOWN_TO_THE_STORE, make_client, parsed
+from halftone.stores.s3_client import (
+    AMBIENT,
+    UNKNOWN_TO_THE_STORE,
+    access_by,
+    make_client,
+    parsed,
+)
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES, folder_of, is_folder, understood
 
 if TYPE_CHECKING:
@@ -43,7 +50,7 @@ _BROKEN_BODY: Final = (ReadTimeoutError, ResponseStreamingError, IncompleteReadE
 class S3Source(PinnedSource):
     """The objects below `s3://bucket/prefix`. boto3's client may be shared by threads.
 
-    `field` is where a job names the endpoint.
+    `field` is where a job names the endpoint; `credentials` are those that were given for it.
     """
 
     def __init__(
@@ -54,13 +61,15 @@ class S3Source(PinnedSource):
         *,
         listing: Listing = CHECKPOINT,
         field: str = "spec.source.s3.endpointUrl",
+        credentials: Credential | None = None,
     ) -> None:
         self._bucket, self._prefix = parsed(uri)
         self._waits = waits
         self._listing = listing
         self._etags: dict[str, str] = {}
-        with _translated(uri, uri):
-            self._client: S3Client = make_client(endpoint_url, field)
+        self._access = access_by(credentials)
+        with _translated(uri, uri, self._access):
+            self._client: S3Client = make_client(endpoint_url, field, credentials)
             entries, requests = self._list()
             if listing is CHECKPOINT and _may_be_published(entries):
                 folder = self._published_folder(uri)
@@ -125,7 +134,7 @@ class S3Source(PinnedSource):
 
     def _found(self, path: str) -> FileEntry | None:
         self._count(1, 0)
-        with _translated(self._uri, path):
+        with _translated(self._uri, path, self._access):
             try:
                 found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)
             except ClientError as error:
@@ -146,7 +155,7 @@ class S3Source(PinnedSource):
             if done < len(buffer):
                 raise CutShortError
 
-        with _translated(self._uri, entry.path):
+        with _translated(self._uri, entry.path, self._access):
             patiently(
                 receive, lambda e, wait: wait if isinstance(e, _BROKEN_BODY) else None, self._waits
             )
@@ -182,18 +191,20 @@ def _version(etags: dict[str, str]) -> str:
 
 
 @contextmanager
-def _translated(uri: str, subject: str) -> Iterator[None]:
-    """Turn boto3's errors into ours; `subject` is the object's path, or the whole source."""
+def _translated(uri: str, subject: str, access: str) -> Iterator[None]:
+    """Turn boto3's errors into ours; `subject` is the object's path, or the whole source.
+
+    `access` says where the credentials are.
+    """
     try:
         yield
     except ClientError as error:
-        raise _refusal(error, uri, subject) from error
+        raise _refusal(error, uri, subject, access) from error
     except UNKNOWN_TO_THE_STORE as error:
         raise RefusedInput(
             Reason.AccessDenied,
             subject,
-            f"No usable credentials for `{uri}` were found; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+            f"No usable credentials for `{uri}` were found; set {AMBIENT}.",
         ) from error
     except (BotoCoreError, ResponseParserError, CutShortError) as error:
         raise EnvironmentFault(
@@ -204,7 +215,9 @@ def _translated(uri: str, subject: str) -> Iterator[None]:
         ) from None  # botocore's words repeat the endpoint, and with it any password
 
 
-def _refusal(error: ClientError, uri: str, subject: str) -> RefusedInput | EnvironmentFault:
+def _refusal(
+    error: ClientError, uri: str, subject: str, access: str
+) -> RefusedInput | EnvironmentFault:
     """What an answer of the store means."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = error.response.get("Error", {}).get("Code", str(status))
@@ -225,8 +238,7 @@ def _refusal(error: ClientError, uri: str, subject: str) -> RefusedInput | Envir
         return RefusedInput(
             Reason.AccessDenied,
             subject,
-            f"The store refused {what}; give credentials that may list and read it "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE).",
+            f"The store refused {what}; give credentials that may list and read it ({access}).",
         )
     return EnvironmentFault(
         Reason.StoreUnavailable,

@@ -1,7 +1,7 @@
 """What reading from S3 and writing to it share: addresses, and a client.
 
-Called by the S3 modules of this room. Credentials, region and `AWS_ENDPOINT_URL` are boto3's
-business; nothing here, and no message, holds them.
+Called by the S3 modules of this room. Region, `AWS_ENDPOINT_URL` and credentials that nobody gave
+us are boto3's business; nothing here, and no message, holds them.
 """
 
 import os
@@ -22,6 +22,7 @@ from botocore.exceptions import (
 
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
+from halftone.stores.credentials import Credential
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -34,6 +35,8 @@ _CONNECTIONS: Final = 32
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 # What is read of a profile.
 _KEYS: Final = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "region")
+# Where credentials come from that nobody gave us.
+AMBIENT: Final = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 # What boto3 raises before it has asked anybody.
 UNKNOWN_TO_THE_STORE: Final = (
     NoCredentialsError,
@@ -53,12 +56,20 @@ def parsed(uri: str) -> tuple[str, str]:
     return match[1], f"{match[2]}/" if match[2] else ""
 
 
-def make_client(endpoint_url: str | None, field: str, credentials: str | None = None) -> "S3Client":
+def access_by(credentials: Credential | None) -> str:
+    """Where a client has its credentials from, in brackets behind a word about them."""
+    return AMBIENT if credentials is None else f"in {credentials.place}"
+
+
+def make_client(
+    endpoint_url: str | None, field: str, credentials: Credential | None = None
+) -> "S3Client":
     """A client with standard retries.
 
-    `credentials` is the text of an AWS credentials file; without it they come from the environment.
-    So does the endpoint, unless `endpoint_url` is given, which stands in `field` of the job.
-    Raises RefusedInput(InvalidJob) for an endpoint that is no address, BotoCoreError.
+    `credentials` hold the text of an AWS credentials file; without any they come from the
+    environment. So does the endpoint, unless `endpoint_url` is given, which stands in `field` of
+    the job. Raises RefusedInput(InvalidJob) for an endpoint that is no address,
+    RefusedInput(AccessDenied) for a text that is no such file, BotoCoreError.
     """
     from_environment = filter(None, map(os.environ.get, _ENDPOINT_VARIABLES))
     own_endpoint = endpoint_url or next(from_environment, None)
@@ -77,7 +88,7 @@ def make_client(endpoint_url: str | None, field: str, credentials: str | None = 
         s3={"addressing_style": style, "payload_signing_enabled": False},
     )
     # A session of our own: the default one is not safe to make clients from in several threads.
-    keys = _keys(credentials, field) if credentials else {}
+    keys = _keys(credentials) if credentials else {}
     session = boto3.session.Session(
         aws_access_key_id=keys.get("aws_access_key_id"),
         aws_secret_access_key=keys.get("aws_secret_access_key"),
@@ -93,26 +104,26 @@ def make_client(endpoint_url: str | None, field: str, credentials: str | None = 
         raise _unusable_setting(error, field if endpoint_url else None) from None
 
 
-def _keys(credentials: str, field: str) -> dict[str, str]:
+def _keys(credentials: Credential) -> dict[str, str]:
     """What a session takes of the profile `default`, or of the only one.
 
     Raises RefusedInput(AccessDenied) for anything else; no message holds a word of it.
     """
     parser = ConfigParser(interpolation=None)
     try:
-        parser.read_string(credentials)
-        profile = "default" if "default" in parser.sections() else parser.sections()[0]
-        found = {key: parser[profile][key] for key in _KEYS if parser.has_option(profile, key)}
-        if {"aws_access_key_id", "aws_secret_access_key"} <= found.keys():
-            return found
-    except (ConfigError, IndexError):
+        parser.read_string(credentials.text)
+        sections = parser.sections()
+        if "default" in sections or len(sections) == 1:
+            profile = parser["default" if "default" in sections else sections[0]]
+            found = {key: profile[key] for key in _KEYS if profile.get(key)}
+            if {"aws_access_key_id", "aws_secret_access_key"} <= found.keys():
+                return found
+    except ConfigError:  # its words repeat the line
         pass
-    raise RefusedInput(
-        Reason.AccessDenied,
-        field,
-        f"The Secret beside `{field}` holds no text of an AWS credentials file; write a section "
-        "`[default]` with `aws_access_key_id` and `aws_secret_access_key` into its key.",
-    )
+    raise credentials.refused(
+        "is no text of an AWS credentials file",
+        "a section `[default]` with `aws_access_key_id` and `aws_secret_access_key`",
+    ) from None
 
 
 def _unusable_setting(error: ValueError, field: str | None) -> RefusedInput:

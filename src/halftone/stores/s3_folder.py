@@ -5,8 +5,8 @@ the folder. Safe to use from several threads, as boto3's client is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from botocore.exceptions import ClientError
 
 from halftone.stores.patience import WAITS, patiently
+from halftone.stores.s3_client import AMBIENT
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES
 from halftone.stores.s3_writing import is_garbled, status_of, translated
 
@@ -59,31 +60,38 @@ class Stored:
 
 @dataclass(frozen=True)
 class Folder:
-    """`s3://bucket/prefix`; `prefix` ends with a slash, or is empty for a whole bucket."""
+    """`s3://bucket/prefix`; `prefix` ends with a slash, or is empty for a whole bucket.
+
+    `access` says where the client has its credentials from.
+    """
 
     client: "S3Client"
     bucket: str
     prefix: str
+    access: str = AMBIENT
 
     @property
     def uri(self) -> str:
         """How a user would name it."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
+    def _translated(self, path: str | None = None) -> AbstractContextManager[None]:
+        return translated(self.uri, path, self.access)
+
     def clock(self) -> datetime:
         """What time it is for the store, whose times all others are compared with."""
-        with translated(self.uri):
+        with self._translated():
             answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
         told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(told) if told else datetime.now(UTC)
 
     def below(self, name: str) -> "Folder":
         """The folder `name` in this one."""
-        return Folder(self.client, self.bucket, f"{self.prefix}{name}/")
+        return replace(self, prefix=f"{self.prefix}{name}/")
 
     def objects(self) -> Iterator[Stored]:
         """Every object below."""
-        with translated(self.uri):
+        with self._translated():
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix):
                 for item in page.get("Contents", ()):
@@ -94,7 +102,7 @@ class Folder:
         """The objects that lie here, and the names of the folders."""
         objects: list[Stored] = []
         folders: list[str] = []
-        with translated(self.uri):
+        with self._translated():
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix, Delimiter="/"):
                 for item in page.get("Contents", ()):
@@ -107,7 +115,7 @@ class Folder:
 
     def read(self, path: str) -> tuple[bytes, str] | None:
         """Content and ETag of a document, None when it is not there; cut where it is too long."""
-        with translated(self.uri, path):
+        with self._translated(path):
             try:
                 answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
             except self.client.exceptions.NoSuchKey:
@@ -117,7 +125,7 @@ class Folder:
 
     def checksum(self, path: str) -> str | None:
         """What the store keeps of an object, in the words of `s3_checksums`; None without any."""
-        with translated(self.uri, path):
+        with self._translated(path):
             try:
                 answer = self.client.head_object(
                     Bucket=self.bucket, Key=self.prefix + path, ChecksumMode="ENABLED"
@@ -135,14 +143,14 @@ class Folder:
         """
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, **condition}
         where |= {"Body": data, "ChecksumSHA256": checksum}
-        with translated(self.uri, path):
+        with self._translated(path):
             _send(lambda: self.client.put_object(**where))
 
     def delete(self, paths: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
         for begin in range(0, len(paths), _BATCH):
             keys: Any = [{"Key": self.prefix + path} for path in paths[begin : begin + _BATCH]]
-            with translated(self.uri):
+            with self._translated():
                 answer = self.client.delete_objects(
                     Bucket=self.bucket, Delete={"Objects": keys, "Quiet": True}
                 )
@@ -156,7 +164,7 @@ class Folder:
         MinIO lists them only where a whole key is asked for.
         """
         found: list[Upload] = []
-        with translated(self.uri):
+        with self._translated():
             pages = self.client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + path):
                 for item in page.get("Uploads", ()):
@@ -167,7 +175,7 @@ class Folder:
 
     def begin(self, path: str) -> str:
         """Begin a multipart upload and give its id."""
-        with translated(self.uri, path):
+        with self._translated(path):
             return self.client.create_multipart_upload(
                 Bucket=self.bucket, Key=self.prefix + path, ChecksumAlgorithm="CRC32"
             )["UploadId"]
@@ -176,7 +184,7 @@ class Folder:
         """The parts that have arrived, by number. Raises UploadGoneError."""
         found: dict[int, Part] = {}
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
-        with translated(self.uri, path):
+        with self._translated(path):
             for page in self.client.get_paginator("list_parts").paginate(**where):
                 for item in page.get("Parts", ()):
                     found[item["PartNumber"]] = Part(
@@ -192,7 +200,7 @@ class Folder:
         """Send one part. Raises UploadGoneError."""
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
         where |= {"PartNumber": number, "Body": data, "ChecksumCRC32": checksum}
-        with translated(self.uri, path):
+        with self._translated(path):
             _send(lambda: self.client.upload_part(**where))
 
     def complete(self, path: str, upload: str, parts: Sequence[Part], checksum: str) -> None:
@@ -202,7 +210,7 @@ class Folder:
             for part in parts
         ]
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
-        with translated(self.uri, path):
+        with self._translated(path):
             self.client.complete_multipart_upload(
                 MultipartUpload={"Parts": wanted}, ChecksumCRC32=checksum, **where
             )
@@ -210,7 +218,7 @@ class Folder:
     def abort(self, path: str, upload: str) -> None:
         """Give an upload up with all its parts; one that is gone already is no error."""
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
-        with translated(self.uri, path):
+        with self._translated(path):
             try:
                 self.client.abort_multipart_upload(**where)
             except self.client.exceptions.NoSuchUpload:

@@ -14,6 +14,7 @@ from halftone.spec.documents import sha256_hex
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
 from halftone.stores.s3_checksums import of_object
+from halftone.stores.s3_client import AMBIENT
 from halftone.stores.s3_layout import PROBES
 from halftone.stores.s3_writing import FIELD, is_garbled, is_precondition, status_of, translated
 
@@ -28,7 +29,13 @@ _NO_ETAG: Final = f'"{"0" * 32}"'
 
 
 def refuse_unsafe(
-    client: "S3Client", bucket: str, prefix: str, uri: str, *, replacing: bool
+    client: "S3Client",
+    bucket: str,
+    prefix: str,
+    uri: str,
+    *,
+    replacing: bool,
+    access: str = AMBIENT,
 ) -> None:
     """Write below `prefix`, and look; `replacing`: whether `If-Match` will be needed too.
 
@@ -41,7 +48,7 @@ def refuse_unsafe(
         where: Any = {"Bucket": bucket, "Key": key, **(condition or {})}
         return _status(client.put_object, Body=_BODY, ChecksumSHA256=checksum, **where)
 
-    with translated(uri):
+    with translated(uri, access=access):
         try:
             if put(_OTHER_SUM) != _BAD_DIGEST:
                 raise _unsafe(uri, "takes objects whose SHA-256 is wrong")

@@ -17,8 +17,9 @@ from halftone.spec.errors import HalftoneError, RefusedInput
 from halftone.spec.names import ARTIFACT_FILE, Reason
 from halftone.spec.publishing import Leftover, Progress
 from halftone.spec.targets import Existing
+from halftone.stores.credentials import Credential
 from halftone.stores.s3_checksums import of_object
-from halftone.stores.s3_client import make_client, parsed
+from halftone.stores.s3_client import access_by, make_client, parsed
 from halftone.stores.s3_folder import Folder
 from halftone.stores.s3_layout import PUBLISHING, SUPERSEDED, folder_of, is_folder, understood
 from halftone.stores.s3_leftovers import DEAD_AFTER, Leftovers
@@ -36,12 +37,17 @@ class S3ArtifactTarget:
     """
 
     def __init__(
-        self, uri: str, endpoint_url: str | None = None, dead_after: timedelta = DEAD_AFTER
+        self,
+        uri: str,
+        endpoint_url: str | None = None,
+        dead_after: timedelta = DEAD_AFTER,
+        credentials: Credential | None = None,
     ) -> None:
         bucket, prefix = parsed(uri)
-        with translated(uri):
-            client = make_client(endpoint_url, "publish.s3.endpointUrl")
-        self._root = Folder(client, bucket, prefix)
+        access = access_by(credentials)
+        with translated(uri, access=access):
+            client = make_client(endpoint_url, "publish.s3.endpointUrl", credentials)
+        self._root = Folder(client, bucket, prefix, access)
         self._dead_after = dead_after
 
     @property
@@ -60,8 +66,14 @@ class S3ArtifactTarget:
     def refuse_unusable(self) -> None:
         """Raise unless the server checks what it is sent and honours conditional writes."""
         replacing = self.current() is not None
+        root = self._root
         refuse_unsafe(
-            self._root.client, self._root.bucket, self._root.prefix, self.uri, replacing=replacing
+            root.client,
+            root.bucket,
+            root.prefix,
+            self.uri,
+            replacing=replacing,
+            access=root.access,
         )
 
     def publish(

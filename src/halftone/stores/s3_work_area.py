@@ -3,7 +3,7 @@
 `s3://bucket/prefix.work/<plan digest>/`, beside the artifact and never read as one: it has no
 `artifact.json`. Opened by `halftone.cli.handing_on`. Documents are small and written in one piece;
 a shard goes up like a file of an artifact, checked by the store, and its journal entry follows it:
-what has an entry is there whole.
+what has an entry was there whole, and is looked for once more before the entry is believed.
 """
 
 import json
@@ -12,14 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+from botocore.exceptions import ClientError
+
 from halftone.spec.documents import WrittenFile, canonical_json, sha256_hex
-from halftone.spec.errors import EnvironmentFault
+from halftone.spec.errors import RefusedInput
 from halftone.spec.names import CHECKPOINT_DIRECTORY, Reason
+from halftone.stores.credentials import Credential
 from halftone.stores.s3_checksums import of_object
-from halftone.stores.s3_client import make_client, parsed
+from halftone.stores.s3_client import access_by, make_client, parsed
 from halftone.stores.s3_folder import Folder
 from halftone.stores.s3_upload import ArtifactUpload
-from halftone.stores.s3_writing import translated
+from halftone.stores.s3_writing import status_of, translated
 
 _JOURNAL: Final = "journal"
 _READERS: Final = 8
@@ -37,13 +40,14 @@ class S3WorkArea:
         uri: str,
         plan_digest: str,
         endpoint_url: str | None = None,
-        credentials: str | None = None,
+        credentials: Credential | None = None,
     ) -> None:
         """`uri` is that of all plans, such as `s3://bucket/prefix.work`."""
         bucket, prefix = parsed(uri)
-        with translated(uri):
+        access = access_by(credentials)
+        with translated(uri, access=access):
             client = make_client(endpoint_url, "publish.s3.endpointUrl", credentials)
-        self._folder = Folder(client, bucket, prefix).below(plan_digest)
+        self._folder = Folder(client, bucket, prefix, access).below(plan_digest)
 
     @property
     def uri(self) -> str:
@@ -60,6 +64,15 @@ class S3WorkArea:
         """Bring the documents `paths` to below `target`; return those that were there."""
         return [path for path in paths if self._pull(path, target / path)]
 
+    def require(self, target: Path, paths: Iterable[str]) -> None:
+        """Bring the documents `paths`, all of them.
+
+        Raises RefusedInput(WorkdirInconsistent) that names one which is not here.
+        """
+        for path in paths:
+            if not self._pull(path, target / path):
+                raise RefusedInput(Reason.WorkdirInconsistent, path, self._lacks(path))
+
     def pull_folder(self, target: Path, name: str) -> None:
         """Bring every file of the folder `name` to below `target`."""
         paths = [item.path for item in self._folder.below(name).objects()]
@@ -74,7 +87,7 @@ class S3WorkArea:
     ) -> None:
         """Bring the checkpoint's `files` to `target`/checkpoint; those that are there stay.
 
-        Raises EnvironmentFault(WorkdirInconsistent) that names a file which is not here.
+        Raises RefusedInput(WorkdirInconsistent) that names a file which is not here, or is another.
         """
         folder = target / CHECKPOINT_DIRECTORY
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +95,11 @@ class S3WorkArea:
         def bring(file: WrittenFile) -> None:
             path = folder / file.path
             if not (path.is_file() and path.stat().st_size == file.sizeBytes):
-                self._require(self._pull(f"{CHECKPOINT_DIRECTORY}/{file.path}", path), file.path)
+                found = self._pull(f"{CHECKPOINT_DIRECTORY}/{file.path}", path)
+                if not found or path.stat().st_size != file.sizeBytes:
+                    raise RefusedInput(
+                        Reason.WorkdirInconsistent, file.path, self._lacks(file.path)
+                    )
             progress(file.sizeBytes)
 
         with ThreadPoolExecutor(_READERS) as readers:
@@ -102,7 +119,10 @@ class S3WorkArea:
             entry: dict[str, Any] = json.loads(found[0])
         except ValueError:
             return None  # written again together with its shard
-        return entry if entry.get("file") == file else None
+        if not isinstance(entry, dict) or entry.get("file") != file:
+            return None
+        stored = self._size(f"{CHECKPOINT_DIRECTORY}/{file}")
+        return entry if stored is not None and stored == entry.get("sizeBytes") else None
 
     def keep(self, path: Path, entry: dict[str, Any]) -> None:
         """See `Depot.keep`."""
@@ -133,21 +153,30 @@ class S3WorkArea:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         folder = self._folder
-        with translated(folder.uri, path):
+        with translated(folder.uri, path, folder.access):
             try:
                 folder.client.download_file(folder.bucket, folder.prefix + path, str(partial))
-            except folder.client.exceptions.ClientError as error:
-                partial.unlink(missing_ok=True)
-                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+            except ClientError as error:
+                if status_of(error) == 404:
                     return False
                 raise
         partial.rename(target)
         return True
 
-    def _require(self, found: bool, path: str) -> None:
-        if not found:
-            raise EnvironmentFault(
-                Reason.WorkdirInconsistent,
-                path,
-                f"`{self.uri}` lacks `{path}`, which an earlier stage wrote; run that stage again.",
-            )
+    def _size(self, path: str) -> int | None:
+        """How many bytes the object `path` has; None when it is not here."""
+        folder = self._folder
+        with translated(folder.uri, path, folder.access):
+            try:
+                found = folder.client.head_object(Bucket=folder.bucket, Key=folder.prefix + path)
+            except ClientError as error:
+                if status_of(error) == 404:
+                    return None
+                raise
+        return found["ContentLength"]
+
+    def _lacks(self, path: str) -> str:
+        return (
+            f"The work area `{self.uri}` lacks `{path}`, or has another one than an earlier stage "
+            "wrote there: somebody removed or changed it; delete the job and apply it again."
+        )

@@ -14,10 +14,9 @@ from botocore.parsers import ResponseParserError
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 from halftone.stores.pinned import named
-from halftone.stores.s3_client import UNKNOWN_TO_THE_STORE
+from halftone.stores.s3_client import AMBIENT, UNKNOWN_TO_THE_STORE
 
 FIELD: Final = "publish.s3.uri"
-_ACCESS: Final = "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
 # By the store's error code: credentials that were right once, ...
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 # ... are wrong, or not enough, ...
@@ -73,8 +72,11 @@ def is_gone(error: ClientError) -> bool:
 
 
 @contextmanager
-def translated(uri: str, subject: str | None = None) -> Iterator[None]:
-    """Turn boto3's errors into ours; `subject` is a file of the artifact, or all of `uri`."""
+def translated(uri: str, subject: str | None = None, access: str = AMBIENT) -> Iterator[None]:
+    """Turn boto3's errors into ours; `subject` is a file of the artifact, or all of `uri`.
+
+    `access` says where the credentials are.
+    """
     what = named(uri, subject or uri)
     try:
         yield
@@ -83,13 +85,12 @@ def translated(uri: str, subject: str | None = None) -> Iterator[None]:
             raise PreconditionError from error
         if is_gone(error):
             raise UploadGoneError from error
-        raise _refusal(error, uri, what) from error
+        raise _refusal(error, uri, what, access) from error
     except UNKNOWN_TO_THE_STORE as error:
         raise RefusedInput(
             Reason.AccessDenied,
             FIELD,
-            f"No usable credentials for `{uri}` were found; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+            f"No usable credentials for `{uri}` were found; set {AMBIENT}.",
         ) from error
     except (BotoCoreError, ResponseParserError) as error:
         raise EnvironmentFault(
@@ -100,14 +101,16 @@ def translated(uri: str, subject: str | None = None) -> Iterator[None]:
         ) from None  # botocore's words repeat the endpoint, and with it any password
 
 
-def _refusal(error: ClientError, uri: str, what: str) -> RefusedInput | EnvironmentFault:
+def _refusal(
+    error: ClientError, uri: str, what: str, access: str
+) -> RefusedInput | EnvironmentFault:
     code, status = code_of(error), status_of(error)
     if code in _EXPIRED:
         return RefusedInput(
             Reason.AccessDenied,
             FIELD,
-            f"The credentials for `{uri}` have expired; renew them and run the same command "
-            "again: it goes on where it stopped.",
+            f"The credentials for `{uri}` ({access}) have expired; renew them and run the same "
+            "command again: it goes on where it stopped.",
         )
     if code in _FULL or status == 507:
         return EnvironmentFault(
@@ -135,7 +138,7 @@ def _refusal(error: ClientError, uri: str, what: str) -> RefusedInput | Environm
             Reason.AccessDenied,
             FIELD,
             f"The store refused {what} ({code}); give credentials that may list, read, write and "
-            f"delete there {_ACCESS}.",
+            f"delete there ({access}).",
         )
     return EnvironmentFault(
         Reason.StoreUnavailable,

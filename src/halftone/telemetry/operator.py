@@ -20,7 +20,7 @@ class OperatorMetrics:
         self.registry = CollectorRegistry()
         self.reconciles = Counter(
             "halftone_operator_reconciles",
-            "Visits of a QuantizationJob, by what came of them (done, conflict, error).",
+            "Visits of a QuantizationJob, by what came of them (done, early, conflict, error).",
             ["result"],
             registry=self.registry,
         )
@@ -40,9 +40,10 @@ class OperatorMetrics:
             "QuantizationJobs that wait to be looked at.",
             registry=self.registry,
         )
-        self.requests = Gauge(
+        self.requests = Counter(
             "halftone_operator_api_requests",
-            "Requests sent to the API server since the start, watches excepted.",
+            "Requests sent to the API server, by method and status; 0 for no answer.",
+            ["method", "status"],
             registry=self.registry,
         )
         self.is_leader = Gauge(
@@ -73,6 +74,15 @@ class OperatorMetrics:
             "Bytes of artifacts that were published.",
             registry=self.registry,
         )
+
+    def count_request(self, method: str, status: int) -> None:
+        """One request to the API server; `WATCH` is a method here."""
+        self.requests.labels(method, str(status)).inc()
+
+    def end_stage(self, stage: str, seconds: float, *, succeeded: bool) -> None:
+        """A stage's Job came to its end."""
+        result = "succeeded" if succeeded else "failed"
+        self.stage_seconds.labels(stage, result).observe(seconds)
 
     def read_jobs(self, rows: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
         """Count (condition, status, reason) of all jobs anew."""

@@ -1,0 +1,138 @@
+"""versitygw as a pod of the cluster: the S3 that jobs read from and publish to.
+
+Called by the node tier. Data lies in an emptyDir, and is gone with the pod. The Service has a fixed
+address, so that a client on the node, which has no name service, finds it too.
+"""
+
+import json
+import secrets
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore.config import Config
+
+from tests.cluster.archives import single_binary_image
+from tests.cluster.control_plane import ControlPlane
+from tools.servers import program
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REGION: Final = "us-east-1"
+NAMESPACE: Final = "storage"
+IMAGE: Final = "localhost/versitygw:1"
+_ADDRESS: Final = "10.96.0.20"
+_PORT: Final = 7070
+
+
+def image(folder: Path) -> Path:
+    """The archive of its image."""
+    archive = folder / "versitygw.tar"
+    single_binary_image(archive, IMAGE, program("versitygw"))
+    return archive
+
+
+class S3InCluster:
+    """A server that is ready once this is made. `endpoint` is for pods, `outside` for the node."""
+
+    def __init__(self, cluster: ControlPlane) -> None:
+        self.access_key = f"root{secrets.token_hex(6)}"
+        self.secret_key = secrets.token_urlsafe(30)
+        self.endpoint = f"http://s3.{NAMESPACE}.svc.cluster.local:{_PORT}"
+        self.outside = f"http://{_ADDRESS}:{_PORT}"
+        objects = {"apiVersion": "v1", "kind": "List", "items": self._objects()}
+        cluster.kubectl("apply", "-f", "-", text=json.dumps(objects))
+        cluster.kubectl("rollout", "status", "deployment/s3", "-n", NAMESPACE, "--timeout=120s")
+
+    @property
+    def credentials_file(self) -> str:
+        """What a job's Secret holds."""
+        return (
+            f"[default]\naws_access_key_id = {self.access_key}\n"
+            f"aws_secret_access_key = {self.secret_key}\nregion = {REGION}\n"
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client on the node finds its way and its keys by."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.outside,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @cached_property
+    def client(self) -> "S3Client":
+        """A boto3 client on the node."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.outside,
+            region_name=REGION,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8}),
+        )
+
+    def upload(self, folder: Path, bucket: str, prefix: str) -> None:
+        """Put every file of `folder` below `prefix`."""
+        for path in sorted(folder.iterdir()):
+            self.client.put_object(Bucket=bucket, Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+
+    def keys(self, bucket: str, prefix: str = "") -> list[str]:
+        """Every key below `prefix`."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
+    def _objects(self) -> list[dict[str, Any]]:
+        labels = {"app": "s3"}
+        settings = {
+            "ROOT_ACCESS_KEY": self.access_key,
+            "ROOT_SECRET_KEY": self.secret_key,
+            "VGW_PORT": f":{_PORT}",
+            "VGW_REGION": REGION,
+            "HOME": "/data",
+        }
+        container = {
+            "name": "s3",
+            "image": IMAGE,
+            "imagePullPolicy": "Never",
+            "args": ["--quiet", "posix", "/data/buckets"],
+            "workingDir": "/data",
+            "env": [{"name": name, "value": value} for name, value in settings.items()],
+            "readinessProbe": {"tcpSocket": {"port": _PORT}, "periodSeconds": 1},
+            "volumeMounts": [
+                {"name": "data", "mountPath": "/data"},
+                {"name": "buckets", "mountPath": "/data/buckets"},
+            ],
+        }
+        pod = {
+            "securityContext": {"fsGroup": 65532},
+            "containers": [container],
+            "volumes": [{"name": "data", "emptyDir": {}}, {"name": "buckets", "emptyDir": {}}],
+        }
+        return [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": "s3", "namespace": NAMESPACE},
+                "spec": {
+                    "selector": {"matchLabels": labels},
+                    "template": {"metadata": {"labels": labels}, "spec": pod},
+                },
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "s3", "namespace": NAMESPACE},
+                "spec": {
+                    "clusterIP": _ADDRESS,
+                    "selector": labels,
+                    "ports": [{"port": _PORT, "targetPort": _PORT}],
+                },
+            },
+        ]

@@ -1,0 +1,177 @@
+"""The pocket model from S3 to a signed artifact in S3, every stage in a pod of our images.
+
+We test these aspects:
+- conditions and events come in the documented order, and progress of both workers is summed;
+- the operator is lost in the middle, and no stage is made twice;
+- the artifact verifies, and equals byte for byte what a laptop makes of the same job;
+- pods hold no token, no writable root, and only the Secrets of their own stage;
+- the operator's metrics are there through its Service, and `helm test` passes.
+"""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from halftone.spec.cluster import PLURAL, Condition
+from tests.cluster.client import children_path, condition_of, jobs_path
+from tests.commands import files_of, halftone
+from tests.node.conftest import POCKET_MODEL, Up, pods_of
+from tests.node.jobs import BUCKET, SHARD_BYTES, job
+
+NAME = "pocket"
+ORDER = ("Accepted", "Quantized", "Validated", "Published", "Succeeded")
+EVENTS = ("JobAccepted", "CheckpointWritten", "GatesPassed", "ArtifactPublished")
+PUBLISHERS = {"target", "publish"}
+# What each stage may read, and nothing else.
+SECRETS = {
+    "plan": {"s3-read", "s3-work"},
+    "target": {"s3-publish", "signing-key"},
+    "quantize": {"s3-read", "s3-work"},
+    "assemble": {"s3-read", "s3-work"},
+    "validate": {"s3-read", "s3-work"},
+    "publish": {"s3-publish", "s3-work", "signing-key"},
+}
+
+
+class Seen:
+    """A job that was watched to its end."""
+
+    def __init__(self, up: Up, quantization: dict[str, Any]) -> None:
+        self.statuses: list[dict[str, Any]] = []
+        begun = time.monotonic()
+        body = job(up.s3, NAME, quantization=quantization)
+        up.client.create(jobs_path(up.namespace), body)
+        up.client.wait("a pod is made", lambda: bool(pods_of(up, NAME)))
+        print(f"node tier: the first pod was there {time.monotonic() - begun:.2f} s after apply")
+        up.client.wait("it is accepted", lambda: self._is(up, "Accepted"))
+        lost = f"/api/v1/namespaces/{up.namespace}/pods"
+        selector = "app.kubernetes.io/component=operator"
+        for pod in up.client.items(lost, labelSelector=selector):
+            up.client.delete(f"{lost}/{pod['metadata']['name']}?gracePeriodSeconds=0")
+        up.client.wait("it succeeds", lambda: self._is(up, "Succeeded"), 600)
+        print(f"node tier: it was done {time.monotonic() - begun:.1f} s after apply")
+        self.job = up.client.job(up.namespace, NAME)
+        self.pods = pods_of(up, NAME)
+
+    def _is(self, up: Up, kind: str) -> bool:
+        found = up.client.job(up.namespace, NAME)
+        self.statuses.append(found.get("status", {}))
+        failed = [c for c in self.statuses[-1].get("conditions", ()) if c["status"] == "False"]
+        assert not failed, failed
+        return condition_of(found, kind).get("status") == "True"
+
+
+# Slow enough to be seen at work.
+QUANTIZATION = {"preset": "nvfp4a16", "scaleSearch": "Exhaustive", "maxShardBytes": SHARD_BYTES}
+
+
+@pytest.fixture(scope="module")
+def seen(up: Up) -> Seen:
+    return Seen(up, QUANTIZATION)
+
+
+def test_conditions_come_true_in_their_order_and_events_tell_them(up: Up, seen: Seen) -> None:
+    rows = seen.job["status"]["conditions"]
+    assert [(row["type"], row["status"]) for row in rows] == [(name, "True") for name in ORDER]
+    assert set(ORDER) < set(Condition)
+    true_at = [
+        [row["type"] for row in status.get("conditions", ()) if row["status"] == "True"]
+        for status in seen.statuses
+    ]
+    assert all(tuple(true) == ORDER[: len(true)] for true in true_at)
+    events = up.client.items(f"/apis/events.k8s.io/v1/namespaces/{up.namespace}/events")
+    ours = [e for e in events if e["regarding"]["uid"] == seen.job["metadata"]["uid"]]
+    told = [e["reason"] for e in sorted(ours, key=lambda e: str(e["eventTime"]))]
+    assert tuple(reason for reason in told if reason in EVENTS) == EVENTS
+
+
+def test_two_workers_shared_the_files_and_their_progress_was_summed(seen: Seen) -> None:
+    indexes = {
+        pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"]
+        for pod in seen.pods
+        if pod["metadata"]["labels"]["halftone.dev/stage"] == "quantize"
+    }
+    assert indexes == {"0", "1"}
+    reports = [status["progress"] for status in seen.statuses if status.get("progress")]
+    assert reports
+    assert all(0 <= one["bytesDone"] <= one["bytesTotal"] for one in reports)
+
+
+def test_a_lost_operator_makes_no_stage_twice(up: Up, seen: Seen) -> None:
+    made: Counter[str] = Counter()
+    for line in up.cluster.audit_log.read_text().splitlines():
+        event = json.loads(line)
+        ref, code = event.get("objectRef") or {}, event["responseStatus"]["code"]
+        if event["verb"] == "create" and ref.get("resource") == "jobs" and code == 201:
+            made[event["requestURI"], ref.get("name")] += 1
+    assert made
+    names = [one["metadata"]["name"] for one in up.client.items(children_path(up.namespace))]
+    own = sorted(name for name in names if name.startswith(f"{NAME}-"))
+    assert own == sorted(f"{NAME}-{stage}-1" for stage in SECRETS)
+
+
+def test_the_artifact_verifies_and_equals_a_laptops(
+    up: Up, seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in up.s3.environment.items():
+        monkeypatch.setenv(name, value)
+    uri = seen.job["status"]["artifact"]["uri"]
+    verified = halftone("verify", uri, "--public-key", up.signing_key)
+    assert verified.code == 0, verified.err
+    assert "signature: valid" in verified.out
+
+    spec = {
+        "source": {"directory": {"path": str(POCKET_MODEL)}},
+        "quantization": QUANTIZATION,
+        "publish": {"directory": {"path": "published"}},
+    }
+    document = {**job(up.s3, NAME), "spec": spec}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
+    ran = halftone("run", tmp_path / "job.yaml", "--workdir", tmp_path / "work")
+    assert ran.code == 0, ran.err
+    here = files_of(tmp_path / "work" / "checkpoint")
+    assert len([name for name in here if name.endswith(".safetensors")]) > 2
+    del here["README.md"]  # the source's card, which gives way to the artifact's
+    folder = uri.removeprefix(f"s3://{BUCKET}/")
+    there = {
+        name: up.s3.client.get_object(Bucket=BUCKET, Key=f"{folder}/{name}")["Body"].read()
+        for name in here
+    }
+    assert there == here
+    assert [key for key in up.s3.keys(BUCKET, f"{folder}.work/") if "safetensors" in key] == []
+
+
+def test_pods_are_restricted_and_hold_only_their_own_secrets(seen: Seen) -> None:
+    held: dict[str, set[str]] = {}
+    for pod in seen.pods:
+        stage, spec = pod["metadata"]["labels"]["halftone.dev/stage"], pod["spec"]
+        (container,) = spec["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert {kind for volume in spec["volumes"] for kind in volume} == {"name", "emptyDir"}
+        assert not any("serviceaccount" in one["mountPath"] for one in container["volumeMounts"])
+        refs = [one["valueFrom"]["secretKeyRef"] for one in container["env"] if "valueFrom" in one]
+        held.setdefault(stage, set()).update(ref["name"] for ref in refs)
+    assert held == SECRETS
+    assert {stage for stage, names in held.items() if "signing-key" in names} == PUBLISHERS
+
+
+def test_metrics_are_served_and_helms_own_test_passes(up: Up, seen: Seen) -> None:
+    service = up.client.get(f"/api/v1/namespaces/{up.namespace}/services/halftone")
+    url = f"http://{service['spec']['clusterIP']}:8080/metrics"
+    text = httpx.get(url, timeout=30, trust_env=False).text
+    assert "halftone_operator_is_leader 1.0" in text
+    assert NAME not in text
+    assert "Succeeded" in up.helm("test", "halftone")
+
+
+def test_the_operator_holds_no_right_to_secrets(up: Up, seen: Seen) -> None:
+    who = f"--as=system:serviceaccount:{up.namespace}:halftone"
+    rules = up.cluster.kubectl("auth", "can-i", "--list", "-n", up.namespace, who)
+    assert PLURAL in rules
+    assert not [line for line in rules.splitlines() if line.startswith("secrets")]
