@@ -336,3 +336,26 @@ class World:
 def claim(name: str, *modes: str, ours: bool = False) -> dict[str, ObservedClaim | None]:
     """A claim that is there."""
     return {name: ObservedClaim(name, frozenset(modes), "Bound", ours)}
+
+
+def statuses(world: World) -> dict[str, str]:
+    """Each condition's status."""
+    return {name: status for name, (status, _) in told(world.read).items()}
+
+
+def run_until(world: World, stage: ChildStage) -> None:
+    """Go on until a Job of `stage` is at work."""
+    for _ in range(20):
+        world.settle()
+        world.collect()
+        if any(one.stage is stage for one in world.live()):
+            return
+        for one in world.live():
+            world.succeed(one)
+        world.pass_time(1)
+    raise AssertionError(f"there is never a {stage}")
+
+
+def at_work(world: World, stage: ChildStage) -> SimulatedJob:
+    """The Job of `stage` that is live."""
+    return next(one for one in world.live() if one.stage is stage)

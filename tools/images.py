@@ -297,7 +297,7 @@ def _alone() -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> None:
-    """`build` or `check` with names of images, `run IMAGE COMMAND …`, `save IMAGE FILE`, `clean`."""
+    """`build` or `check` with names, `run IMAGE COMMAND …`, `save IMAGE FILE`, or `clean`."""
     verb, *words = arguments or ["build"]
     names = words[:1] if verb in ("run", "save") else words or list(IMAGES)
     known = verb in ("build", "check", "run", "clean") or (verb == "save" and len(words) == 2)

@@ -13,7 +13,7 @@ _SEGMENT = struct.Struct("<IIQQQQQQ")
 
 
 def cut(data: bytes) -> bytes:
-    """The library without its sections. Raises ValueError for what is no little-endian 64-bit ELF."""
+    """The library without its sections. Raises ValueError for anything but 64-bit ELF."""
     ident, *fields = _HEADER.unpack_from(data)
     if ident[:6] != b"\x7fELF\x02\x01":
         raise ValueError("this is no 64-bit little-endian ELF file")

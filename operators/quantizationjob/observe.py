@@ -64,7 +64,11 @@ class Observer:
 
     def note_refused(self, key: Key, name: str, message: str, seconds: float) -> None:
         """The API server does not let us make this object; that too holds for a while."""
-        self._refused[key] = {name: message}, time.monotonic() + seconds
+        # Beside what was noted before: of two that are refused, each is found out by itself.
+        self._refused[key] = (
+            {**self._names_refused(key), name: message},
+            time.monotonic() + seconds,
+        )
 
     def note_terminating(self, key: Key) -> None:
         """Nothing can be made in this job's namespace."""

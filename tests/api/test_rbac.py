@@ -59,14 +59,18 @@ def lives(
         here.answers["whole"] = all_well
         here.change("whole", suspend=False, ttlSecondsAfterFinished=1)
         here.wait_gone("whole")
+        here.operator.stop()  # a watch is audited when it ends
+        here.operator.start()
+        here.operator.wait_ready()
         yield here
 
 
 def test_rights_asked_for_are_those_granted(lives: World) -> None:
     granted = {right for _, rule in _rules(lives.namespace) for right in _rights(rule)}
-    asked = {_asked(row) for row in lives.audited()}
+    # What has no resource, such as the server's version, everybody may ask for.
+    asked = {_asked(row) for row in lives.audited() if (row.get("objectRef") or {}).get("resource")}
     assert asked - granted == set()
-    assert granted - asked == _NODE_TIER
+    assert granted - asked <= _NODE_TIER
 
 
 def test_nothing_was_refused(lives: World) -> None:
@@ -99,10 +103,20 @@ def test_with_a_verb_less_it_fails_and_says_so(
     here.operator = OperatorProcess(cluster, name, tmp_path)
     _take_away(cluster, name, right)
     here.operator.start()
-    here.apply("poor")
-    client.wait("a word about it", lambda: "forbidden" in here.operator.tail().lower())
-    assert (here.find("poor") or {}).get("status", {}).get("artifact") is None
-    here.operator.kill()
+    try:
+        here.apply("poor")
+        client.wait("a word about it", lambda: _is_told(here, "poor"))
+        assert (here.find("poor") or {}).get("status", {}).get("artifact") is None
+    except TimeoutError as error:
+        raise AssertionError(f"{error}; it says:\n{here.operator.tail()}") from error
+    finally:
+        here.operator.kill()
+
+
+def _is_told(here: World, name: str) -> bool:
+    """Whether the log or the job says that something is forbidden."""
+    status = json.dumps((here.find(name) or {}).get("status", {}))
+    return "forbidden" in (here.operator.tail() + status).lower()
 
 
 def _rules(namespace: str) -> list[tuple[str, dict[str, Any]]]:

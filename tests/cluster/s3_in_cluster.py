@@ -80,7 +80,9 @@ class S3InCluster:
     def upload(self, folder: Path, bucket: str, prefix: str) -> None:
         """Put every file of `folder` below `prefix`."""
         for path in sorted(folder.iterdir()):
-            self.client.put_object(Bucket=bucket, Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+            self.client.put_object(
+                Bucket=bucket, Key=f"{prefix}/{path.name}", Body=path.read_bytes()
+            )
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         """Every key below `prefix`."""

@@ -9,11 +9,14 @@ We test these aspects:
   missing
 - its check lets a container write to nothing but its cache and work directory, and refuses images
   that outgrow their limit or hold a file that anybody may write
+- an image is saved once, and again when it has changed
+- what the worker's image cuts from a library is nothing that loading it needs
 
 Stand-ins take the place of buildah and mmdebstrap here. Whether an image builds and runs is seen by
 `make images`, which needs root, the network and minutes.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -22,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,8 @@ from tools import images, requirements
 DOCKERFILES = sorted((ROOT / "images").glob("*/Dockerfile"))
 FILES = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
 
+ENTRYPOINTS = {"operator": ["python", "-m", "operators.quantizationjob"]}
+
 # Stands for both programs: writes down how it was called, and has an image once one is committed.
 STAND_IN = """#!/bin/sh
 echo "$*" >> "{log}"
@@ -40,6 +46,7 @@ case "$*" in
     *" --format "*) echo "$SIZE" ;;
     *" find / "*) echo "$WRITABLE" ;;
     *" inspect "*) grep -q " commit " "{log}" ;;
+    *" push "*) touch "$(echo "$*" | sed 's/.*docker-archive:\\([^:]*\\):.*/\\1/')" ;;
     *" from "*) echo working-container ;;
 esac
 """
@@ -157,7 +164,8 @@ def test_it_runs_as_another_user_than_root_with_one_place_for_caches(path: Path)
         lines = inherited(found, target)
         users = [text for word, text in lines if word == "USER"]
         assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", users[-1])
-        assert [json.loads(t) for word, t in lines if word == "ENTRYPOINT"][-1] == ["halftone"]
+        begins = [json.loads(t) for word, t in lines if word == "ENTRYPOINT"][-1]
+        assert begins == ENTRYPOINTS.get(path.parent.name, ["halftone"])
         settings = variables(lines)
         caches = {settings[name] for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
         assert caches == {images.CACHE}
@@ -221,7 +229,7 @@ def built(tmp_path: Path) -> Path:
 
 
 def test_a_check_runs_twice_with_nothing_to_write_but_cache_and_work(built: Path) -> None:
-    code, said = run_tool(built, "check", WRITABLE=images.CACHE)
+    code, said = run_tool(built, "check", WRITABLE=images.CACHE, SIZE="200 MB")
     assert (code, said) == (0, "")
     runs = [line for line in (built / "log").read_text().splitlines() if " run " in line]
     checks = [line for line in runs if line.endswith(" sh /check/check.sh")]
@@ -257,16 +265,42 @@ def test_an_image_that_is_not_built_is_named_with_its_remedy(tmp_path: Path) -> 
     )
 
 
+def test_a_saved_image_is_written_again_only_when_it_is_another(built: Path) -> None:
+    archive = built / "image.tar"
+    for _ in range(2):
+        assert run_tool(built, "save", "halftone-worker", str(archive), SIZE="id") == (0, "")
+    pushed = [line for line in (built / "log").read_text().splitlines() if " push " in line]
+    wanted = f"docker-archive:{archive}:localhost/halftone-worker:{images.version()}"
+    assert [line.split()[-1] for line in pushed] == [wanted]
+    assert run_tool(built, "save", "halftone-worker", str(archive), SIZE="another") == (0, "")
+    pushed = [line for line in (built / "log").read_text().splitlines() if " push " in line]
+    assert len(pushed) == 2
+
+
+def test_the_table_of_symbols_is_cut_from_a_library_that_still_loads(tmp_path: Path) -> None:
+    found = find_spec("llvmlite")
+    assert found is not None
+    assert found.origin is not None
+    whole = Path(found.origin).parent / "binding" / "libllvmlite.so"
+    library = tmp_path / "library.so"
+    library.write_bytes(whole.read_bytes())
+    before = library.stat().st_size
+    tool = ROOT / "images" / "worker" / "cut_symbols.py"
+    subprocess.run([sys.executable, str(tool), str(library)], check=True)
+    assert library.stat().st_size < before
+    assert ctypes.CDLL(str(library)).LLVMPY_AddModule
+
+
 def test_a_missing_program_is_named_with_its_remedy(tmp_path: Path) -> None:
     code, said = run_tool(tmp_path, "build", path=str(tmp_path / "nothing"))
     assert code == 1
     assert said.endswith("is missing; `apt-get install buildah mmdebstrap` brings it.\n")
 
 
-@pytest.mark.parametrize("words", [("push",), ("build", "nginx"), ("run",)])
+@pytest.mark.parametrize("words", [("push",), ("build", "nginx"), ("run",), ("save",)])
 def test_what_is_no_verb_or_image_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
     code, said = run_tool(tmp_path, *words)
     assert code == 1
     assert said.startswith(
-        "images: `build`, `check`, `run` or `clean`, and names of halftone-calibrator"
+        "images: `build`, `check`, `run`, `save IMAGE FILE` or `clean`, and names of halftone-"
     )

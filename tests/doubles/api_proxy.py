@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -237,9 +238,10 @@ class ApiProxy:
         finally:
             copying.cancel()
             self._streams.discard(copying)
-        if self._ending and copying.cancelled():
-            await response.write(self._ending)
-        await response.write_eof()
+        with suppress(ConnectionError):  # the client has gone
+            if self._ending and copying.cancelled():
+                await response.write(self._ending)
+            await response.write_eof()
         return response
 
     async def _copy(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:

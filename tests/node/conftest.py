@@ -128,3 +128,12 @@ def pods_of(up: Up, job: str) -> list[dict[str, Any]]:
     """Every pod of a QuantizationJob."""
     selector = f"halftone.dev/job={job}"
     return up.client.items(f"/api/v1/namespaces/{up.namespace}/pods", labelSelector=selector)
+
+
+def is_at_work(up: Up, job: str) -> bool:
+    """Whether a worker of it runs."""
+    return any(
+        pod["metadata"]["labels"]["halftone.dev/stage"] == "quantize"
+        and pod["status"]["phase"] == "Running"
+        for pod in pods_of(up, job)
+    )

@@ -8,7 +8,7 @@ We test these aspects:
 - what waits goes on once it has what it waited for;
 - a job that is deleted at work leaves no pod, no object and no unfinished upload.
 
-All jobs are applied at once; each test waits for its own.
+Jobs are applied at once; each test waits for its own.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.client import Object, children_path, condition_of, jobs_path
-from tests.node.conftest import POCKET_MODEL, Up, pods_of
+from tests.node.conftest import POCKET_MODEL, Up, is_at_work, pods_of
 from tests.node.jobs import BUCKET, SOURCE_PREFIX, job, secret
 
 LATE_SECRET = "comes-late"
@@ -45,7 +45,7 @@ def applied(up: Up) -> Iterator[None]:
     wrong = up.s3.credentials_file.replace(up.s3.secret_key, "w" * 40)
     secrets = f"/api/v1/namespaces/{up.namespace}/secrets"
     up.client.create(secrets, secret("s3-wrong", "credentials", wrong))
-    jobs = {
+    jobs: dict[str, dict[str, Any]] = {
         "no-secret": {"source": source(up, name=LATE_SECRET)},
         "no-key": {"source": source(up, key="nothing")},
         "no-image": {"quantization": calibrated},
@@ -53,7 +53,6 @@ def applied(up: Up) -> Iterator[None]:
         "no-memory": {"stages": at_plan(limits={"memory": "40Mi"})},
         "no-source": {"source": source(up, "nothing-here")},
         "closed-source": {"source": source(up, name="s3-wrong")},
-        "deleted": {},
     }
     for name, spec in jobs.items():
         up.client.create(jobs_path(up.namespace), job(up.s3, name, **spec))
@@ -110,8 +109,13 @@ def test_what_cannot_work_is_refused_without_another_try(
     row = told(up, name, "Accepted", reason)
     assert row["status"] == "False"
     assert names in row["message"]
-    children = up.client.items(children_path(up.namespace), labelSelector=f"halftone.dev/job={name}")
-    assert {child["metadata"]["name"] for child in children} <= {f"{name}-plan-1", f"{name}-target-1"}
+    children = up.client.items(
+        children_path(up.namespace), labelSelector=f"halftone.dev/job={name}"
+    )
+    assert {child["metadata"]["name"] for child in children} <= {
+        f"{name}-plan-1",
+        f"{name}-target-1",
+    }
     failed = [child for child in children if child["metadata"]["name"] == f"{name}-plan-1"]
     assert [child["status"].get("failed") for child in failed] == [1]
 
@@ -125,14 +129,10 @@ def test_a_secret_that_comes_late_lets_the_job_go_on(up: Up) -> None:
 
 
 def test_a_job_deleted_at_work_leaves_nothing(up: Up) -> None:
-    def works() -> bool:
-        return any(
-            pod["metadata"]["labels"]["halftone.dev/stage"] == "quantize"
-            and pod["status"]["phase"] == "Running"
-            for pod in pods_of(up, "deleted")
-        )
-
-    up.client.wait("a worker runs", works, 300)
+    quantization = {"preset": "nvfp4a16", "scaleSearch": "Exhaustive"}
+    body = job(up.s3, "deleted", quantization=quantization, parallelism=1)
+    up.client.create(jobs_path(up.namespace), body)
+    up.client.wait("a worker runs", lambda: is_at_work(up, "deleted"), 300)
     digest = up.client.job(up.namespace, "deleted")["status"]["plan"]["digest"]
     key = f"out/deleted.work/{digest}/checkpoint/model-00009-of-00009.safetensors"
     begun = up.s3.client.create_multipart_upload(Bucket=BUCKET, Key=key)

@@ -128,7 +128,7 @@ class VersityGateway:
 
     def _administer(self, *command: str) -> None:
         keys = ("-a", self.access_key, "-s", self.secret_key, "--er", self.endpoint)
-        told = [self._binary, "admin", *keys, *command]
+        told: list[str | Path] = [self._binary, "admin", *keys, *command]
         done = subprocess.run(told, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

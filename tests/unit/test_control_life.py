@@ -5,7 +5,7 @@ We test these aspects:
   `status.artifact` say how the artifact is served;
 - a visit that finds nothing new writes nothing; times move with a status only;
 - suspension and deadline at each stage; the time to live; a retry at each stage, its value once;
-- children, finalizers and statuses that somebody removed or edited.
+- what of the spec may change meanwhile.
 """
 
 from typing import Any
@@ -14,33 +14,12 @@ import pytest
 
 from halftone.spec.cluster import ChildStage, Condition, Doing, EventReason
 from halftone.spec.documents import Method
-from tests.control_cases import World, row, told
+from tests.control_cases import World, at_work, row, run_until, statuses, told
 
 ALONE = (ChildStage.Plan, ChildStage.Quantize, ChildStage.Validate, ChildStage.Publish)
 SHARED: dict[str, Any] = {"parallelism": 3}
 ORDER = ["Accepted", "Quantized", "Validated", "Published", "Succeeded"]
 ALL_TRUE = dict.fromkeys(ORDER[:-1], "True") | {"Succeeded": "True"}
-
-
-def statuses(world: World) -> dict[str, str]:
-    return {name: status for name, (status, _) in told(world.read).items()}
-
-
-def run_until(world: World, stage: ChildStage) -> None:
-    """Go on until a Job of `stage` is at work."""
-    for _ in range(20):
-        world.settle()
-        world.collect()
-        if any(one.stage is stage for one in world.live()):
-            return
-        for one in world.live():
-            world.succeed(one)
-        world.pass_time(1)
-    raise AssertionError(f"there is never a {stage}")
-
-
-def at_work(world: World, stage: ChildStage) -> Any:
-    return next(one for one in world.live() if one.stage is stage)
 
 
 def test_conditions_come_true_in_their_order() -> None:
@@ -267,112 +246,6 @@ def test_an_endless_annotation_is_kept_short() -> None:
     world.settle()
     assert world.read.retry is not None
     assert len(world.read.retry) == 64
-
-
-def test_a_deleted_child_comes_back_while_it_is_needed() -> None:
-    world = World()
-    run_until(world, ChildStage.Quantize)
-    at_work(world, ChildStage.Quantize).deleting = True
-    world.settle()
-    assert world.made.count(ChildStage.Quantize) == 1  # not beside pods that are still going
-    world.collect()
-    world.settle()
-    assert world.made.count(ChildStage.Quantize) == 2
-    world.jobs = {n: one for n, one in world.jobs.items() if one.stage is ChildStage.Quantize}
-    world.run_to_rest()
-    assert world.made.count(ChildStage.Plan) == 1  # what it found is remembered
-    assert statuses(world) == ALL_TRUE
-
-
-def test_nothing_comes_back_when_the_job_is_over() -> None:
-    world = World()
-    world.run_to_rest()
-    before, world.jobs = world.status, {}
-    world.settle()
-    assert world.status == before
-
-
-def test_pods_that_went_are_remembered_by_the_status() -> None:
-    world = World()
-    run_until(world, ChildStage.Publish)
-    for one in world.jobs.values():
-        one.pods = []
-    world.pass_time(100)
-    world.run_to_rest()
-    assert len(world.made) == len(set(world.made))
-    assert statuses(world) == ALL_TRUE
-
-
-def test_what_nobody_remembers_is_found_again() -> None:
-    world = World()
-    run_until(world, ChildStage.Publish)
-    for one in world.jobs.values():
-        one.pods = []
-    world.status, world.version = {}, world.version + 1
-    world.pass_time(100)
-    world.run_to_rest()
-    assert statuses(world) == ALL_TRUE
-
-
-FORGED: dict[str, Any] = {
-    "startTime": "2026-01-01T00:00:00Z",
-    "completionTime": "2026-01-01T00:00:00Z",
-    "conditions": [
-        {
-            "type": name,
-            "status": "True",
-            "reason": "Fine",
-            "message": "Trust me.",
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-            "observedGeneration": 1,
-        }
-        for name in ORDER
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    "forgery",
-    [
-        FORGED,
-        {**FORGED, "report": {"digest": "f" * 64, "verdict": "Passed"}},
-        {"completionTime": "2026-01-01T00:00:00Z", "startTime": "2026-01-01T00:00:00Z"},
-        {"conditions": "nonsense"},
-        {"plan": {"digest": 7}},
-        {},
-    ],
-)
-@pytest.mark.parametrize("stage", ALONE[1:])
-def test_an_edited_status_is_repaired(stage: ChildStage, forgery: dict[str, Any]) -> None:
-    world = World()
-    run_until(world, stage)
-    honest = told(world.read)
-    world.status, world.version = {**world.status, **forgery}, world.version + 1
-    world.settle()
-    assert told(world.read) == honest
-    world.run_to_rest()
-    assert len(world.made) == len(set(world.made))
-    assert statuses(world) == ALL_TRUE
-
-
-def test_an_edited_end_is_repaired() -> None:
-    world = World()
-    world.run_to_rest()
-    honest = dict(world.status)
-    world.status = {
-        **honest,
-        "recoveryPercent": 12,
-        "checkpoint": {"digest": "f" * 64, "sizeBytes": 1},
-    }
-    world.settle()
-    assert world.status == honest
-
-
-def test_a_removed_finalizer_is_put_back() -> None:
-    world = World()
-    run_until(world, ChildStage.Quantize)
-    world.meta["finalizers"] = ["somebody.example/else"]
-    assert world.visit().finalizer is True
 
 
 def test_resources_may_change_until_the_child_is_made() -> None:

@@ -34,7 +34,7 @@ from tests.control_cases import (
     seen,
     told,
 )
-from tests.control_laws import MAKES, jobs_of
+from tests.control_laws import MAKES, check, jobs_of
 
 MESSAGE = "`spec.source` is not what it should be; name another one."
 STAGES = tuple(MAKES)
@@ -156,6 +156,14 @@ def test_another_artifact_in_the_target_is_seen_before_the_work(
     assert row(decision.status, Condition.Accepted).reason == (
         Reason.TargetOccupied if refused else Ended.Accepted
     )
+
+
+@pytest.mark.parametrize("suspend", [False, True])
+def test_nothing_is_made_beside_what_has_failed(suspend: bool) -> None:
+    refused = broken(ChildStage.Plan, bad_pod(ChildStage.Plan, "UnknownArchitecture"))
+    decision = check(seen(refused, blocks={"suspend": suspend}))
+    assert told(decision.status)["Succeeded"] == ("False", "UnknownArchitecture")
+    assert not decision.creations
 
 
 def test_an_occupied_target_is_asked_again() -> None:

@@ -164,7 +164,7 @@ def go_through(blocks: dict[str, Any], method: Method, story: list[tuple[str, in
 
 
 @pytest.mark.parametrize("blocks", BLOCKS[:2])
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(story=actions((*GENTLE, "drop-done", "forget-pods", "half", "finalizer")))
 def test_no_stage_is_carried_out_twice_for_nothing(
     blocks: dict[str, Any], story: list[tuple[str, int]]
@@ -199,7 +199,7 @@ def finished(world: World) -> set[ChildStage]:
     return set().union(*done)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(story=actions((*GENTLE, "fault")), lag=st.integers(1, 4))
 def test_two_operators_make_nothing_twice(story: list[tuple[str, int]], lag: int) -> None:
     walk = Walk({"parallelism": 2}, Method.DataFree)

@@ -20,7 +20,7 @@ _MAX_RETRY = 253
 
 
 def retry_of(observed: Observed) -> str:
-    """The value of the annotation that asks for another try; of a long one a digest, "" for none."""
+    """The value of the retry annotation, "" for none; a digest in the place of a long one."""
     annotations = observed.metadata.get("annotations") or {}
     value = str(annotations.get(RETRY_ANNOTATION) or "")
     return value if len(value) <= _MAX_RETRY else sha256(value.encode()).hexdigest()
@@ -56,12 +56,13 @@ def recalled(
 ) -> dict[str, object] | None:
     """What `before` says that `stage` found, None if that is not to be believed.
 
-    `child` is a Job that succeeded, with its pods gone; None if it is gone itself. `now` is what
-    was found of the stages before this one.
+    `child` is the last Job of the stage, without pods or on its way out; None if it is gone too.
+    `now` is what was found of the stages before this one.
     """
     row = before.condition(step.condition)
     is_true = row is not None and row.status is ConditionStatus.TRUE
-    if not is_true and (child is None or stage is ChildStage.Target):
+    has_succeeded = child is not None and child.complete and not child.deleting
+    if not is_true and (not has_succeeded or stage is ChildStage.Target):
         return None
     if child is not None and child.retry not in ("", before.retry):
         return None  # made after that status was written

@@ -171,6 +171,8 @@ class _Visit:
         deletions = list(walk.deletions)
         over = summary(told).status is not ConditionStatus.UNKNOWN
         start: datetime | None = self._start()
+        if over:
+            creations = []  # a step has two children, and one that is absent beside one that failed
         if not over and self._spec.suspend:
             creations, told = [], self._stopped(told, ConditionStatus.UNKNOWN, Doing.Suspended)
             deletions += self._active()

@@ -167,7 +167,7 @@ class Walk:
         if not is_live(child):
             if self.is_final:
                 return self._remembered(step, stage)
-            recall = recalled(step, stage, None, self.before, self.status)
+            recall = recalled(step, stage, child, self.before, self.status)
             if child.complete and recall is not None:
                 self._keep(recall)
                 return Done(None)
@@ -248,7 +248,7 @@ class Walk:
     def _absent(self, step: Step, stage: ChildStage, child: ObservedChild | None) -> State:
         if self.is_final:
             return self._remembered(step, stage)
-        recall = recalled(step, stage, None, self.before, self.status)
+        recall = recalled(step, stage, child, self.before, self.status)
         if recall is not None:
             self._keep(recall)
             return Done(None)

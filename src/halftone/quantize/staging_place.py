@@ -4,7 +4,6 @@ Called by `conversion.staging` and `sweep.files`, whose work begins anew each ti
 calibration and a checkpoint under way are gone on with, and have places of their own kind.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Collection, Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from halftone.quantize.locks import lock
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 
@@ -83,23 +83,12 @@ def _clear(root: Path, names: Collection[str]) -> None:
 
 @contextmanager
 def _taken(root: Path, output: Path, subject: str) -> Iterator[None]:
-    path = root / _LOCK
-    # Not through a link: what it leads to is not ours to write.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    lock = os.open(path, flags, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever finished in between took the directory away, and our lock with it.
-            taken = not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock))
-        except BlockingIOError:
-            taken = True
-        if taken:
-            raise EnvironmentFault(
-                Reason.OutputBusy,
-                subject,
-                f"Another process is making '{output}'; wait for it, or choose another output.",
-            )
+    ours = lock(root / _LOCK)
+    if ours is None:
+        raise EnvironmentFault(
+            Reason.OutputBusy,
+            subject,
+            f"Another process is making '{output}'; wait for it, or choose another output.",
+        )
+    with ours:
         yield
-    finally:
-        os.close(lock)

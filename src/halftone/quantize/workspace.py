@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 
 from halftone.checkpoint.digests import file_sha256
 from halftone.plan.changes import changed_file
+from halftone.quantize.locks import lock
 from halftone.spec.documents import (
     CheckpointDocument,
     Plan,
@@ -221,19 +222,14 @@ class Workspace:
             )
 
     def _took(self, name: str, *, alone: bool) -> bool:
-        path = self.root / name
-        lock = path.open("wb")
-        self._locks.append(lock)
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            # Whoever finished in between took the directory away, and our lock with it.
-            return path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno()))
-        except BlockingIOError:
-            return False
+        taken = lock(self.root / name, shared=not alone)
+        if taken is not None:
+            self._locks.append(taken)
+        return taken is not None
 
     def _release_locks(self) -> None:
-        for lock in self._locks:
-            lock.close()
+        for taken in self._locks:
+            taken.close()
         self._locks.clear()
 
     def _tidy(self, error: BaseException) -> None:

@@ -50,7 +50,9 @@ class ApiModel(BaseModel):
 class SecretKeyRef(ApiModel):
     """A key of a Secret in the job's namespace.
 
-    A runner in the cluster mounts it; on a laptop the same secret comes from the environment.
+    Of a bucket it holds the text of an AWS credentials file (a section `[default]`), of the Hub a
+    token, of a signing key its PEM. A pod gets it as a variable of its environment; on a laptop the
+    same secret comes from where its library looks for it.
     """
 
     name: ObjectName

@@ -23,7 +23,7 @@ from tests.pods import Pod, Pods, job
 from tests.storehouse import SHARD_BYTES, Storehouse
 
 # A shard and its entry are on the pod's disk, and the upload begins.
-KEEPING = r"open .*/checkpoint/model-[^/]*safetensors.*'rb'"
+KEEPING = r"open .*/checkpoint/model-[^/]*safetensors'.* 'r'"
 
 
 def weights(store: Storehouse) -> dict[str, bytes]:

@@ -8,9 +8,7 @@ other versions, is begun anew. Nothing is written or removed through a symbolic 
 """
 
 import errno
-import fcntl
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
 from halftone.quantize.calibration.measured import Measured
+from halftone.quantize.locks import lock
 from halftone.spec.documents import canonical_json, write_atomically
 from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
@@ -208,18 +207,8 @@ class Partial:
                 )
 
     def _take_lock(self) -> None:
-        path = self.root / _LOCK
-        self._lock = path.open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever finished in between took the directory away, and our lock with it.
-            taken = not path.exists() or not os.path.samestat(
-                path.stat(), os.fstat(self._lock.fileno())
-            )
-        except BlockingIOError:
-            taken = True
-        if taken:
-            self._release_lock()
+        self._lock = lock(self.root / _LOCK)
+        if self._lock is None:
             raise EnvironmentFault(
                 Reason.OutputBusy,
                 str(self.output),

@@ -1,0 +1,80 @@
+"""Installs what the node tier needs of Debian: a container runtime, its plugins, image builders.
+
+Called by `make test-node` before anything else, as root on a bare Python 3.11:
+
+    python -m tools.packages        installs what is missing, and nothing when it is all there
+
+Where it cannot (no root, no apt, no mirror), it ends with a sentence that names what is missing:
+the node tier then fails, for skipping it would prove nothing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+# By package: a program that it brings, as a name on PATH or as a path.
+PACKAGES: Mapping[str, str] = {
+    "buildah": "buildah",
+    "conntrack": "conntrack",
+    "containerd": "containerd",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "iproute2": "ip",
+    "iptables": "iptables",
+    "mmdebstrap": "mmdebstrap",
+    "mount": "umount",
+    "nftables": "nft",
+    "runc": "runc",
+    "util-linux": "nsenter",
+}
+# A user's PATH may lack where Debian puts the programs of administrators.
+_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
+_APT = ("apt-get", "--quiet", "--yes", "--option", "Dpkg::Use-Pty=0")
+
+
+def missing() -> list[str]:
+    """The packages whose programs are not there."""
+    return [package for package, program in PACKAGES.items() if not _is_there(program)]
+
+
+def _is_there(program: str) -> bool:
+    if program.startswith("/"):
+        return Path(program).exists()
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{_PLACES}") is not None
+
+
+def install(packages: list[str]) -> None:
+    """Install them with apt; leaves with a sentence where that fails."""
+    wanted = " ".join(packages)
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        sys.exit(
+            f"packages: {wanted} missing, which the node tier needs; run it as root on Debian, or "
+            "install what brings these programs yourself."
+        )
+    print(f"packages: installing {wanted} …", flush=True)
+    settings = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    commands = (
+        (*_APT, "update"),
+        (*_APT, "install", "--no-install-recommends", *packages),
+    )
+    for command in commands:
+        done = subprocess.run(command, check=False, env=settings, capture_output=True, text=True)
+        if done.returncode:
+            print(done.stdout + done.stderr, file=sys.stderr)
+            sys.exit(f"packages: `{' '.join(command)}` failed, see above; {wanted} missing.")
+
+
+def main() -> None:
+    """Install what is missing, and see that it is there."""
+    wanted = missing()
+    if wanted:
+        install(wanted)
+    left = missing()
+    if left:
+        sys.exit(f"packages: {' '.join(left)} installed, and still without their programs.")
+
+
+if __name__ == "__main__":
+    main()
