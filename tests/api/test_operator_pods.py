@@ -12,15 +12,18 @@ We test these aspects:
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 from halftone.spec.cluster import ChildStage
 from tests.api.world import World, disruption, ends, refused, stops, world
-from tests.cluster.answers import all_well, result
-from tests.cluster.client import Client, children_path, condition_of, pods_path
+from tests.cluster.answers import all_well, job, result
+from tests.cluster.client import Client, children_path, condition_of, jobs_path, pods_path
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.kubelet_stand_in import Answer
+from tests.cluster.kubelet_stand_in import Answer, KubeletStandIn
+from tests.cluster.operator_process import OperatorProcess
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +141,26 @@ def test_quota_is_told_in_its_own_words(
         for child in here.children("squeezed"):
             client.delete(f"{children_path(here.namespace)}/{child}")
         here.wait_for("squeezed", "Succeeded", "True")
-        here.apply("last", stops(ChildStage.Quantize))
-        here.wait_child("last-quantize-1")
-        client.delete(f"/api/v1/namespaces/{here.namespace}")
-        gone = f"/api/v1/namespaces/{here.namespace}"
+
+
+def test_a_namespace_with_live_jobs_can_be_deleted(
+    cluster: ControlPlane, client: Client, tmp_path: Path
+) -> None:
+    """With cluster-wide rights: a Role goes with its namespace, and may go before the job."""
+    lives, works = client.namespace("operator-lives"), client.namespace("operator-works")
+    wide = ["--set-json", "watchNamespaces=[]"]
+    operator = OperatorProcess(cluster, lives, tmp_path, options=wide)
+    settings = tmp_path / "settings.yaml"
+    found = yaml.safe_load(settings.read_text()) | {"watchNamespaces": [works]}
+    settings.write_text(yaml.safe_dump(found))
+    answers = stops(ChildStage.Quantize)
+    with operator, KubeletStandIn(cluster, answers, namespace=works):
+        client.create(jobs_path(works), job("last", works))
+        client.wait_for(works, "last", "Accepted", "True")
+        path = f"{children_path(works)}/last-quantize-1"
+        client.wait("a worker", lambda: client.find(path) is not None)
+        client.delete(f"/api/v1/namespaces/{works}")
+        gone = f"/api/v1/namespaces/{works}"
         client.wait("the end of the namespace", lambda: client.find(gone) is None)
 
 
