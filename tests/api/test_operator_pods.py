@@ -148,7 +148,7 @@ def test_a_namespace_with_live_jobs_can_be_deleted(
 ) -> None:
     """With cluster-wide rights: a Role goes with its namespace, and may go before the job."""
     lives, works = client.namespace("operator-lives"), client.namespace("operator-works")
-    wide = ["--set-json", "watchNamespaces=[]"]
+    wide = ["--set-json", "watchNamespaces=[]", "--set", "serviceAccounts.create=false"]
     operator = OperatorProcess(cluster, lives, tmp_path, options=wide)
     settings = tmp_path / "settings.yaml"
     found = yaml.safe_load(settings.read_text()) | {"watchNamespaces": [works]}

@@ -67,6 +67,7 @@ class Node:
             if place.startswith((f"{self._folder}/", f"{self._state}/")):
                 subprocess.run(["umount", "-l", place], check=False, capture_output=True)
         _remove_cgroups()
+        _remove_links(self._folder)
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -236,6 +237,13 @@ class Node:
                 time.sleep(0.3)
         except (subprocess.SubprocessError, OSError):
             return  # the API server is gone already
+
+
+def _remove_links(folder: Path) -> None:
+    """The kubelet names every container's log in a place that no setting moves."""
+    for link in Path("/var/log/containers").glob("*.log"):
+        if link.is_symlink() and link.readlink().is_relative_to(folder):
+            link.unlink()
 
 
 def _remove_cgroups() -> None:

@@ -82,7 +82,7 @@ WAITING = {
         "is being tried again: S3 said 503.",
     ),
     "a pod that said nothing": (
-        {"pods": (pod(phase="Failed", exit_code=1),)},
+        {"pods": (pod(phase="Failed", exit_code=3),)},
         Waiting.Retrying,
         "is being tried again.",
     ),
@@ -101,6 +101,10 @@ def test_what_is_waited_for_is_told_and_is_no_failure(case: Any) -> None:
 
 AT_WORK = {
     "no pod yet": (),
+    "a pod was refused, and the Job does not say so yet": (
+        bad_pod(QUANTIZE, "RecipeUnknown", 2, message="No such recipe."),
+    ),
+    "a pod was killed for memory": (pod(phase="Failed", exit_code=137),),
     "an image is being pulled": (pending("ContainerCreating"),),
     "a pod runs": (pod(),),
     "another pod runs after a failure": (bad_pod(QUANTIZE, "OutOfSpace", 3), pod("q")),

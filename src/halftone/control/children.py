@@ -6,8 +6,9 @@ administrator) own fields of it.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
+from halftone.control.failures import FINAL_CODES
 from halftone.control.naming import child_name, labels, owner, volume_name
 from halftone.control.pods import CONTAINER, TERMINATION_LOG, pod_spec
 from halftone.control.settings import Settings
@@ -21,13 +22,9 @@ from halftone.spec.cluster import (
     RETRY_ANNOTATION,
     ChildStage,
 )
-from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.job import JobSpec
 from halftone.spec.running import AccessMode
 from halftone.spec.status import JobStatus
-
-# Trying again is useless after a refusal, a failed check, or a kill for memory (128 + SIGKILL).
-_FINAL_CODES: Final = [CheckFailed.exit_code, RefusedInput.exit_code, 137]
 
 
 def child_job(
@@ -78,7 +75,7 @@ def child_job(
                         "onExitCodes": {
                             "containerName": CONTAINER,
                             "operator": "In",
-                            "values": _FINAL_CODES,
+                            "values": list(FINAL_CODES),
                         },
                     },
                 ]

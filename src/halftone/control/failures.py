@@ -11,6 +11,7 @@ from typing import Final
 from halftone.control.observed import ObservedChild, ObservedPod
 from halftone.control.stages import STAGES
 from halftone.spec.cluster import RETRY_ANNOTATION, ChildStage, Ended
+from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.stage_results import StageResult
 
@@ -18,6 +19,8 @@ from halftone.spec.stage_results import StageResult
 _RULE: Final = "PodFailurePolicy"
 # 128 + SIGKILL; nothing but the kernel's want of memory kills like this unannounced.
 _KILLED: Final = 137
+# Trying again is useless after a failed check, a refusal, or a kill for memory.
+FINAL_CODES: Final = (CheckFailed.exit_code, RefusedInput.exit_code, _KILLED)
 # What `metav1.Condition` takes as a reason.
 _WORD: Final = re.compile(r"[A-Za-z](?:[A-Za-z0-9_,:]{0,62}[A-Za-z0-9_])?")
 # How much of a runtime's own error is passed on.

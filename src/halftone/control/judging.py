@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from halftone.control.failures import Failed, explain
+from halftone.control.failures import FINAL_CODES, Failed, explain
 from halftone.control.observed import ObservedChild, ObservedPod
 from halftone.spec.cluster import ChildStage, Waiting
 from halftone.spec.stage_results import StageResult
@@ -151,6 +151,8 @@ def _between(child: ObservedChild) -> tuple[Waiting, str] | None:
             f"Pod '{last.name}' was preempted or evicted and is being replaced; finished work is "
             "kept.",
         )
+    if last.exit_code in FINAL_CODES:
+        return None  # no other comes; the Job says so in a moment
     failure = last.result.failure if last.result is not None else None
     said = f": {failure.message}" if failure is not None else "."
     return Waiting.Retrying, f"Pod '{last.name}' failed and is being tried again{said}"

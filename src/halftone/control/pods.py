@@ -25,8 +25,8 @@ from halftone.spec.status import PlanStatus
 
 CONTAINER: Final = "stage"
 TERMINATION_LOG: Final = "/dev/termination-log"
-# Our images' user. Volumes get its group, so that a stage can write what it mounts.
-_GROUP: Final = 65532
+# The group of our images' user. Volumes get its group, so that a stage can write what it mounts.
+_GROUP: Final = 10001
 # What the interpreter, its libraries and buffers of uploads take beside what the plan states.
 _BASE_MEMORY: Final = 512 * 2**20
 # What documents, evidence and compiled kernels take of a node's disk beside a checkpoint.
