@@ -8,7 +8,7 @@ Called by tests of stages as pods run them.
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -118,24 +118,29 @@ class Storehouse:
             self.server.client.upload_file(str(path), self.source, f"model/{path.name}")
 
 
-def _policy(bucket: str, worker: Account, publisher: Account) -> str:
-    """Opens all of `bucket` to its publisher, and to `worker` the work area beside the artifact."""
-    whole = f"arn:aws:s3:::{bucket}"
+# All that docs/cluster.md asks for; listing is a right on a bucket, and the others on objects.
+_LISTING = ("s3:ListBucket", "s3:ListBucketMultipartUploads")
+_WRITING = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
 
-    def allow(account: Account, actions: str | list[str], resource: str) -> dict[str, Any]:
-        principal = {"AWS": account.access_key}
+
+def _policy(bucket: str, worker: Account, publisher: Account) -> str:
+    """Opens work areas to `worker` and all else of `bucket` to `publisher`, and no more."""
+    whole = f"arn:aws:s3:::{bucket}"
+    areas = f"{whole}/*.work/*"
+
+    def row(effect: str, account: Account, actions: Sequence[str], resource: str) -> dict[str, Any]:
         return {
-            "Effect": "Allow",
-            "Principal": principal,
-            "Action": actions,
+            "Effect": effect,
+            "Principal": {"AWS": account.access_key},
+            "Action": list(actions),
             "Resource": resource,
         }
 
-    listing = ["s3:ListBucket", "s3:ListBucketMultipartUploads"]
     rows = [
-        allow(publisher, "s3:*", whole),
-        allow(publisher, "s3:*", f"{whole}/*"),
-        allow(worker, listing, whole),
-        allow(worker, "s3:*", f"{whole}/*.work/*"),
+        row("Allow", publisher, _LISTING, whole),
+        row("Allow", publisher, _WRITING, f"{whole}/*"),
+        row("Deny", publisher, _WRITING, areas),
+        row("Allow", worker, _LISTING, whole),
+        row("Allow", worker, _WRITING, areas),
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": rows})

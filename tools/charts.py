@@ -300,6 +300,9 @@ def main(arguments: list[str]) -> int:
         for chart in charts:
             write(chart)
         return 0
+    if arguments != ["check"]:
+        print("charts: `write` or `check`, and nothing else.", file=sys.stderr)
+        return 2
     problems = [problem for chart in charts for problem in check(chart)]
     print("\n".join(problems) or f"charts: generated files of {len(charts)} fit their values")
     return 1 if problems else 0

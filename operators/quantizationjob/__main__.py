@@ -101,7 +101,7 @@ async def _run(
     api = await Api.connect(kubeconfig, metrics.count_request)
     pump = Pump(api, queue, metrics, settings.watchNamespaces, silence)
     lease = None if election is None else Lease(api, *election, identity)
-    health = Health(metrics, lambda: _refresh(metrics, queue, pump), pump.troubles)
+    health = Health(metrics, lambda: _refresh(metrics, queue, pump), pump.troubles, pump.is_useful)
     runner = await health.serve(*address)
     workers = Workers(queue, Observer(api, pump.indexes), Applier(api, identity), settings, metrics)
     watching = asyncio.create_task(pump.run(), name="watching")
@@ -117,6 +117,7 @@ async def _run(
         if lease is not None:
             await lease.release()
         await runner.cleanup()
+        await api.close()
     for task in (watching, leading):
         if not task.cancelled() and task.exception() is not None:
             raise task.exception() or AssertionError

@@ -4,6 +4,7 @@ Called by `watch`, `observe`, `apply` and `lease`. The only module that imports 
 for is what the chart's Role allows; `tests/api/test_rbac.py` compares the two.
 """
 
+import asyncio
 import importlib.util
 import json
 import sys
@@ -26,6 +27,9 @@ _APPLY: Final = {"Content-Type": "application/apply-patch+yaml"}
 _MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 _JSON: Final = {"Content-Type": "application/json"}
 _GONE: Final = 410
+# What kr8s raises where nobody answers, and where an answer or a credential cannot be read.
+_NO_ANSWER: Final = (kr8s.APITimeoutError, httpx.HTTPError, OSError)
+_UNREADABLE: Final = (ValueError, KeyError, TypeError)
 
 # Called after each request with its method and the status of its answer, 0 for none.
 Count = Callable[[str, int], None]
@@ -58,18 +62,24 @@ class Api:
     async def connect(cls, kubeconfig: str | None, count: Count) -> "Api":
         """With the service account of this pod, or a kubeconfig. Raises ApiError without either."""
         try:
-            client = await kr8s.asyncio.api(kubeconfig=kubeconfig)
-        except (ValueError, OSError, kr8s.APITimeoutError, httpx.HTTPError) as error:
-            raise ApiError(0, "Unreachable", str(error)) from error
+            async with asyncio.timeout(_SECONDS):
+                client = await kr8s.asyncio.api(kubeconfig=kubeconfig)
+        except (*_NO_ANSWER, *_UNREADABLE, kr8s.ServerError) as error:
+            raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from error
         client.timeout = _SECONDS
         return cls(client, count)
+
+    async def close(self) -> None:
+        """Close what is open to the server."""
+        session = self._client._session  # kr8s has no other way
+        if session is not None:
+            await session.aclose()
 
     async def get(
         self, group: str, version: str, namespace: str | None, path: str
     ) -> dict[str, Any]:
         """GET of one object or list; `path` may carry a query."""
-        found: dict[str, Any] = json.loads(await self._call("GET", group, version, namespace, path))
-        return found
+        return _object(await self._call("GET", group, version, namespace, path))
 
     async def watch(
         self, group: str, version: str, namespace: str | None, path: str, silence: float
@@ -96,11 +106,11 @@ class Api:
                     raise _refused(response)
                 async for line in response.aiter_lines():
                     yield _event(line)
-        except (kr8s.APITimeoutError, kr8s.ServerError, httpx.HTTPError, OSError) as error:
+        except (kr8s.ServerError, *_NO_ANSWER) as error:
             raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from error
 
     async def log(self, namespace: str, pod: str) -> str:
-        """The end of a pod's log."""
+        """The end of a pod's log. It comes from the pod's node, which may be long in answering."""
         path = f"pods/{pod}/log?tailLines=10&limitBytes=8192"
         return await self._call("GET", "", "v1", namespace, path)
 
@@ -152,15 +162,15 @@ class Api:
         """
         path = f"{PLURAL}/{name}{subresource}?fieldManager={FIELD_MANAGER}&force=true"
         found = await self._call("PATCH", GROUP, VERSION, namespace, path, manifest, _APPLY)
-        return dict(json.loads(found))
+        return _object(found)
 
     async def merge(
-        self, namespace: str, name: str, patch: Mapping[str, Any], subresource: str
+        self, namespace: str, name: str, patch: Mapping[str, Any], subresource: str = ""
     ) -> dict[str, Any]:
         """A merge patch of a QuantizationJob: null removes a field, whoever owns it."""
         path = f"{PLURAL}/{name}{subresource}?fieldManager={FIELD_MANAGER}"
         found = await self._call("PATCH", GROUP, VERSION, namespace, path, patch, _MERGE)
-        return dict(json.loads(found))
+        return _object(found)
 
     async def _call(
         self,
@@ -200,7 +210,7 @@ class Api:
                 raise ApiError(0, "Unreachable", str(error)) from error
             code = error.response.status_code
             raise _refused(error.response) from error
-        except (kr8s.APITimeoutError, httpx.HTTPError, OSError) as error:
+        except (*_NO_ANSWER, *_UNREADABLE) as error:  # kr8s reads answers, and credentials anew
             raise ApiError(0, "Unreachable", str(error) or type(error).__name__) from error
         finally:
             self._count(method, code)
@@ -210,12 +220,25 @@ def _base(group: str) -> str:
     return f"/apis/{group}" if group else ""
 
 
+def _object(text: str) -> dict[str, Any]:
+    """An answer of the API. Raises ApiError for one that somebody else gave."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ApiError(0, "Unreadable", f"the answer is no JSON: {text[:200]}") from error
+    if not isinstance(found, dict) or not {"apiVersion", "metadata"} <= set(found):
+        raise ApiError(0, "Unreadable", f"the answer is no object of the API: {text[:200]}")
+    return found
+
+
 def _event(line: str) -> dict[str, Any]:
     """One line of a watch. Raises ApiError for an event that is an error."""
     try:
         event: dict[str, Any] = json.loads(line)
     except ValueError as error:
         raise ApiError(0, "Unreadable", "a watch was cut in the middle of an event") from error
+    if not isinstance(event, dict) or not {"type", "object"} <= set(event):
+        raise ApiError(0, "Unreadable", f"a watch says {line[:200]}")
     if event["type"] == "ERROR":
         told = event["object"]
         raise ApiError(

@@ -6,6 +6,7 @@ work, so finding it there means that somebody (another replica, or ourselves bef
 faster.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from halftone.spec.cluster import FIELD_MANAGER, FINALIZER, GROUP, PLURAL, VERSI
 from halftone.spec.names import API_VERSION, JOB_KIND
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.reading import Key
+
+log = logging.getLogger(__name__)
 
 _PLURALS: Final = {"Job": "jobs", "PersistentVolumeClaim": "persistentvolumeclaims"}
 # The API server's own bound for the text of an event.
@@ -67,7 +70,7 @@ class Applier:
         """
         version = None
         if decision.finalizer is True:
-            version = await self._set_finalizers(key, metadata, [FINALIZER])
+            version = await self._take_finalizer(key, metadata)
         for deletion in decision.deletions:
             # In the foreground: what comes next must not begin while pods still write.
             path = f"jobs/{deletion.name}"
@@ -85,26 +88,37 @@ class Applier:
         for event in decision.events:
             await self._emit(key, metadata, event)
         if decision.finalizer is False:
-            await self._set_finalizers(key, metadata, [])
-            version = None
+            version = await self._give_finalizer_up(key, metadata)
         if decision.delete_self:
             path = f"{PLURAL}/{key.name}"
             await self._api.delete(key.namespace, GROUP, VERSION, path, metadata["uid"])
         jobs = {m["metadata"]["name"] for m in decision.creations if m["kind"] == "Job"}
         return Written(version, frozenset(jobs))
 
-    async def _set_finalizers(
-        self, key: Key, metadata: Mapping[str, Any], finalizers: list[str]
-    ) -> str | None:
-        """The finalizers that are ours; those of others stay. The uid keeps apply from creating."""
+    async def _take_finalizer(self, key: Key, metadata: Mapping[str, Any]) -> str:
+        """Ours beside those of others. The uid keeps apply from creating."""
         body = _identity(key, metadata)
-        body["metadata"]["finalizers"] = finalizers
+        body["metadata"]["finalizers"] = [FINALIZER]
+        return _version(await self._api.apply(key.namespace, key.name, body))
+
+    async def _give_finalizer_up(self, key: Key, metadata: Mapping[str, Any]) -> str | None:
+        """All finalizers but ours, of the object as we saw it; None if it is gone already.
+
+        Apply takes away only what nobody else has put there, and an object that was restored from a
+        copy had ours from the beginning.
+        """
+        others = [one for one in metadata.get("finalizers") or () if one != FINALIZER]
+        body = _identity(key, metadata)
+        body["metadata"] |= {
+            "resourceVersion": metadata["resourceVersion"],
+            "finalizers": others,
+        }
         try:
-            return _version(await self._api.apply(key.namespace, key.name, body))
+            return _version(await self._api.merge(key.namespace, key.name, body))
         except ApiError as error:
-            if finalizers or error.code not in (404, 409):
-                raise
-            return None  # gone already, which is what giving it up is for
+            if error.code == 404:
+                return None
+            raise
 
     async def _create(
         self, key: Key, metadata: Mapping[str, Any], manifest: Mapping[str, Any]
@@ -116,7 +130,9 @@ class Applier:
         except ApiError as error:
             if error.code == 403 and "being terminated" in error.message:
                 raise NamespaceTerminating from error
-            if error.code in (400, 403, 422):
+            # A webhook that does not answer is no fault of the API server, and may last.
+            by_webhook = error.code == 500 and "webhook" in error.message
+            if error.code in (400, 403, 422) or by_webhook:
                 raise ChildRefused(manifest["metadata"]["name"], error.message) from error
             if error.code != 409:
                 raise
@@ -158,7 +174,7 @@ class Applier:
         return _version(found)
 
     async def _emit(self, key: Key, metadata: Mapping[str, Any], event: Event) -> None:
-        """One event; that it cannot be written is no reason to fail."""
+        """One event. That it cannot be written is logged, and no reason to fail."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         body = {
             "apiVersion": "events.k8s.io/v1",
@@ -183,11 +199,7 @@ class Applier:
         try:
             await self._api.create(key.namespace, "events", body)
         except ApiError as error:
-            if error.code in (0, 429) or error.code >= 500:
-                return
-            if error.code == 403 and "being terminated" in error.message:
-                return
-            raise
+            log.warning("%s/%s: the event %s is lost: %s", *key, event.reason.value, error)
 
 
 def _identity(key: Key, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """What the kubelet and Prometheus ask: is it alive, is it ready, what does it count.
 
 Called by `__main__`. Alive is a replica whose event loop turns and whose tasks all run; a server
-that cannot be reached is no reason to be started anew. Ready is one that knows what the server has,
-leader or not, so that a rollout does not wait for an election.
+that cannot be reached is no reason to be started anew. Ready is one that knows what the server has
+in one namespace at least, leader or not, so that a rollout does not wait for an election; what is
+wrong with the others it tells.
 """
 
 import asyncio
@@ -25,10 +26,12 @@ class Health:
         metrics: OperatorMetrics,
         refresh: Callable[[], None],
         troubles: Callable[[], list[str]],
+        is_useful: Callable[[], bool] = lambda: False,
     ) -> None:
         self._metrics = metrics
         self._refresh = refresh
         self._troubles = troubles
+        self._is_useful = is_useful
         self._tasks: list[asyncio.Task[Any]] = []
 
     def watch(self, tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -50,7 +53,8 @@ class Health:
         return _answer(self._ended())
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        return _answer([*self._ended(), *self._troubles()])
+        ended, troubles = self._ended(), self._troubles()
+        return _answer([*ended, *troubles], is_well=not ended and self._is_useful())
 
     def _ended(self) -> list[str]:
         return [f"{task.get_name()} has ended" for task in self._tasks if task.done()]
@@ -60,6 +64,6 @@ class Health:
         return web.Response(body=generate_latest(self._metrics.registry), headers=_TEXT)
 
 
-def _answer(troubles: list[str]) -> web.Response:
+def _answer(troubles: list[str], *, is_well: bool = False) -> web.Response:
     text = "\n".join(troubles) or "ok"
-    return web.Response(status=503 if troubles else 200, text=f"{text}\n")
+    return web.Response(status=503 if troubles and not is_well else 200, text=f"{text}\n")

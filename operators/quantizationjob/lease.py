@@ -56,8 +56,9 @@ class Lease:
         try:
             async with asyncio.timeout(RETRY):
                 found = await self._read()
-                if found is not None and found["spec"].get("holderIdentity") == self._identity:
-                    found["spec"]["holderIdentity"] = ""
+                spec = (found or {}).get("spec") or {}
+                if found is not None and spec.get("holderIdentity") == self._identity:
+                    spec["holderIdentity"] = ""
                     await self._api.replace(self._namespace, "leases", self._name, found)
         except (ApiError, TimeoutError) as error:
             log.info("the lease could not be released: %s", error)
@@ -79,7 +80,7 @@ class Lease:
         if found is None:
             await self._api.create(self._namespace, "leases", self._new(now))
             return True
-        spec = found["spec"]
+        spec = found.setdefault("spec", {})
         holder = str(spec.get("holderIdentity") or "")
         if holder not in ("", self._identity) and not self._is_over(spec, holder):
             return False

@@ -24,6 +24,11 @@ _NO_POD: Final = timedelta(seconds=5)
 _ASK_AGAIN: Final = 30.0
 # Seconds after which a watch has surely shown a write, or what was written has gone again.
 _SURELY_SEEN: Final = 5.0
+# A log comes from the pod's node, which may be dead. Seconds for all logs of a job together, how
+# many are read at once, and how many times as long it takes until slow ones are asked for again.
+_LOG_SECONDS: Final = 3.0
+_LOGS_AT_ONCE: Final = 16
+_LATER: Final = 5
 # Of workers; what one has done that has ended is a part of the whole too.
 _TELLING: Final = frozenset({"Running", "Succeeded"})
 
@@ -47,9 +52,9 @@ class Observer:
         # The uid of the job in whose namespace nothing can be made any more.
         self._terminating: dict[Key, str] = {}
         # What a Job controller said when it made no pod, and when it is asked again.
-        self._refusals: dict[str, tuple[tuple[str, str] | None, float]] = {}
-        # What running workers said last: (done, total).
-        self._progress: dict[Key, tuple[int, int]] = {}
+        self._refusals: dict[Key, dict[str, tuple[tuple[str, str] | None, float]]] = {}
+        # What running workers said last, and of which children they are: (done, total).
+        self._progress: dict[Key, tuple[frozenset[str], tuple[int, int]]] = {}
         self._asked: dict[Key, float] = {}
         self._expected: dict[Key, tuple[Written, float]] = {}
 
@@ -58,17 +63,24 @@ class Observer:
         if written.resource_version is not None or written.children:
             self._expected[key] = written, time.monotonic() + _SURELY_SEEN
 
-    def note_taken(self, key: Key, names: frozenset[str], seconds: float) -> None:
-        """Objects of others have these names; they send us no event, so it holds for a while."""
-        self._taken[key] = names, time.monotonic() + seconds
+    def note_taken(self, key: Key, names: frozenset[str], seconds: float) -> bool:
+        """Objects of others have these names; they send us no event, so it holds for a while.
 
-    def note_refused(self, key: Key, name: str, message: str, seconds: float) -> None:
-        """The API server does not let us make this object; that too holds for a while."""
+        Returns whether that is news.
+        """
+        known = self._names_taken(key)
+        self._taken[key] = names, time.monotonic() + seconds
+        return not names <= known
+
+    def note_refused(self, key: Key, name: str, message: str, seconds: float) -> bool:
+        """The API server does not let us make this object; that too holds for a while.
+
+        Returns whether that is news.
+        """
         # Beside what was noted before: of two that are refused, each is found out by itself.
-        self._refused[key] = (
-            {**self._names_refused(key), name: message},
-            time.monotonic() + seconds,
-        )
+        known = self._names_refused(key)
+        self._refused[key] = {**known, name: message}, time.monotonic() + seconds
+        return name not in known
 
     def note_terminating(self, key: Key) -> None:
         """Nothing can be made in this job's namespace."""
@@ -105,7 +117,7 @@ class Observer:
             taken=self._names_taken(key) | foreign,
             refused=self._names_refused(key),
             claims={} if begun else await self._claims(key, found["spec"]),
-            progress=self._progress.get(key),
+            progress=self._progress_now(key, children),
             namespace_terminating=self._terminating.get(key) == uid,
         )
 
@@ -133,10 +145,20 @@ class Observer:
         if not running:
             self._progress.pop(key, None)
             return
-        told = await asyncio.gather(*(self._one_progress(key, pod) for pod in running))
+        few = asyncio.Semaphore(_LOGS_AT_ONCE)
+        told = await asyncio.gather(*(self._one_progress(key, pod, few) for pod in running))
         found = [one for one in told if one is not None]
         if found:
-            self._progress[key] = sum(done for done, _ in found), sum(total for _, total in found)
+            done, total = (sum(counts) for counts in zip(*found, strict=True))
+            self._progress[key] = frozenset(names), (done, total)
+        if time.monotonic() - now >= _LOG_SECONDS:
+            self._asked[key] = now + _LATER * every  # not so often: it holds a worker up
+
+    def _progress_now(self, key: Key, children: Iterable[ObservedChild]) -> tuple[int, int] | None:
+        """What was said last, if those who said it still work: else it is of a former stage."""
+        names, told = self._progress.get(key, (frozenset(), None))
+        working = {c.name for c in children if not c.complete and c.failure is None}
+        return told if names <= working else None
 
     def _require_seen(self, key: Key, metadata: Mapping[str, Any]) -> None:
         expected = self._expected.get(key)
@@ -159,11 +181,15 @@ class Observer:
         self._terminating.pop(key, None)
         self._progress.pop(key, None)
         self._asked.pop(key, None)
+        self._refusals.pop(key, None)
 
-    async def _one_progress(self, key: Key, pod: str) -> tuple[int, int] | None:
+    async def _one_progress(
+        self, key: Key, pod: str, few: asyncio.Semaphore
+    ) -> tuple[int, int] | None:
         try:
-            return progress_of(await self._api.log(key.namespace, pod))
-        except ApiError:
+            async with asyncio.timeout(_LOG_SECONDS), few:
+                return progress_of(await self._api.log(key.namespace, pod))
+        except (ApiError, TimeoutError):
             return None
 
     def _names_taken(self, key: Key) -> frozenset[str]:
@@ -181,13 +207,15 @@ class Observer:
         """
         ended = child.complete or child.failure is not None or child.deleting or child.suspended
         made = child.pods or child.active or child.failed or child.succeeded
+        known = self._refusals.get(key, {})
         if ended or made or datetime.now(UTC) - child.created < _NO_POD:
-            self._refusals.pop(child.uid, None)
+            known.pop(child.uid, None)
             return child
-        told, until = self._refusals.get(child.uid, (None, 0.0))
+        told, until = known.get(child.uid, (None, 0.0))
         if time.monotonic() >= until:
             told = await self._refusal(key, child)
-            self._refusals[child.uid] = told, time.monotonic() + _ASK_AGAIN
+            known = self._refusals.setdefault(key, known)
+            known[child.uid] = told, time.monotonic() + _ASK_AGAIN
         return child if told is None else replace(child, refusal=told)
 
     async def _refusal(self, key: Key, child: ObservedChild) -> tuple[str, str] | None:

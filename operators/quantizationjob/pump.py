@@ -53,42 +53,74 @@ class Pump:
             (_CHILDREN, self.indexes.children),
             (_PODS, self.indexes.pods),
         )
-        self._watches = [
-            Watch(api, kind, namespace, index, silence)
-            for kind, index in kinds
+        # By the namespace; None for all.
+        self._watches: dict[str | None, list[Watch]] = {
+            namespace: [Watch(api, kind, namespace, index, silence) for kind, index in kinds]
             for namespace in (namespaces or (None,))
-        ]
+        }
+        # Namespaces of which all three kinds were listed: nothing is judged on half a picture.
+        self._known: set[str | None] = set()
+        self._any_known = asyncio.Event()
 
     async def run(self) -> None:
         """For ever."""
         async with asyncio.TaskGroup() as group:
-            for watch in self._watches:
-                group.create_task(watch.run())
+            for namespace, watches in self._watches.items():
+                for watch in watches:
+                    group.create_task(watch.run())
+                group.create_task(self._get_to_know(namespace))
 
     async def ready(self) -> None:
-        """Return once everything that exists was listed: nothing is judged on half a picture."""
-        for watch in self._watches:
-            await watch.listed.wait()
+        """Return once everything in one namespace was listed.
+
+        The others follow, each by itself: one that is gone must not hold up the rest.
+        """
+        await self._any_known.wait()
 
     def troubles(self) -> list[str]:
         """What is wrong with the watches, a sentence each."""
-        found = []
-        for watch in self._watches:
-            if not watch.listed.is_set():
-                found.append(f"{watch.kind.plural} are not listed yet")
-            elif watch.lateness() > 0:
-                late = watch.lateness()
-                found.append(f"the watch of {watch.kind.plural} is silent, {late:.0f} s too long")
-        return found
+        return [
+            trouble
+            for namespace in self._watches
+            for watch in self._watches[namespace]
+            if (trouble := self._trouble(watch)) is not None
+        ]
+
+    def is_useful(self) -> bool:
+        """Whether there is a namespace without any trouble."""
+        return any(
+            all(self._trouble(watch) is None for watch in watches)
+            for watches in self._watches.values()
+        )
 
     def begin(self) -> None:
         """Name all jobs that there are, and from now on everyone that changes."""
         self._begun = True
         for key in self.indexes.names():
-            self._queue.add(key)
+            self._note(key)
+
+    async def _get_to_know(self, namespace: str | None) -> None:
+        """Wait until all of `namespace` was listed; what was noted too early is named then."""
+        for watch in self._watches[namespace]:
+            await watch.listed.wait()
+        self._known.add(namespace)
+        self._any_known.set()
+        for key in self.indexes.names():
+            if namespace in (None, key.namespace):
+                self._note(key)
+
+    def _trouble(self, watch: Watch) -> str | None:
+        what = watch.kind.plural
+        if len(self._watches) > 1:
+            what += f" in '{watch.namespace}'"
+        why = f": {watch.trouble}" if watch.trouble else ""
+        if not watch.listed.is_set():
+            return f"{what} are not listed yet{why}"
+        late = watch.lateness()
+        return f"the watch of {what} is silent, {late:.0f} s too long{why}" if late > 0 else None
 
     def _note(self, key: Key) -> None:
-        if self._begun:
+        if self._begun and not self._known.isdisjoint((None, key.namespace)):
             self._queue.add(key)
 
     def _object_changed(self, key: Key, *_: object) -> None:

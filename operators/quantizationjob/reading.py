@@ -4,6 +4,7 @@ Called by `pump` for every event, so that memory holds a few numbers a pod and n
 """
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -38,6 +39,9 @@ _METADATA: Final = (
 # Of what a runtime or the kubelet says beside a result; a message is told, not kept.
 _SAID: Final = 512
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_DECIMAL: Final = re.compile("[0-9]{1,9}")
+# An integer of a status has 64 bits, and a job has many workers: more than any model's bytes.
+_MOST: Final = 1 << 50
 
 
 class Key(NamedTuple):
@@ -109,6 +113,7 @@ def read_child(body: Mapping[str, Any]) -> OwnedChild | None:
         created=read_time(metadata.get("creationTimestamp")) or _EPOCH,
         completions=int(spec.get("completions") or 1),
         deleting="deletionTimestamp" in metadata,
+        deleting_since=read_time(metadata.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
         complete="Complete" in conditions,
         finished=_ended_at(status, conditions),
@@ -145,12 +150,11 @@ def read_pod(body: Mapping[str, Any]) -> OwnedPod:
     waiting, terminated = state.get("waiting"), state.get("terminated") or {}
     is_scheduled = scheduled.get("status") != "False"
     why = waiting if is_scheduled else scheduled
-    index = (metadata.get("annotations") or {}).get(_INDEX_ANNOTATION)
     pod = ObservedPod(
         name=metadata["name"],
         phase=status.get("phase", "Pending"),
         created=read_time(metadata.get("creationTimestamp")) or _EPOCH,
-        index=None if index is None else int(index),
+        index=_index((metadata.get("annotations") or {}).get(_INDEX_ANNOTATION, "")),
         waiting=(why.get("reason", ""), why.get("message", "")) if why else None,
         scheduled=is_scheduled,
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
@@ -162,15 +166,22 @@ def read_pod(body: Mapping[str, Any]) -> OwnedPod:
     return OwnedPod(_controller_uid(metadata), pod)
 
 
+def _index(text: str) -> int | None:
+    """The completion index; whoever may create pods can write anything there."""
+    return int(text) if _DECIMAL.fullmatch(text) else None
+
+
 def progress_of(log: str) -> tuple[int, int] | None:
     """(done, total) of the last line of a stage's log that tells them."""
     for line in reversed(log.splitlines()):
         try:
             told = json.loads(line)
             unit = "bytes" if "bytesDone" in told else "steps"
-            return int(told[f"{unit}Done"]), int(told[f"{unit}Total"])
-        except (ValueError, KeyError, TypeError):
+            done, total = int(told[f"{unit}Done"]), int(told[f"{unit}Total"])
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
+        if max(abs(done), abs(total)) <= _MOST:
+            return done, total
     return None
 
 

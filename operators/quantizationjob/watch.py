@@ -52,9 +52,11 @@ class Watch:
         self, api: Api, kind: Kind, namespace: str | None, index: Index[Any], silence: float
     ) -> None:
         self.kind = kind
+        self.namespace = namespace
         self.listed = asyncio.Event()
+        # What the server said last, if it was a no.
+        self.trouble = ""
         self._api = api
-        self._namespace = namespace
         self._index = index
         self._silence = silence
         self._heard = time.monotonic()
@@ -79,29 +81,30 @@ class Watch:
         more: dict[str, str] = {}
         while True:
             found = await self._get(self.kind.query(limit=str(_PAGE), **more))
-            for body in found["items"]:
+            for body in found.get("items") or ():
                 names.add(name_of(body))
-                self._index.put(body)
+                self._put(body)
             version, rest = found["metadata"]["resourceVersion"], found["metadata"].get("continue")
             if not rest:
                 break
             more = {"continue": rest}
-        self._index.keep_only(names, self._namespace)
+        self._index.keep_only(names, self.namespace)
         self._hear()
         self.listed.set()
         return str(version)
 
     async def _get(self, path: str) -> dict[str, Any]:
-        return await self._api.get(self.kind.group, self.kind.version, self._namespace, path)
+        return await self._api.get(self.kind.group, self.kind.version, self.namespace, path)
 
     async def _follow(self, version: str) -> None:
         """Take changes in until the server has forgotten the version that we have."""
         while True:
+            heard = self._heard
             try:
                 async for event in self._api.watch(
                     self.kind.group,
                     self.kind.version,
-                    self._namespace,
+                    self.namespace,
                     self.kind.query(
                         watch="1",
                         allowWatchBookmarks="true",
@@ -112,6 +115,8 @@ class Watch:
                 ):
                     self._hear()  # that a watch began says nothing: it may be silent for ever
                     version = self._take(event)
+                if heard == self._heard:
+                    raise ApiError(0, "Silent", "the server ended the watch without a word")
             except ApiError as error:
                 if error.is_gone:
                     log.info("%s are listed anew: %s", self.kind.plural, error.message)
@@ -124,12 +129,23 @@ class Watch:
         if event["type"] == "DELETED":
             self._index.drop(name_of(body))
         elif event["type"] in ("ADDED", "MODIFIED"):
-            self._index.put(body)
+            self._put(body)
         return str(body["metadata"]["resourceVersion"])
+
+    def _put(self, body: dict[str, Any]) -> None:
+        """Note an object; one that we cannot read says nothing, and ends no watch.
+
+        Anybody may make objects with our labels, so anything can stand in them.
+        """
+        try:
+            self._index.put(body)
+        except Exception:
+            log.exception("%s %s/%s cannot be read", self.kind.plural, *name_of(body))
 
     def _hear(self) -> None:
         self._heard = time.monotonic()
         self._failures = 0
+        self.trouble = ""
 
     async def _pause(self, error: ApiError) -> None:
         """Longer each time, and as long as the server asks for."""
@@ -140,5 +156,6 @@ class Watch:
             error,
         )
         self._failures += 1
+        self.trouble = str(error)
         delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(self._failures - 1, 10))
         await asyncio.sleep(max(error.retry_after, delay * random.uniform(0.8, 1.2)))  # noqa: S311

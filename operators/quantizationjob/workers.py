@@ -53,14 +53,14 @@ class Workers:
                 self._queue.add_after(key, error.seconds)
                 failed, result = False, "early"
             except NamesTaken as error:
-                self._observer.note_taken(key, error.names, _TAKEN_SECONDS)
-                self._queue.add(key)  # which tells it; and when that is over, tries again
-                self._queue.add_after(key, _TAKEN_SECONDS)
+                is_news = self._observer.note_taken(key, error.names, _TAKEN_SECONDS)
+                self._come_back(key, is_news)
                 failed, result = False, "done"
             except ChildRefused as error:
-                self._observer.note_refused(key, error.name, error.message, _TAKEN_SECONDS)
-                self._queue.add(key)
-                self._queue.add_after(key, _TAKEN_SECONDS)
+                is_news = self._observer.note_refused(
+                    key, error.name, error.message, _TAKEN_SECONDS
+                )
+                self._come_back(key, is_news)
                 failed, result = False, "done"
             except NamespaceTerminating:
                 self._observer.note_terminating(key)
@@ -76,6 +76,12 @@ class Workers:
                 self._metrics.reconciles.labels(result).inc()
                 self._metrics.reconcile_seconds.observe(time.monotonic() - began)
 
+    def _come_back(self, key: Key, is_news: bool) -> None:
+        """Look again at once to tell what is new; and when that is over, to try again."""
+        if is_news:
+            self._queue.add(key)
+        self._queue.add_after(key, _TAKEN_SECONDS)
+
     async def _visit(self, key: Key) -> None:
         observed = await self._observer.observe(key)
         if observed is None:
@@ -86,6 +92,8 @@ class Workers:
         self._count_bytes(decision)
         if decision.requeue_seconds is not None:
             self._queue.add_after(key, decision.requeue_seconds)
+        if observed.taken or observed.refused:
+            self._queue.add_after(key, _TAKEN_SECONDS)
         if decision.progress_wanted:
             every = float(self._settings.progressSeconds)
             await self._observer.ask_progress(key, decision.progress_wanted, every)

@@ -73,7 +73,9 @@ def test_suspension_stops_pods_and_keeps_the_work(here: World) -> None:
 
 
 def test_a_deadline_ends_a_job_and_a_retry_goes_on(here: World) -> None:
-    here.apply("late", stops(ChildStage.Quantize), activeDeadlineSeconds=2)
+    here.apply("late", stops(ChildStage.Quantize))
+    here.wait_child("late-quantize-1")
+    here.change("late", activeDeadlineSeconds=1)
     here.wait_for("late", "Succeeded", "False", "DeadlineExceeded")
     here.client.wait("no worker", lambda: "late-quantize-1" not in here.children("late"))
     here.answers["late"] = all_well

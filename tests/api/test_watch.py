@@ -130,7 +130,9 @@ def test_ctrl_c_leaves_the_job(cluster: ControlPlane, client: Client, namespace:
         watching.send_signal(signal.SIGINT)
         told = ended(watching)
     assert told.code == 130
-    assert "'small' goes on in the cluster; `halftone watch small -n" in told.err
+    place = f"-n {namespace} --kubeconfig {cluster.kubeconfig}"
+    assert f"'small' goes on in the cluster; `halftone watch small {place}` shows" in told.err
+    assert f"`kubectl delete qj small {place}` ends it" in told.err
     assert "deletionTimestamp" not in client.job(namespace, "small")["metadata"]
 
 

@@ -3,7 +3,7 @@
     with ControlPlane(folder) as cluster:
         cluster.kubectl("apply", "-f", "-", text=manifest)
 
-Called by fixtures and by `python -m tests.cluster`. Needs no root. Everything listens on `address`,
+Called by fixtures. Needs no root. Everything listens on `address`,
 which is loopback, or the namespace's own when a node is to reach it.
 """
 

@@ -62,6 +62,15 @@ def test_a_misfit_is_named_with_its_remedy_which_helps(
     assert charts.check(copy) == []
 
 
+@pytest.mark.parametrize("words", [[], ["bogus"], ["check", "jobs"]])
+def test_a_verb_that_it_does_not_know_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert charts.main(words) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "charts: `write` or `check`, and nothing else.\n")
+
+
 def test_no_mapping_takes_a_value_that_it_does_not_know() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     mappings = walk(schema)

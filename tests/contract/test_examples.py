@@ -12,6 +12,7 @@ import pytest
 from halftone.checkpoint.index import read_checkpoint
 from halftone.control.acceptance import first_refusal
 from halftone.control.observed import Observed
+from halftone.plan.layout import MAX_SHARD_BYTES
 from halftone.plan.planning import plan_checkpoint
 from halftone.spec.documents import Method
 from halftone.spec.job import Source
@@ -38,12 +39,14 @@ def test_an_example_is_short_and_names_its_command(path: Path) -> None:
 def test_an_example_is_planned(path: Path) -> None:
     job = parse_job(read_yaml(path), path.name)
     source = open_source(path.parent / _folder(job.spec.source))
-    plan = plan_checkpoint(
-        read_checkpoint(source), resolve(job.spec.quantization, job.metadata.name)
-    ).plan
+    recipe = resolve(job.spec.quantization, job.metadata.name)
+    size = job.spec.quantization.maxShardBytes or MAX_SHARD_BYTES
+    planned = plan_checkpoint(read_checkpoint(source), recipe, size)
+    plan = planned.plan
     source.close()
     assert plan.refusal is None
     assert plan.output is not None
+    assert len(planned.shards) >= job.spec.parallelism, "a pod would have nothing to do"
     calibration = job.spec.quantization.calibration
     assert (calibration is not None) is (plan.method is Method.Calibrated)
     if calibration is not None:

@@ -197,7 +197,9 @@ class ApiProxy:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await connector.close(abort_ssl=True)
         await self._client.close()
+        await asyncio.sleep(0.1)  # transports close in the loop's next rounds
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

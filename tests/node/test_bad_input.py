@@ -134,7 +134,8 @@ def test_a_job_deleted_at_work_leaves_nothing(up: Up) -> None:
     up.client.create(jobs_path(up.namespace), body)
     up.client.wait("a worker runs", lambda: is_at_work(up, "deleted"), 300)
     digest = up.client.job(up.namespace, "deleted")["status"]["plan"]["digest"]
-    key = f"out/deleted.work/{digest}/checkpoint/model-00009-of-00009.safetensors"
+    area = f"out/deleted.work/{up.namespace}.deleted/{digest}"
+    key = f"{area}/checkpoint/model-00009-of-00009.safetensors"
     begun = up.s3.client.create_multipart_upload(Bucket=BUCKET, Key=key)
     up.s3.client.upload_part(
         Bucket=BUCKET, Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"half"

@@ -18,9 +18,11 @@ import httpx
 import pytest
 import yaml
 
+from halftone.cli.quantize import bytes_to_read
 from halftone.spec.cluster import PLURAL, Condition
+from operators.quantizationjob.reading import progress_of
 from tests.cluster.client import children_path, condition_of, jobs_path
-from tests.commands import files_of, halftone
+from tests.commands import files_of, halftone, plan_directory
 from tests.node.conftest import POCKET_MODEL, Up, is_at_work, pods_of
 from tests.node.jobs import BUCKET, SHARD_BYTES, job
 
@@ -65,6 +67,14 @@ class Seen:
         print(f"node tier: it was done {time.monotonic() - begun:.1f} s after apply")
         self.job = up.client.job(up.namespace, NAME)
         self.pods = pods_of(up, NAME)
+        # What each worker said last: (done, total).
+        self.told = [self._told(up, pod) for pod in self.pods if _is_done(pod, "quantize")]
+
+    def _told(self, up: Up, pod: dict[str, Any]) -> tuple[int, int]:
+        name = pod["metadata"]["name"]
+        told = progress_of(up.cluster.kubectl("logs", "-n", up.namespace, name))
+        assert told is not None, name
+        return told
 
     def _works(self, up: Up) -> bool:
         self._is(up, "Accepted")  # to have seen its status
@@ -76,6 +86,11 @@ class Seen:
         failed = [c for c in self.statuses[-1].get("conditions", ()) if c["status"] == "False"]
         assert not failed, failed
         return condition_of(found, kind).get("status") == "True"
+
+
+def _is_done(pod: dict[str, Any], stage: str) -> bool:
+    at = pod["metadata"]["labels"]["halftone.dev/stage"]
+    return bool(at == stage and pod["status"]["phase"] == "Succeeded")
 
 
 # Slow enough to be seen at work.
@@ -113,6 +128,10 @@ def test_two_workers_shared_the_files_and_their_progress_was_summed(seen: Seen) 
     reports = [status["progress"] for status in seen.statuses if status.get("progress")]
     assert reports
     assert all(0 <= one["bytesDone"] <= one["bytesTotal"] for one in reports)
+    whole = bytes_to_read(plan_directory(POCKET_MODEL, "nvfp4a16"))
+    assert [sum(column) for column in zip(*seen.told, strict=True)] == [whole, whole]
+    # What is told is the sum of those whose log could be read just then: of one, or of both.
+    assert {one["bytesTotal"] for one in reports} <= {whole, *(total for _, total in seen.told)}
 
 
 def test_a_lost_operator_makes_no_stage_twice(up: Up, seen: Seen) -> None:
@@ -133,7 +152,7 @@ def test_a_lost_operator_makes_no_stage_twice(up: Up, seen: Seen) -> None:
         and event["objectRef"].get("name", "").startswith(f"{NAME}-")
         and event["responseStatus"]["code"] == 201
     )
-    assert set(made.values()) <= {1}
+    assert made == Counter(names)
 
 
 def test_the_artifact_verifies_and_equals_a_laptops(
@@ -164,7 +183,9 @@ def test_the_artifact_verifies_and_equals_a_laptops(
         for name in here
     }
     assert there == here
-    assert [key for key in up.s3.keys(BUCKET, f"{folder}.work/") if "safetensors" in key] == []
+    left = up.s3.keys(BUCKET, f"out/{NAME}.work/")
+    assert [key for key in left if key.endswith("/plan.json")]
+    assert [key for key in left if "/checkpoint/" in key or "/journal/" in key] == []
 
 
 def test_pods_are_restricted_and_hold_only_their_own_secrets(seen: Seen) -> None:

@@ -162,7 +162,7 @@ def test_what_can_run_is_begun(case: Any) -> None:
 @pytest.mark.parametrize(
     ("meta", "blocks", "words"),
     [
-        ({"name": "x" * 41}, {}, "at most 40"),
+        ({"name": "x" * 41}, {}, "at most 40 characters, because names of Jobs and pods"),
         ({}, {"source": {"s3": {"uri": "s3://a"}, "directory": {"path": "b"}}}, "exactly one"),
         ({}, {"quantization": {"preset": "nvfp4", "colour": "red"}}, "colour"),
     ],

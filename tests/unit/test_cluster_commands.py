@@ -8,7 +8,8 @@ We test these aspects:
   install the operator;
 - reasons of conditions have the exit codes of the errors that they were raised as;
 - conditions become lines, each said once, and progress a line a percent;
-- of a job's pods those of one child are chosen.
+- of a job's pods those of one child are chosen;
+- a command that is shown to be copied leads to the same cluster.
 """
 
 import io
@@ -26,6 +27,7 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from halftone.cli.cluster_options import Place
 from halftone.cli.logs import chosen
 from halftone.cli.watch import CHECKS, FAULTS, fault
 from halftone.cli.watch_display import Bar, Display, Lines
@@ -247,3 +249,20 @@ def _kubeconfig(path: Path, server: str = CLOSED) -> Path:
     }
     path.write_text(yaml.safe_dump(body))
     return path
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        (Place(None, None, None), ""),
+        (Place("jobs", None, None), " -n jobs"),
+        (Place(None, "my config", "far"), " --kubeconfig 'my config' --context far"),
+    ],
+)
+def test_a_command_to_be_copied_leads_to_the_same_cluster(place: Place, options: str) -> None:
+    assert place.command("kubectl", "delete", "qj", "a") == f"kubectl delete qj a{options}"
+
+
+def test_a_namespace_that_was_found_stands_where_none_was_given() -> None:
+    found = [Place(name, None, None).command("halftone", namespace="b") for name in ("a", None)]
+    assert found == ["halftone -n a", "halftone -n b"]

@@ -76,7 +76,6 @@ STUCK: dict[str, tuple[Any, ...]] = {
     "the child failed": (broken(CLEAN_UP, bad_pod(CLEAN_UP, "AccessDenied", message="No.")),),
     "the child waits for an image": (child(CLEAN_UP, pods=(pod(phase="Pending"),)),),
     "the child is being deleted": (child(CLEAN_UP, deleting=True),),
-    "the child cannot be made": (),
     "another child will not go": (child(ChildStage.Validate, deleting=True),),
 }
 
@@ -87,8 +86,37 @@ def test_nothing_is_held_for_ever(children: tuple[ObservedChild, ...]) -> None:
     assert decision.finalizer is False
     (event,) = decision.events
     assert (event.reason, event.warning) == (EventReason.UploadsLeft, True)
-    assert "s3://models/out and s3://models/out.work" in event.message
-    assert "`halftone gc`" in event.message
+    assert "s3://models/out and s3://models/out.work/team.small" in event.message
+
+
+def test_an_operator_that_comes_late_still_cleans_up() -> None:
+    running = child(QUANTIZE, pods=(pod(),))
+    assert [gone.name for gone in ending(*WORKED[:2], running, now=LATE).deletions] == [
+        running.name
+    ]
+    going = child(QUANTIZE, deleting=True, deleting_since=LATE)
+    assert ending(*WORKED[:2], going, now=LATE).finalizer is None
+    assert made(ending(*WORKED, now=LATE)) == [CLEAN_UP]
+    just_made = child(CLEAN_UP, created=LATE)
+    assert ending(*WORKED, just_made, now=LATE).finalizer is None
+
+
+REFUSED = {"small-clean-up-1": "exceeded quota: pods"}
+
+
+@pytest.mark.parametrize("facts", [{"refused": REFUSED}, {"taken": frozenset(REFUSED)}])
+def test_a_clean_up_that_cannot_be_made_is_told_once(facts: dict[str, Any]) -> None:
+    world = World()
+    world.settle()
+    told = ending(*WORKED, status=world.read, **facts)
+    assert (told.creations, told.finalizer) == ((), None)
+    (event,) = told.events
+    assert event.warning
+    assert event.message.startswith("The Job that cleans up cannot be made: ")
+    again = ending(*WORKED, status=told.status, **facts)
+    assert (again.status, again.events) == (None, ())
+    assert (again.requeue_seconds, again.finalizer) == (10, None)
+    assert ending(*WORKED, now=LATE, **facts).finalizer is False
 
 
 def test_a_failure_is_not_waited_for() -> None:

@@ -193,9 +193,6 @@ HOSTILE: dict[str, Any] = {
     "a digest that is none": StageResult(
         stage="quantize", checkpoint=CheckpointFacts(digest="/etc", sizeBytes=1)
     ),
-    "less than nothing": StageResult(
-        stage="quantize", checkpoint=CheckpointFacts(digest="c" * 64, sizeBytes=-1)
-    ),
 }
 
 

@@ -117,6 +117,22 @@ def test_an_edited_end_is_repaired() -> None:
     assert world.status == honest
 
 
+@pytest.mark.parametrize(
+    "moment", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "2999-01-01T00:00:00Z"]
+)
+def test_an_edited_time_neither_stops_a_job_nor_keeps_it(moment: str) -> None:
+    world = World(blocks={"activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 60})
+    run_until(world, ChildStage.Quantize)
+    world.status = {**world.status, "startTime": moment}
+    world.settle()
+    assert world.status["startTime"] != moment
+    world.run_to_rest()
+    assert statuses(world) == ALL_TRUE
+    world.status = {**world.status, "completionTime": moment}
+    world.settle()
+    assert world.status["completionTime"] != moment
+
+
 def test_a_removed_finalizer_is_put_back() -> None:
     world = World()
     run_until(world, ChildStage.Quantize)

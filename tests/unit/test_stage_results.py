@@ -146,5 +146,11 @@ def test_no_secret_that_was_given_is_told(
     error = HalftoneError(Reason.InternalError, "s", text)
     assert b"***" in failed("plan", tmp_path, error).to_bytes()
     foreseen("plan", ValueError(text))
+    for repeats in (RefusedInput(Reason.InvalidJob, text, text), OSError(5, text, text)):
+        raised = foreseen("plan", repeats)
+        assert isinstance(raised, HalftoneError)
+        assert type(raised) in (RefusedInput, EnvironmentFault)
+        assert "***" in raised.message
+        assert not [one for one in (token, secret, line) if one in raised.subject + raised.message]
     told = failed("plan", tmp_path, error).to_bytes().decode() + capsys.readouterr().err
     assert not [one for one in (token, secret, line) if one in told]

@@ -17,14 +17,18 @@ class Place:
     kubeconfig: str | None
     context: str | None
 
-    def command(self, verb: str, name: str, namespace: str) -> str:
-        """A command line about the job `name` in the same cluster, to be copied."""
-        words = ["halftone", verb, name, "-n", namespace]
-        if self.kubeconfig is not None:
-            words += ["--kubeconfig", self.kubeconfig]
-        if self.context is not None:
-            words += ["--context", self.context]
-        return shlex.join(words)
+    def command(self, *words: str, namespace: str | None = None) -> str:
+        """The command line `words` with options that lead to the same cluster, to be copied.
+
+        Of halftone or kubectl, which call them alike. `namespace` is for where none was given.
+        """
+        given = {
+            "-n": self.namespace or namespace,
+            "--kubeconfig": self.kubeconfig,
+            "--context": self.context,
+        }
+        options = [word for name, value in given.items() if value for word in (name, value)]
+        return shlex.join([*words, *options])
 
 
 def cluster_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -80,18 +80,26 @@ def failed(stage: str, folder: Path, error: BaseException) -> StageResult:
         found = StageResult(stage=stage)
     reason, subject, message = _told(stage, error)
     failure = Failure(
-        reason=reason, subject=_plain(subject)[:_SUBJECT], message=_plain(without_secrets(message))
+        reason=reason,
+        subject=_plain(without_secrets(subject))[:_SUBJECT],
+        message=_plain(without_secrets(message)),
     )
     return found.model_copy(update={"failure": failure})
 
 
 def foreseen(stage: str, error: Exception) -> Exception:
-    """`error`, or what to raise in its place for one that nobody foresaw, once the log has it.
+    """`error`, or what to raise in its place: where it repeats a secret, the same without it; for
+    one that nobody foresaw a sentence, once the log has all of it.
 
     Python's own exit code for those says that a check failed; a bug or a broken library did not
     check anything, and another try may help.
     """
-    if isinstance(error, HalftoneError | OSError | ModuleNotFoundError | click.ClickException):
+    if isinstance(error, HalftoneError | OSError):
+        reason, subject, message = _told(stage, error)
+        plain = without_secrets(subject), without_secrets(message)
+        kind = type(error) if isinstance(error, HalftoneError) else EnvironmentFault
+        return error if plain == (subject, message) else kind(reason, *plain)
+    if isinstance(error, ModuleNotFoundError | click.ClickException):
         return error
     if isinstance(error, click.exceptions.Exit):
         return error

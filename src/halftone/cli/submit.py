@@ -117,7 +117,8 @@ def _tell(job: QuantizationJob, applied: "Applied", dry_run: bool, place: Place)
     summary = status.condition(Condition.Succeeded)
     if summary is not None:
         click.echo(f"its state: {summary.reason}: {summary.message}")
-    click.echo(f"watch it with: {place.command('watch', name, namespace)}")
+    again = place.command("halftone", "watch", name, namespace=namespace)
+    click.echo(f"watch it with: {again}")
 
 
 def _stages(spec: JobSpec) -> str:

@@ -110,14 +110,11 @@ def _is_behind(found: Mapping[str, Any], status: JobStatus) -> bool:
 
 
 def _goes_on(name: str, place: Place) -> None:
-    again = (
-        place.command("watch", name, place.namespace)
-        if place.namespace
-        else f"halftone watch {name}"
-    )
+    again = place.command("halftone", "watch", name)
+    end = place.command("kubectl", "delete", "qj", name)
     click.echo(
-        f"\nhalftone: '{name}' goes on in the cluster; `{again}` shows it again, and "
-        f"`kubectl delete qj {name}` ends it.",
+        f"\nhalftone: '{name}' goes on in the cluster; `{again}` shows it again, and `{end}` "
+        "ends it.",
         err=True,
     )
 

@@ -6,13 +6,15 @@ Called by `reconciling`. The rules are those of Kubernetes' API conventions, and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from halftone.spec.cluster import Condition
 from halftone.spec.status import ConditionRow, ConditionStatus, JobStatus
 
 MAX_MESSAGE: Final = 4096
+# No two clocks of a cluster are so far apart.
+_WRONG_BY: Final = timedelta(days=1)
 _REST: Final = "(Cut here; `halftone logs` has the rest.)"
 
 
@@ -48,9 +50,17 @@ def read_time(text: str | None) -> datetime | None:
     """What `time_text` wrote; None for nothing, and for what somebody else wrote."""
     try:
         moment = datetime.fromisoformat(text) if text else None
-    except ValueError:
+        if moment is None or moment.tzinfo is None:
+            return moment if moment is None else moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def read_past(text: str | None, now: datetime) -> datetime | None:
+    """The same for a time that was; None for one that no clock of a cluster can have shown."""
+    moment = read_time(text)
+    return None if moment is None or moment - now > _WRONG_BY else moment
 
 
 def rows(

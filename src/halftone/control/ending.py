@@ -8,21 +8,23 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from halftone.control.children import child_job
-from halftone.control.conditions import read_time
+from halftone.control.conditions import MAX_MESSAGE, read_time, shortened
 from halftone.control.decision import Decision, Deletion
 from halftone.control.failures import Failed
-from halftone.control.inside import work_area
-from halftone.control.judging import Done, is_live, judge
+from halftone.control.inside import hands_on_in_s3, work_area
+from halftone.control.judging import Done, Working, is_live, judge
 from halftone.control.observed import Observed
 from halftone.control.settings import Settings
 from halftone.control.telling import event
-from halftone.spec.cluster import FINALIZER, ChildStage, EventReason
+from halftone.spec.cluster import FINALIZER, ChildStage, Condition, EventReason
 from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
 from halftone.spec.status import JobStatus, PlanStatus
 
 # Long enough for an image to be pulled, and a queue to move; then the object goes anyway.
 _PATIENCE: Final = timedelta(minutes=15)
+# How soon what stands in the way is looked at again.
+_SOON: Final = timedelta(seconds=10)
 _LEAVES_NOTHING: Final = frozenset({ChildStage.Plan, ChildStage.Target})
 
 
@@ -32,43 +34,80 @@ def end(
     """One step towards the end of a job that has a deletion timestamp."""
     if FINALIZER not in (observed.metadata.get("finalizers") or ()):
         return Decision()
-    left = _PATIENCE - (observed.now - _deleted_at(observed))
     working = [
         child
         for child in observed.children
         if child.stage is not ChildStage.CleanUp and (is_live(child) or child.deleting)
     ]
-    if working and left > timedelta(0):
-        gone = tuple(Deletion(c.name, c.uid) for c in working if not c.deleting)
-        return Decision(deletions=gone, requeue_seconds=left.total_seconds())
+    gone = tuple(Deletion(c.name, c.uid) for c in working if not c.deleting)
+    # Nobody may have been here to stop them at once.
+    since = max([_deleted_at(observed), *(c.deleting_since for c in working if c.deleting_since)])
+    left = _PATIENCE - (observed.now - since)
+    if gone or (working and left > timedelta(0)):
+        return Decision(deletions=gone, requeue_seconds=max(left, _SOON).total_seconds())
     if observed.namespace_terminating or not _may_have_left(observed, spec, before):
         return Decision(finalizer=False)
     if spec is None:
         return _give_up("what the object says cannot be read.", "its target")
-    place = work_area(spec)
+    place = work_area(observed.metadata, spec)
     where = spec.publish.uri if spec.publish is not None else "its target"
     where = where if place is None else f"{where} and {place}"
-    if left <= timedelta(0):
-        return _give_up("this did not end in 15 minutes.", where)
+    if working:
+        return _give_up(f"'{working[0].name}' did not end in 15 minutes.", where)
     child = next((c for c in observed.children if c.stage is ChildStage.CleanUp), None)
     if child is None:
-        made = child_job(
-            observed.metadata,
-            spec,
-            _of_some_plan(observed, before),
-            ChildStage.CleanUp,
-            1,
-            "",
-            settings,
-        )
-        return Decision(creations=(made,), requeue_seconds=left.total_seconds())
+        return _begin(observed, spec, before, settings, where, left)
     state = judge(child, observed.now)
     if isinstance(state, Done):
         told = f"No unfinished upload is left in {where}."
         return Decision(finalizer=False, events=(event(EventReason.UploadsRemoved, told),))
     if isinstance(state, Failed):
         return _give_up(state.message, where)
+    # Nobody may have been here to make it at once, so its own time counts.
+    left = _PATIENCE - (observed.now - max(child.created, _deleted_at(observed)))
+    waits = state.waiting if isinstance(state, Working) else None
+    if left <= timedelta(0):
+        return _give_up(waits[1] if waits else "this did not end in 15 minutes.", where)
+    if waits is not None:
+        return _waiting(before, f"Cleaning up waits: {waits[1]}", left)
     return Decision(requeue_seconds=left.total_seconds())
+
+
+def _begin(
+    observed: Observed,
+    spec: JobSpec,
+    before: JobStatus,
+    settings: Settings,
+    where: str,
+    left: timedelta,
+) -> Decision:
+    """Make the Job that cleans up, or say why it cannot be made."""
+    plan = _of_some_plan(observed, before)
+    made = child_job(observed.metadata, spec, plan, ChildStage.CleanUp, 1, "", settings)
+    name = made["metadata"]["name"]
+    why = observed.refused.get(name)
+    if name in observed.taken:
+        why = f"the Job '{name}' is not this job's own."
+    if why is None:
+        return Decision(creations=(made,), requeue_seconds=_PATIENCE.total_seconds())
+    if left <= timedelta(0):
+        return _give_up(why, where)
+    return _waiting(before, f"The Job that cleans up cannot be made: {why}", left)
+
+
+def _waiting(before: JobStatus, message: str, left: timedelta) -> Decision:
+    """Say once why the object is still there: in its summary, and in an event."""
+    last = before.condition(Condition.Succeeded)
+    message = shortened(message, MAX_MESSAGE, "")
+    if last is None or last.message == message:
+        return Decision(requeue_seconds=min(left, _SOON).total_seconds())
+    row = last.model_copy(update={"message": message})
+    kept = tuple(row if one.type is row.type else one for one in before.conditions)
+    return Decision(
+        status=before.model_copy(update={"conditions": kept}),
+        events=(event(EventReason.StageWaiting, message, warning=True),),
+        requeue_seconds=min(left, _SOON).total_seconds(),
+    )
 
 
 def _deleted_at(observed: Observed) -> datetime:
@@ -77,13 +116,13 @@ def _deleted_at(observed: Observed) -> datetime:
 
 def _give_up(why: str, where: str) -> Decision:
     """Let the object go, and say what may be left."""
-    told = f"Parts of uploads or work may be left in {where}; `halftone gc` lists them: {why}"
+    told = f"Parts of uploads or work may be left in {where}; nothing removed them: {why}"
     return Decision(finalizer=False, events=(event(EventReason.UploadsLeft, told, warning=True),))
 
 
 def _may_have_left(observed: Observed, spec: JobSpec | None, before: JobStatus) -> bool:
     """Whether a stage ran that writes outside of what the object owns: in S3, every stage does."""
-    in_s3 = spec is not None and work_area(spec) is not None
+    in_s3 = spec is not None and hands_on_in_s3(spec)
     harmless = {ChildStage.Target} if in_s3 else _LEAVES_NOTHING
     begun = any(child.stage not in harmless for child in observed.children)
     # Its children may have been deleted before it.

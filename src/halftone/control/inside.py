@@ -3,6 +3,7 @@
 Called by `pods`; `halftone stage` reads it at the other end. Names of places are part of no API.
 """
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -65,16 +66,16 @@ def job_inside(name: str, spec: JobSpec) -> str:
     return canonical_json(job).decode().rstrip()
 
 
-def variables(name: str, spec: JobSpec, stage: Stage) -> list[dict[str, Any]]:
+def variables(metadata: Mapping[str, Any], spec: JobSpec, stage: Stage) -> list[dict[str, Any]]:
     """The environment of a stage's container, as in a pod."""
     found: list[dict[str, Any]] = [
-        {"name": JOB_VARIABLE, "value": job_inside(name, spec)},
+        {"name": JOB_VARIABLE, "value": job_inside(str(metadata["name"]), spec)},
         {"name": CACHE_DIRECTORY, "value": CACHE_PLACE},
         {"name": "HOME", "value": CACHE_PLACE},
         {"name": "TMPDIR", "value": TEMPORARY_PLACE},
         {"name": "NUMBA_CACHE_DIR", "value": f"{CACHE_PLACE}/numba"},
     ]
-    area = work_area(spec)
+    area = work_area(metadata, spec)
     if area is not None:
         found.append({"name": WORK_AREA, "value": area})
     secrets = secret_refs(spec)
@@ -86,12 +87,23 @@ def variables(name: str, spec: JobSpec, stage: Stage) -> list[dict[str, Any]]:
     return found
 
 
-def work_area(spec: JobSpec) -> str | None:
-    """`s3://bucket/prefix.work`, None when a volume carries the work."""
-    volume, target = spec.workVolume, spec.publish and spec.publish.s3
-    if not target or (volume is not None and volume.s3 is None):
+def work_area(metadata: Mapping[str, Any], spec: JobSpec) -> str | None:
+    """`s3://bucket/prefix.work/NAMESPACE.NAME`, None when a volume carries the work.
+
+    The job's own, so that cleaning up after one job takes nothing from another with its target; and
+    by its name, so that a job that is made again finds what it had.
+    """
+    target = spec.publish and spec.publish.s3
+    if not target or not hands_on_in_s3(spec):
         return None
-    return f"{target.uri.rstrip('/')}.work"
+    return f"{target.uri.rstrip('/')}.work/{metadata['namespace']}.{metadata['name']}"
+
+
+def hands_on_in_s3(spec: JobSpec) -> bool:
+    """Whether stages hand their work on in S3, beside the artifact, and in no volume."""
+    volume = spec.workVolume
+    in_s3 = spec.publish is not None and spec.publish.s3 is not None
+    return in_s3 and (volume is None or volume.s3 is not None)
 
 
 def secret_refs(spec: JobSpec) -> dict[Use, SecretKeyRef]:

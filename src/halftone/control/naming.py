@@ -1,6 +1,6 @@
 """Names of what belongs to a job. The API bounds a job's name, so none of them is ever too long."""
 
-from typing import Any, Final
+from typing import Any
 
 from halftone.spec.cluster import (
     ATTEMPT_LABEL,
@@ -13,9 +13,6 @@ from halftone.spec.cluster import (
     ChildStage,
 )
 from halftone.spec.names import JOB_KIND
-
-# Pods of a Job get up to 11 characters more, of an Indexed Job some more; a label has 63.
-MAX_JOB_NAME: Final = 40
 
 
 def child_name(job: str, stage: ChildStage, attempt: int) -> str:

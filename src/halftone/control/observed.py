@@ -52,6 +52,7 @@ class ObservedChild:
     created: datetime
     completions: int = 1
     deleting: bool = False
+    deleting_since: datetime | None = None
     suspended: bool = False
     complete: bool = False
     failure: tuple[str, str] | None = None

@@ -12,8 +12,8 @@ from halftone.control.inside import (
     TEMPORARY_PLACE,
     WORK_PLACE,
     claim_place,
+    hands_on_in_s3,
     variables,
-    work_area,
 )
 from halftone.control.naming import volume_name
 from halftone.control.settings import Settings, StageDefaults
@@ -54,7 +54,7 @@ def pod_spec(
         "image": _image(spec, stage, defaults),
         "imagePullPolicy": defaults.imagePullPolicy,
         "args": ["stage", stage.child.value, "--workdir", WORK_PLACE, *arguments],
-        "env": variables(str(metadata["name"]), spec, stage),
+        "env": variables(metadata, spec, stage),
         "resources": _resources(spec, stage, defaults, own, plan),
         "volumeMounts": mounts,
         "terminationMessagePath": TERMINATION_LOG,
@@ -147,7 +147,7 @@ def _resources(
     limits |= {name: size for name, size in (given.limits or {}).items() if name not in said}
     if plan is not None and stage.child in _HOLDS_CHECKPOINT:
         known = {"memory": plan.memoryBytes + _BASE_MEMORY}
-        if work_area(spec) is not None:
+        if hands_on_in_s3(spec):
             known["ephemeral-storage"] = plan.sizeBytes + _BASE_DISK
         # A limit alone is its own request; one below what the plan knows is the user's to try.
         requests |= {

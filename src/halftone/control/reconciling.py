@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from halftone.control.acceptance import Refusal, first_refusal
 from halftone.control.children import work_claim
-from halftone.control.conditions import Told, read_time, rows, time_text
+from halftone.control.conditions import Told, read_past, rows, time_text
 from halftone.control.decision import Decision, Deletion, Event
 from halftone.control.ending import end, needs_cleaning
 from halftone.control.judging import is_live
@@ -131,7 +131,7 @@ def recipe_text(spec: JobSpec, observed: Observed) -> str:
 
 def _remaining_life(kept: int | None, ended: str | None, now: datetime) -> float | None:
     """Seconds until the object may go, 0 when they are over; None if it stays, or is not over."""
-    moment = read_time(ended)
+    moment = read_past(ended, now)
     if kept is None or moment is None:
         return None
     return max(0.0, (moment + timedelta(seconds=kept) - now).total_seconds())
@@ -199,7 +199,7 @@ class _Visit:
 
     def _start(self) -> datetime:
         """When the work began that goes on now: at first, after a suspension, or at a retry."""
-        former = read_time(self._before.startTime)
+        former = read_past(self._before.startTime, self._now)
         return self._now if former is None or self._walk.is_asked_again else former
 
     def _stopped(self, told: list[Told], status: ConditionStatus, reason: str) -> list[Told]:
@@ -254,14 +254,15 @@ class _Visit:
         artifact = self._walk.status.artifact
         if not over or found.status is not ConditionStatus.TRUE or artifact is None:
             return found
-        return Told(found.condition, found.status, found.reason, artifact.helmCommand or "")
+        line = artifact.helmCommand or f"{artifact.uri} is published."
+        return Told(found.condition, found.status, found.reason, line)
 
     def _completion(self, ended: Told) -> str:
         """When the job came to the end that it is at."""
         former = self._before.condition(Condition.Succeeded)
         stays = former is not None and former.status is ended.status
         kept = self._before.completionTime if stays else None
-        return kept if read_time(kept) and kept else time_text(self._now)
+        return kept if kept and read_past(kept, self._now) else time_text(self._now)
 
     def _events(self, status: JobStatus) -> list[Event]:
         found = list(events(self._walk.steps(), status.conditions, self._before))
@@ -273,7 +274,8 @@ class _Visit:
         succeeded = ended is not None and ended.status is ConditionStatus.TRUE
         is_new = former is None or former.status is not ConditionStatus.TRUE
         if succeeded and is_new and status.artifact is not None:
-            line = f"Serve it with: {status.artifact.helmCommand}"
+            command = status.artifact.helmCommand
+            line = f"Serve it with: {command}" if command else f"It is {status.artifact.uri}."
             found.append(event(EventReason.ArtifactPublished, line))
         return found
 

@@ -37,7 +37,7 @@ class StageDefaults(ApiModel):
 
 
 class Settings(ApiModel):
-    """`watchNamespaces` empty: all of them. `cacheSizeLimit` bounds each emptyDir."""
+    """`watchNamespaces` empty: all of them. `cacheSizeLimit` bounds the cache alone."""
 
     watchNamespaces: tuple[ObjectName, ...] = ()
     stages: Mapping[StageName, StageDefaults]

@@ -30,6 +30,8 @@ from halftone.spec.stage_results import OccupantFacts
 from halftone.spec.status import ConditionStatus, JobStatus
 from halftone.spec.targets import Existing
 
+# The bound of `status.artifact.helmCommand`; only a path of quotes makes a longer one.
+_LONGEST_LINE: Final = 8192
 # Made without a plan, so no plan's digest tells whether they are of the present one.
 _BEFORE_PLAN: Final = frozenset({ChildStage.Plan, ChildStage.Target})
 # Of these the operator needs to hear what they found.
@@ -228,7 +230,8 @@ class Walk:
         if artifact is not None:
             name = str(self.observed.metadata["name"])
             line = serving_line(name, artifact.uri, artifact.revision, artifact.digest)
-            artifact = artifact.model_copy(update={"helmCommand": line})
+            told = line if len(line) <= _LONGEST_LINE else None
+            artifact = artifact.model_copy(update={"helmCommand": told})
             self.status = self.status.model_copy(update={"artifact": artifact})
 
     def _failed(self, step: Step, stage: ChildStage, state: Failed, child: ObservedChild) -> State:

@@ -5,9 +5,9 @@ validation message names the field as the user wrote it. No floats, no phases, b
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, StrictBool, StrictInt, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, model_validator
 
 from halftone.spec.api_model import (
     ApiModel,
@@ -25,6 +25,9 @@ from halftone.spec.names import API_VERSION, JOB_KIND
 from halftone.spec.roles import QUANTIZABLE_ROLES, Role
 from halftone.spec.running import Runner, StageSettings, WorkVolume
 from halftone.spec.targets import Publish
+
+# Pods of a Job get up to 11 characters more, of an Indexed Job some more; a label has 63.
+_NAME_LENGTH: Final = 40
 
 
 class ScaleSearch(StrEnum):
@@ -211,10 +214,24 @@ class JobSpec(ApiModel):
         return self
 
 
+def _with_room_for_names_below(name: object) -> object:
+    """The sentence of the CRD, in place of pydantic's, which gives no reason."""
+    if isinstance(name, str) and len(name) > _NAME_LENGTH:
+        raise ValueError(
+            f"must have at most {_NAME_LENGTH} characters, because names of Jobs and pods are "
+            "derived from it"
+        )
+    return name
+
+
 class Metadata(ApiModel):
     """The part of Kubernetes object metadata that a laptop needs too."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+    name: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=_NAME_LENGTH),
+        BeforeValidator(_with_room_for_names_below),
+    ]
     namespace: ShortText | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None

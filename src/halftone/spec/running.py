@@ -61,8 +61,9 @@ class AccessMode(StrEnum):
 
 
 class S3WorkArea(ApiModel):
-    """Documents and shards go under `<publish.s3.uri>.work/<plan digest>/`; pods keep no volume.
+    """Documents and shards go under `<publish.s3.uri>.work/<namespace>.<name>/<plan digest>/`.
 
+    Pods keep no volume.
     `credentialsSecretRef` opens that prefix, and need not open the artifact's own.
     """
 

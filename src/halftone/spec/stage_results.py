@@ -5,9 +5,9 @@ all that the operator learns of a stage; documents stay in the work area.
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from halftone.spec.documents import Method, canonical_json
 from halftone.spec.names import API_VERSION
@@ -25,6 +25,9 @@ _LONG_TEXTS: Final = (
 )
 _SHORT: Final = 80
 _CUT: Final = "… (cut; the pod's log has it whole)"
+
+# An int64 in the status that it is copied to.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class FactsModel(BaseModel):
@@ -48,16 +51,16 @@ class PlanFacts(FactsModel):
     method: Method
     recipe: str
     sourceRevision: str | None = None
-    sizeBytes: int
-    memoryBytes: int
-    shards: int
+    sizeBytes: Count
+    memoryBytes: Count
+    shards: Count
 
 
 class CheckpointFacts(FactsModel):
     """The checkpoint that was written."""
 
     digest: str
-    sizeBytes: int
+    sizeBytes: Count
 
 
 class GateFacts(FactsModel):
@@ -83,7 +86,7 @@ class ArtifactFacts(FactsModel):
     uri: str
     revision: str | None = None
     digest: str
-    sizeBytes: int
+    sizeBytes: Count
 
 
 class OccupantFacts(FactsModel):

@@ -58,7 +58,10 @@ class LicenceConsent(StrEnum):
 
 
 class HuggingFaceTarget(ApiModel):
-    """A repository on the Hub; private unless asked otherwise."""
+    """A repository on the Hub; private unless asked otherwise.
+
+    In the cluster only pods under the publisher's account get the token.
+    """
 
     repository: HubRepository
     visibility: Visibility = Visibility.Private
@@ -85,7 +88,10 @@ class DirectoryTarget(ApiModel):
 
 
 class SigningKeyRef(ApiModel):
-    """The private key: a key of a Secret (in the cluster), or a file (on a laptop)."""
+    """The private key: a key of a Secret (in the cluster), or a file (on a laptop).
+
+    Only pods under the publisher's account get it.
+    """
 
     secret: SecretKeyRef | None = None
     path: FilePath | None = None

@@ -1,9 +1,10 @@
 """Where the stages of one plan hand documents and shards to one another when they share no disk.
 
-`s3://bucket/prefix.work/<plan digest>/`, beside the artifact and never read as one: it has no
-`artifact.json`. Opened by `halftone.cli.handing_on`. Documents are small and written in one piece;
-a shard goes up like a file of an artifact, checked by the store, and its journal entry follows it:
-what has an entry was there whole, and is looked for once more before the entry is believed.
+`s3://bucket/prefix.work/<namespace>.<job>/<plan digest>/`, beside the artifact and never read as
+one: it has no `artifact.json`. Opened by `halftone.cli.handing_on`. Documents are small and written
+in one piece; a shard goes up like a file of an artifact, checked by the store, and its journal
+entry follows it: what has an entry was there whole, and is looked for once more before the entry
+is believed.
 """
 
 import json
@@ -42,12 +43,13 @@ class S3WorkArea:
         endpoint_url: str | None = None,
         credentials: Credential | None = None,
     ) -> None:
-        """`uri` is that of all plans, such as `s3://bucket/prefix.work`."""
+        """`uri` is that of all plans, such as `s3://bucket/prefix.work/namespace.job`."""
         bucket, prefix = parsed(uri)
         access = access_by(credentials)
         with translated(uri, access=access):
             client = make_client(endpoint_url, "publish.s3.endpointUrl", credentials)
-        self._folder = Folder(client, bucket, prefix, access).below(plan_digest)
+        self._all = Folder(client, bucket, prefix, access)
+        self._folder = self._all.below(plan_digest)
 
     @property
     def uri(self) -> str:
@@ -139,10 +141,10 @@ class S3WorkArea:
             folder.delete([item.path for item in folder.objects()])
 
     def remove(self) -> None:
-        """Leave nothing of this plan: uploads that were begun, then every object."""
-        for upload in self._folder.uploads():
-            self._folder.abort(upload.path, upload.id)
-        self._folder.delete([item.path for item in self._folder.objects()])
+        """Leave nothing of any plan: uploads that were begun, then every object."""
+        for upload in self._all.uploads():
+            self._all.abort(upload.path, upload.id)
+        self._all.delete([item.path for item in self._all.objects()])
 
     def close(self) -> None:
         """Close the client's connections."""

@@ -162,7 +162,8 @@ def test_a_work_area_that_somebody_changed_is_not_believed(life: Life, tmp_path:
     manifest = pods.up_to(store.job(), "quantize")
     first, second = pods.pods_of(manifest)
     assert first.run().code == 0
-    folder = f"{store.name}.work/{life.pods.status.plan.digest}/"  # type: ignore[union-attr]
+    digest = life.pods.status.plan.digest  # type: ignore[union-attr]
+    folder = f"{store.name}.work/models.small/{digest}/"
     client = store.server.client
     plan = store.objects(folder)["plan.json"]
     other = Plan.model_validate_json(plan).model_copy(update={"architecture": "other"}).sealed()

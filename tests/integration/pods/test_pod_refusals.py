@@ -102,6 +102,7 @@ def test_a_source_that_changes_after_the_plan_is_refused(
         ("reader", f"[a]\naws_access_key_id={WRONG_KEY}", "is no text of an AWS credentials file"),
         ("reader", "publisher", "in the key 'aws' of the Secret 'reader'"),
         ("worker", "reader", "in the key 'aws' of the Secret 'worker'"),
+        ("worker", "publisher", "in the key 'aws' of the Secret 'worker'"),
         ("publisher", "worker", "in the key 'aws' of the Secret 'publisher'"),
         ("publisher", "wrong", "in the key 'aws' of the Secret 'publisher'"),
     ],
