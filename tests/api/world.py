@@ -96,6 +96,13 @@ class World:
         self.client.wait(f"the Job {name}", lambda: self.client.find(path) is not None)
         return self.client.get(path)
 
+    def wait_no_child(self, name: str, child: str) -> None:
+        """Until the job `name` has no Job `child`; says what the operator says if it stays."""
+        try:
+            self.client.wait(f"the end of {child}", lambda: child not in self.children(name))
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.operator.tail()}") from None
+
     def wait_pod(self, child: str) -> Object:
         """The first living pod of a Job."""
         found: list[Object] = []

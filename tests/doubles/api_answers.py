@@ -46,7 +46,7 @@ async def serving(
     version = version or said({"major": "1", "minor": "35", "gitVersion": "v1.35.0"})
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if request.path == "/version":
+        if request.path.strip("/") == "version":
             answer = await version(request)
             answer.force_close()  # by the pool of a client that is then thrown away
             return answer

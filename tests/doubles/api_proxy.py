@@ -66,6 +66,14 @@ class _Fault:
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     blocks: bool = False
+    # What a test reads when it was not used.
+    name: str = ""
+    fired: int = 0
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it never happened, or less often than it was asked for."""
+        return not self.fired or 0 < self.times < float("inf")
 
 
 class ApiProxy:
@@ -110,43 +118,35 @@ class ApiProxy:
         then: Callable[[], Any] = lambda: None,
     ) -> None:
         """Cut requests at `moment`, and call `then` (which may kill the client) before."""
-        self._add(_Fault(_matcher(match), times, moment, then))
-
-    def cut_nth(
-        self, name: str, number: int, moment: Moment, then: Callable[[], Any] = lambda: None
-    ) -> None:
-        """Cut the `number`th write, from 1, that names `name` in its path or body."""
-        count = 0
-
-        def is_due(seen: Seen) -> bool:
-            nonlocal count
-            if not seen.is_write or (name not in seen.path and name not in seen.body):
-                return False
-            count += 1
-            return count == number
-
-        self.cut(is_due, moment, then=then)
+        self._add(_Fault(_matcher(match), times, moment, then, name=f"cut {moment.name} {match}"))
 
     def fail(
         self, match: str, status: int, times: float = 1, retry_after: int | None = None
     ) -> None:
         """Answer requests whose `METHOD PATH` matches with `status`, in the server's place."""
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        self._add(_Fault(_matcher(match), times, status=status, headers=headers))
+        name = f"{status} to {match}"
+        self._add(_Fault(_matcher(match), times, status=status, headers=headers, name=name))
 
     def slow(self, match: str, seconds: float, times: float = float("inf")) -> None:
         """Hold requests that match back for `seconds`."""
-        self._add(_Fault(_matcher(match), times, seconds=seconds))
+        self._add(_Fault(_matcher(match), times, seconds=seconds, name=f"slow {match}"))
 
     def block(self, match: str = "") -> None:
         """A partition: requests that match are never answered."""
-        self._add(_Fault(_matcher(match), float("inf"), blocks=True))
+        self._add(_Fault(_matcher(match), float("inf"), blocks=True, name=f"block {match}"))
 
-    def recover(self) -> None:
-        """Nothing goes wrong any more."""
+    def recover(self) -> int:
+        """Nothing goes wrong any more. Returns how many times something did.
+
+        Raises AssertionError with what was asked for and did not happen: such a test shows nothing.
+        """
         with self._lock:
-            self._faults.clear()
+            faults, self._faults = self._faults, []
         self._frozen = False
+        left = [f"{fault.name} ({fault.fired} times)" for fault in faults if fault.is_left]
+        assert not left, f"faults that did not happen as often as they should: {left}"
+        return sum(fault.fired for fault in faults)
 
     def freeze_watches(self) -> None:
         """Watches stay open and say nothing any more."""
@@ -169,6 +169,7 @@ class ApiProxy:
             for fault in self._faults:
                 if fault.times and fault.concerns(seen):
                     fault.times -= 1
+                    fault.fired += 1
                     return fault
         return None
 

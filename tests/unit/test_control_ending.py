@@ -67,9 +67,14 @@ def test_cleaning_up_comes_after_the_last_pod() -> None:
     assert made(ending(*WORKED)) == [CLEAN_UP]
 
 
-def test_cleaning_up_outlives_a_deletion_in_the_foreground() -> None:
-    ((_, manifest),) = jobs_of(ending(*WORKED))
-    assert manifest["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] is False
+def test_no_child_blocks_a_deletion_in_the_foreground() -> None:
+    world = World()
+    world.run_to_rest()
+    made_ones = [one.manifest for one in world.jobs.values()]
+    made_ones += [manifest for _, manifest in jobs_of(ending(*WORKED))]
+    assert len(made_ones) > len(WORKED)
+    for manifest in made_ones:
+        assert manifest["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] is False
 
 
 STUCK: dict[str, tuple[Any, ...]] = {

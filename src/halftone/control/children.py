@@ -55,8 +55,7 @@ def child_job(
             "namespace": metadata["namespace"],
             "labels": {**tags, **({QUEUE_LABEL: queue} if queue else {})},
             "annotations": annotations,
-            # Garbage collection in the foreground removes what blocks it; cleaning up comes after.
-            "ownerReferences": [owner(metadata, blocks=stage is not ChildStage.CleanUp)],
+            "ownerReferences": [owner(metadata)],
         },
         "spec": {
             "backoffLimit": settings.backoffLimit,

@@ -35,9 +35,11 @@ def labels(job: str, stage: ChildStage, attempt: int) -> dict[str, str]:
     }
 
 
-def owner(metadata: Any, *, blocks: bool = True) -> dict[str, Any]:
-    """The owner reference that lets garbage collection reach what belongs to a job; one that
-    `blocks` holds back a deletion in the foreground until it is gone itself.
+def owner(metadata: Any) -> dict[str, Any]:
+    """The owner reference that lets garbage collection reach what belongs to a job.
+
+    It blocks no deletion: the finalizer waits for pods itself, cleaning up comes after a deletion
+    in the foreground, and some clusters let only those block who may write finalizers of the owner.
     """
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -45,5 +47,5 @@ def owner(metadata: Any, *, blocks: bool = True) -> dict[str, Any]:
         "name": metadata["name"],
         "uid": metadata["uid"],
         "controller": True,
-        "blockOwnerDeletion": blocks,
+        "blockOwnerDeletion": False,
     }
