@@ -139,6 +139,7 @@ class Api:
     ) -> None:
         """DELETE of exactly the object with `uid`. Nothing if it is gone.
 
+        ApiError(409) where another object has the name by now, or the server asks to look again.
         With the `policy` Foreground it stays, marked, until what belongs to it has gone.
         """
         options = {
@@ -150,7 +151,7 @@ class Api:
         try:
             await self._call("DELETE", group, version, namespace, path, options)
         except ApiError as error:
-            if error.code not in (404, 409):  # 409: another object has the name by now
+            if error.code != 404:
                 raise
 
     async def apply(

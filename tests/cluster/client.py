@@ -56,12 +56,23 @@ class Client:
 
     def get(self, path: str, **query: str) -> Object:
         """One object, or a whole list."""
-        found: Object = self.http.get(path, params=query).raise_for_status().json()
+        found: Object = self._read(path, query).raise_for_status().json()
         return found
+
+    def _read(self, path: str, query: Mapping[str, str]) -> httpx.Response:
+        """A server that is busy says so with 429, and is asked again, as every client does it."""
+        answers: list[httpx.Response] = []
+
+        def is_answered() -> bool:
+            answers[:] = [self.http.get(path, params=query or None)]
+            return answers[0].status_code != httpx.codes.TOO_MANY_REQUESTS
+
+        Client.wait(self, f"an answer to GET {path}", is_answered)
+        return answers[0]
 
     def find(self, path: str) -> Object | None:
         """One object; None where there is none."""
-        answer = self.http.get(path)
+        answer = self._read(path, {})
         if answer.status_code == 404:
             return None
         found: Object = answer.raise_for_status().json()
