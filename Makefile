@@ -13,8 +13,9 @@ DEV := .venv/ready
 QUANTIZE := .venvs/quantize/ready
 SERVE := .venvs/serve/ready
 CODE := src operators tests tools $(wildcard benchmarks examples)
-# Two processes: most tests wait for another process that starts on one core. tests/conftest.py says
-# which tests stay together, for they share what fixtures made.
+# Two processes: most tests wait for another process that starts on one core. A module's tests stay
+# together, for they share what its fixtures made. The node tier is a process of its own: a machine
+# has one node, whose network the tests enter.
 PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
 # mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
 TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
@@ -57,7 +58,8 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
 	@$(MAKE) tools
-	$(PYTEST) tests/unit tests/contract tests/integration tests/api tests/node
+	$(PYTEST) tests/unit tests/contract tests/integration tests/api
+	$(VENV)/python -m pytest tests/node
 
 test-unit: $(DEV) ## Pure functions, two seconds a test at most
 	$(VENV)/python -m pytest tests/unit

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from tools.environments import interpreter
 
@@ -46,21 +44,6 @@ settings.register_profile(
     "ci", deadline=None, suppress_health_check=_SLOW, derandomize=True, database=None
 )
 settings.load_profile("ci" if IN_CI else "developer")
-
-
-class _Together(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """A module's tests share a process, as they share what its fixtures made; the node tier's all
-    do, for a machine has one node.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        node = "tests/node/"
-        return node if nodeid.startswith(node) else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Who runs what, where there are several processes."""
-    return _Together(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
