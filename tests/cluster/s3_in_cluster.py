@@ -5,22 +5,18 @@ address, so that a client on the node, which has no name service, finds it too.
 """
 
 import json
-import secrets
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
-from botocore.config import Config
-
 from tests.cluster.archives import single_binary_image
 from tests.cluster.control_plane import ControlPlane
+from tests.servers.versitygw import REGION, Account
 from tools.servers import program
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-REGION: Final = "us-east-1"
 NAMESPACE: Final = "storage"
 IMAGE: Final = "localhost/versitygw:1"
 _ADDRESS: Final = "10.96.0.20"
@@ -38,8 +34,8 @@ class S3InCluster:
     """A server that is ready once this is made. `endpoint` is for pods, `outside` for the node."""
 
     def __init__(self, cluster: ControlPlane) -> None:
-        self.access_key = f"root{secrets.token_hex(6)}"
-        self.secret_key = secrets.token_urlsafe(30)
+        self._root = Account.new("root")
+        self.secret_key = self._root.secret_key
         self.endpoint = f"http://s3.{NAMESPACE}.svc.cluster.local:{_PORT}"
         self.outside = f"http://{_ADDRESS}:{_PORT}"
         objects = {"apiVersion": "v1", "kind": "List", "items": self._objects()}
@@ -49,33 +45,17 @@ class S3InCluster:
     @property
     def credentials_file(self) -> str:
         """What a job's Secret holds."""
-        return (
-            f"[default]\naws_access_key_id = {self.access_key}\n"
-            f"aws_secret_access_key = {self.secret_key}\nregion = {REGION}\n"
-        )
+        return self._root.credentials_file
 
     @property
     def environment(self) -> dict[str, str]:
         """What a client on the node finds its way and its keys by."""
-        return {
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL": self.outside,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return self._root.environment(self.outside)
 
     @cached_property
     def client(self) -> "S3Client":
         """A boto3 client on the node."""
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.outside,
-            region_name=REGION,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8}),
-        )
+        return self._root.client(self.outside)
 
     def upload(self, folder: Path, bucket: str, prefix: str) -> None:
         """Put every file of `folder` below `prefix`."""
@@ -92,7 +72,7 @@ class S3InCluster:
     def _objects(self) -> list[dict[str, Any]]:
         labels = {"app": "s3"}
         settings = {
-            "ROOT_ACCESS_KEY": self.access_key,
+            "ROOT_ACCESS_KEY": self._root.access_key,
             "ROOT_SECRET_KEY": self.secret_key,
             "VGW_PORT": f":{_PORT}",
             "VGW_REGION": REGION,

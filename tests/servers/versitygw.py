@@ -40,10 +40,36 @@ _READY_WITHIN = 240.0  # seconds; it takes a tenth of one on an idle machine
 
 @dataclass(frozen=True)
 class Account:
-    """A user of the server, and what a Secret for him holds."""
+    """A user of a server, what a Secret for him holds, and how he reaches it."""
 
     access_key: str
     secret_key: str
+
+    @classmethod
+    def new(cls, name: str) -> Self:
+        """Keys that nobody has had."""
+        return cls(f"{name}{secrets.token_hex(6)}", secrets.token_urlsafe(30))
+
+    def environment(self, endpoint: str) -> dict[str, str]:
+        """What a client finds its way and its keys by."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client(self, endpoint: str) -> "S3Client":
+        """A boto3 client, for preparing and looking."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=REGION,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8}),
+        )
 
     @property
     def credentials_file(self) -> str:
@@ -62,8 +88,9 @@ class VersityGateway:
         self._binary = _binary()  # before a test's environment is cleaned, which may say where
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self.access_key = f"root{secrets.token_hex(6)}"
-        self.secret_key = secrets.token_urlsafe(30)
+        self._root = Account.new("root")
+        self.access_key = self._root.access_key
+        self.secret_key = self._root.secret_key
 
     def __enter__(self) -> Self:
         self.data.mkdir(parents=True)
@@ -95,11 +122,7 @@ class VersityGateway:
     def environment(self) -> dict[str, str]:
         """What a client finds its way and its keys by; nothing of this machine."""
         return {
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_EC2_METADATA_DISABLED": "true",
+            **self._root.environment(self.endpoint),
             "AWS_CONFIG_FILE": str(self._folder / "no-config"),
             "AWS_SHARED_CREDENTIALS_FILE": str(self._folder / "no-credentials"),
         }
@@ -107,18 +130,11 @@ class VersityGateway:
     @cached_property
     def client(self) -> "S3Client":
         """A boto3 client of this server, for preparing and looking."""
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=REGION,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 8}),
-        )
+        return self._root.client(self.endpoint)
 
     def account(self, name: str) -> "Account":
         """A new user, who may do nothing yet."""
-        made = Account(f"{name}{secrets.token_hex(6)}", secrets.token_urlsafe(30))
+        made = Account.new(name)
         self._administer("create-user", "-a", made.access_key, "-s", made.secret_key, "-r", "user")
         return made
 

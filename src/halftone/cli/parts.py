@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 from halftone.cli.opening import opened_checkpoint
 from halftone.cli.progress import progress
-from halftone.cli.quantize import default_workers
-from halftone.cli.stages import planned_again
+from halftone.cli.quantize import bytes_to_read, default_workers
+from halftone.cli.stages import measured, planned_again
 from halftone.cli.workdir import read_job
-from halftone.spec.documents import Method
 from halftone.spec.names import CHECKPOINT_DIRECTORY, CHECKPOINT_FILE
 
 if TYPE_CHECKING:
-    from halftone.plan.planning import Planned
     from halftone.quantize.shards import Depot
-    from halftone.quantize.statistics import Statistics
 
 
 def quantize_part(workdir: Path, part: int, parts: int, depot: "Depot | None") -> None:
@@ -27,16 +24,14 @@ def quantize_part(workdir: Path, part: int, parts: int, depot: "Depot | None") -
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = planned_again(job, checkpoint, workdir)
-        share = planned.shards[part::parts]
-        total = sum(m.source_bytes for shard in share for unit in shard.units for m in unit.members)
-        with progress("quantize", total) as shown:
+        with progress("quantize", bytes_to_read(planned, part, parts)) as shown:
             carry_out(
                 planned,
                 checkpoint,
                 workdir.absolute() / CHECKPOINT_DIRECTORY,
                 part,
                 parts,
-                statistics=_statistics(workdir, planned),
+                statistics=measured(workdir, planned),
                 workers=default_workers(),
                 progress=shown,
                 depot=depot,
@@ -54,14 +49,7 @@ def assemble(workdir: Path, depot: "Depot | None") -> None:
             planned,
             checkpoint,
             workdir.absolute() / CHECKPOINT_DIRECTORY,
-            statistics=_statistics(workdir, planned),
+            statistics=measured(workdir, planned),
             document_path=workdir.absolute() / CHECKPOINT_FILE,
             depot=depot,
         )
-
-
-def _statistics(workdir: Path, planned: "Planned") -> "Statistics | None":
-    from halftone.quantize.statistics import read_statistics
-
-    calibrated = planned.plan.method is Method.Calibrated
-    return read_statistics(workdir, planned) if calibrated else None

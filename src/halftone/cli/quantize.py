@@ -150,9 +150,10 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def bytes_to_read(planned: Planned) -> int:
-    """What the engine's progress adds up to."""
-    return sum(m.source_bytes for s in planned.shards for u in s.units for m in u.members)
+def bytes_to_read(planned: Planned, part: int = 0, parts: int = 1) -> int:
+    """What the engine's progress adds up to: that of one worker of `parts`."""
+    shards = planned.shards[part::parts]
+    return sum(m.source_bytes for s in shards for u in s.units for m in u.members)
 
 
 def print_roles(document: CheckpointDocument) -> None:

@@ -38,6 +38,7 @@ from halftone.spec.recipes import resolve
 
 if TYPE_CHECKING:
     from halftone.checkpoint.index import Checkpoint
+    from halftone.quantize.statistics import Statistics
 
 
 def plan(workdir: Path, _handed: str = "", *, with_target: bool = True) -> str:
@@ -95,16 +96,22 @@ def calibrate(workdir: Path, _handed: str = "") -> str:
     return ""
 
 
+def measured(workdir: Path, planned: Planned) -> "Statistics | None":
+    """The statistics in the work directory, None for a plan that takes none."""
+    from halftone.quantize.statistics import read_statistics
+
+    calibrated = planned.plan.method is Method.Calibrated
+    return read_statistics(workdir, planned) if calibrated else None
+
+
 def quantize(workdir: Path, _handed: str = "") -> str:
     """Write `checkpoint/` and `checkpoint.json` as `plan.json` and the statistics say."""
     from halftone.quantize.engine import quantize as carry_out
-    from halftone.quantize.statistics import read_statistics
 
     job = read_job(workdir)
     with opened_checkpoint(job.spec.source) as checkpoint:
         planned = planned_again(job, checkpoint, workdir)
-        calibrated = planned.plan.method is Method.Calibrated
-        statistics = read_statistics(workdir, planned) if calibrated else None
+        statistics = measured(workdir, planned)
         with progress("quantize", bytes_to_read(planned)) as shown:
             carry_out(
                 planned,
