@@ -12,7 +12,9 @@ UV_READY := .tools/uv/ready
 DEV := .venv/ready
 QUANTIZE := .venvs/quantize/ready
 SERVE := .venvs/serve/ready
-CODE := src operators tests tools $(wildcard benchmarks examples)
+SERVE_GPU := .venvs/serve-gpu/ready
+KUBEFLOW := .venvs/kubeflow/ready
+CODE := src operators pipelines tests tools $(wildcard benchmarks examples)
 # Two processes: most tests wait for another process that starts on one core. A module's tests stay
 # together, for they share what its fixtures made. The node tier is a process of its own: a machine
 # has one node, whose network the tests enter.
@@ -23,7 +25,7 @@ TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/
 ##@ Start here
 .PHONY: help setup tools tools-begin packages demo example
 help: ## Print this help
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
 setup: $(DEV) $(QUANTIZE) $(SERVE) ## Make all three environments (about 10 GB)
 
@@ -36,9 +38,10 @@ tools-begin: ## Begin that in the background; `make tools` waits for it
 packages: ## Install the Debian packages that a node for tests needs (as root; nothing when there)
 	@$(PYTHON) -m tools.packages
 
-demo: $(DEV) $(SERVE) ## Run the main job: quantize the pocket model, prove it, publish it, verify it
+demo: $(DEV) $(SERVE) ## Quantize the pocket model, prove it, publish it, verify it, and have it answer
 	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
 	$(VENV)/halftone verify build/pocket-model-nvfp4a16
+	$(VENV)/halftone serve build/pocket-model-nvfp4a16 --cpu --max-model-len 1024 --once '12+345='
 
 example: $(DEV) $(SERVE) ## Run a numbered example: make example N=01
 	$(VENV)/halftone run $(wildcard examples/$(N)-*.yaml) --workdir build/example-$(N)
@@ -56,6 +59,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench
+.PHONY: e2e-kfp e2e-endpoint record-kfp kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
 	@$(MAKE) tools
 	$(PYTEST) tests/unit tests/contract tests/integration tests/api
@@ -76,12 +80,26 @@ test-api: $(DEV) tools ## The operator on a real API server, without a node and 
 test-node: $(DEV) tools packages ## The chart, operator and stages in pods of a real node, as root
 	$(VENV)/python -m pytest tests/node
 
-test-gpu: $(DEV) ## What needs a GPU; says so where there is none
-	@if command -v nvidia-smi >/dev/null; then $(VENV)/python -m pytest -m gpu tests; \
-	else echo "test-gpu: NOT RUN, this machine has no GPU"; fi
+test-gpu: ## The endpoint and the engine gates on a GPU; fails where there is none
+	@nvidia-smi -L >/dev/null 2>&1 || { echo "test-gpu: NOT RUN, for this machine has no NVIDIA GPU; nothing was tested and nothing passed." >&2; exit 1; }
+	@$(MAKE) $(DEV) $(SERVE) $(SERVE_GPU)
+	$(VENV)/python -m pytest -m gpu -s tests/gpu
 
 soak: $(DEV) $(QUANTIZE) $(SERVE) tools packages ## The tests that take many minutes
 	$(VENV)/python -m pytest -m soak tests
+
+e2e-kfp: kubeflow-tools ## The pipeline and the operator against Kubeflow's real back end, by hand as root
+	$(VENV)/python -m pytest tests/kubeflow
+
+e2e-endpoint: $(DEV) $(SERVE) tools packages ## The endpoint's chart on a real node with KubeRay, by hand as root
+	$(VENV)/python -m pytest -s tests/endpoint
+
+record-kfp: kubeflow-tools ## Record that back end's answers again, for the double of CI (as root)
+	$(VENV)/python -m tests.kubeflow.recording
+
+kubeflow-tools: $(DEV) $(KUBEFLOW) tools packages ## Build that back end (once a machine; minutes)
+	@$(PYTHON) -m tools.packages kubeflow
+	@$(PYTHON) -m tools.servers build kubeflow
 
 bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
 	$(VENV)/python -m benchmarks
@@ -90,6 +108,7 @@ bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
 .PHONY: generate requirements verify
 generate: requirements $(DEV) ## Write again whatever is generated
 	$(VENV)/python -m tools.charts write
+	$(VENV)/python -m tools.pipelines write
 
 requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgrade moves the pins)
 	$(PYTHON) -m tools.requirements write $(UPGRADE)
@@ -97,10 +116,11 @@ requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgr
 verify: $(DEV) ## Check that generated files fit their sources
 	$(VENV)/python -m tools.requirements check
 	$(VENV)/python -m tools.charts check
+	$(VENV)/python -m tools.pipelines check
 
 ##@ Images
 .PHONY: images
-images: ## Build the container images and check them, with buildah as root (30 GB, minutes)
+images: ## Build the container images and check them, with buildah as root (60 GB, an hour)
 	$(PYTHON) -m tools.images build
 	$(PYTHON) -m tools.images check
 
@@ -118,6 +138,12 @@ $(DEV): requirements/dev.txt pyproject.toml $(UV_READY)
 
 $(QUANTIZE): requirements/quantize-dev.txt pyproject.toml | $(DEV)
 	@$(PYTHON) -m tools.environments quantize
+
+$(SERVE_GPU): requirements/serve-gpu.txt pyproject.toml | $(DEV)
+	@$(PYTHON) -m tools.environments serve-gpu
+
+$(KUBEFLOW): requirements/kubeflow-e2e.txt | $(DEV)
+	@$(PYTHON) -m tools.environments kubeflow
 
 $(SERVE): requirements/serve.txt pyproject.toml stubs/vllm-dist/pyproject.toml | $(DEV)
 	@$(PYTHON) -m tools.environments serve

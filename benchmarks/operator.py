@@ -1,8 +1,8 @@
 """What the operator takes of a real API server, and of a machine that it shares with it.
 
-A control plane without a node; pods are answered by the declared stand-in, which costs what a
-kubelet's status writes cost. Requests are counted in the server's audit log, not by the operator.
-CPU seconds of each process stand in the details: they say who the bottleneck was.
+A control plane with a declared stand-in for a node; pods are answered by that for a kubelet,
+which costs what a kubelet's status writes cost. Requests are counted in the server's audit log, not
+by the operator. CPU seconds of each process stand in the details: they say who the bottleneck was.
 """
 
 import json
@@ -23,6 +23,7 @@ from tests.cluster.chart import install_crd
 from tests.cluster.client import Client, children_path, condition_of, jobs_path, pods_path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet_stand_in import Answer, KubeletStandIn
+from tests.cluster.node_stand_in import NodeStandIn
 from tests.cluster.operator_process import OperatorProcess
 
 _JOBS = 1000
@@ -44,7 +45,11 @@ def main(scratch: Path) -> list[Result]:
     """Every figure, on one control plane, a namespace each."""
     folder = scratch / "operator"
     shutil.rmtree(folder, ignore_errors=True)
-    with ControlPlane(folder / "cluster") as cluster, Client(cluster) as client:
+    with (
+        ControlPlane(folder / "cluster") as cluster,
+        Client(cluster) as client,
+        NodeStandIn(cluster),
+    ):
         install_crd(cluster)
         results = [
             *_at_rest(cluster, client, folder),

@@ -19,7 +19,16 @@ IN_CI = bool(os.environ.get("CI"))
 
 # Seconds a test may take in each tier; a test's own `timeout` mark wins. Unit tests have the
 # two seconds of pyproject.toml. Soak tests are bounded by whoever runs them.
-TIMEOUTS = {"contract": 60, "integration": 300, "api": 180, "node": 900, "soak": 0}
+TIMEOUTS = {
+    "contract": 60,
+    "integration": 300,
+    "api": 180,
+    "node": 900,
+    "endpoint": 2400,
+    "kubeflow": 2400,
+    "gpu": 900,
+    "soak": 0,
+}
 if IN_CI:  # the machine is shared: only a hang may exceed these, and no mark makes them less
     TIMEOUTS |= {"unit": 300, "contract": 600, "integration": 1500, "api": 900, "node": 1800}
 
@@ -35,7 +44,7 @@ FOREIGN_PREFIXES = ("AWS_", "HALFTONE_", "HF_", "HUGGING_FACE_", "NUMBA_", "VLLM
 
 # The interpreters of peers are found before any test's environment is cleaned; tests reach them
 # through `tests/environments.py`.
-PEERS = {name: interpreter(name) for name in ("quantize", "serve")}
+PEERS = {name: interpreter(name) for name in ("quantize", "serve", "serve-gpu")}
 
 # Examples vary on a developer's machine and repeat in CI; slowness of a machine is no failure.
 _SLOW = [HealthCheck.too_slow]

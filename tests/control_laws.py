@@ -51,6 +51,12 @@ def check(observed: Observed) -> Decision:
     return decision
 
 
+def check_status_laws(observed: Observed, decision: Decision) -> None:
+    """What holds of a status whoever carries the job out."""
+    if decision.status is not None:
+        _check_status(observed, decision.status)
+
+
 def _check_creations(observed: Observed, decision: Decision) -> None:
     names = [manifest["metadata"]["name"] for manifest in decision.creations]
     assert len(names) == len(set(names))

@@ -1,4 +1,4 @@
-"""Runs a peer: a script of `tests/peers` in `.venvs/quantize` or `.venvs/serve`, as a process.
+"""Runs a peer: a script of `tests/peers` in an environment of `.venvs`, as a process.
 
 Importing torch, transformers or vLLM takes most of a peer's time, so a module of tests puts all its
 questions into one request and asks once, in a fixture of its own:
@@ -6,8 +6,9 @@ questions into one request and asks once, in a fixture of its own:
     answer = ask("serve", "vllm_configuration.py", cases, work=tmp_path, timeout_s=200)
 
 `run` is for scripts with arguments of their own, `python_of` for scripts that lie elsewhere. The
-interpreters are those that `HALFTONE_QUANTIZE_PYTHON` and `HALFTONE_SERVE_PYTHON` named when the
-tests were collected, else those that `make` builds. It must not import what the peers import.
+interpreters are those that `HALFTONE_QUANTIZE_PYTHON`, `HALFTONE_SERVE_PYTHON` and, for tests on a
+GPU, `HALFTONE_SERVE_GPU_PYTHON` named when the tests were collected, else those that `make` builds.
+It must not import what the peers import.
 """
 
 import json
@@ -21,7 +22,7 @@ import pytest
 
 from tests.conftest import IN_CI, PEERS, ROOT, is_foreign
 
-Environment = Literal["quantize", "serve"]
+Environment = Literal["quantize", "serve", "serve-gpu"]
 
 # No network, no GPU, and no more threads than a busy machine has to give.
 _SETTINGS = {

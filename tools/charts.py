@@ -43,23 +43,53 @@ def _closed(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
+def _counted(most: int) -> Schema:
+    return {"type": "integer", "minimum": 1, "maximum": most}
+
+
+def _words(*words: str) -> Schema:
+    return {"type": "string", "enum": list(words)}
+
+
 _QUANTITIES: Final[Schema] = {
     "type": "object",
     "additionalProperties": {**_text(_QUANTITY), "type": ["string", "integer"]},
 }
+# Of a Secret's or a ConfigMap's data.
+_DATA_KEY: Final[Schema] = _text(r"[-._a-zA-Z0-9]+")
+_KEY: Final[Schema] = _closed(
+    kind=_words("Secret", "ConfigMap"), name=_text(f"({_NAME})?"), key=_DATA_KEY
+)
+_VERDICT: Final[Schema] = _words("Passed", "Emulated", "Unmeasured")
+
+
+def _listed(items: Schema) -> Schema:
+    return {"type": "array", "items": items, "uniqueItems": True}
+
+
 # What values hold beside the types of JSON. Patterns are Go's, which have no look-ahead.
 SHAPES: Final[dict[str, Schema]] = {
+    "count": _counted(16_777_216),
+    "dataKey": _DATA_KEY,
+    "draftTokens": _counted(16),
     "duration": _text(r"([0-9]+(ms|s|m|h))+"),
     "endpoint": _text(r"https?://[^?#\s@]+"),
     "image": _text(
         r"[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
     ),
     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+    "modelName": _text(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?"),
     "name": _text(_NAME),
+    "optionalDigest": _text(r"([0-9a-f]{64})?"),
+    "optionalEndpoint": _text(r"(https?://[^?#\s@]+)?"),
     "optionalName": _text(f"({_NAME})?"),
     "optionalQuantity": _text(f"({_QUANTITY})?"),
-    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "percent": _counted(100),
+    "port": _counted(65_535),
+    "quantity": _text(_QUANTITY),
+    "resourceName": _text(r"[-.a-z0-9]+/[-._A-Za-z0-9]+"),
     "resources": _closed(requests=_QUANTITIES, limits=_QUANTITIES),
+    "servingMode": _words("text", "multimodal", "tools", "speculative", "longContext"),
     "tag": _text(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"),
     "toleration": _closed(
         key={"type": "string"},
@@ -68,6 +98,13 @@ SHAPES: Final[dict[str, Schema]] = {
         effect={"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
         tolerationSeconds={"type": "integer"},
     ),
+    "trust": _closed(
+        signature=_words("Required", "NotRequired"),
+        publicKeyRef=_KEY,
+        verdicts=_listed(_VERDICT),
+        platforms=_listed({"type": "string"}),
+    ),
+    "verdict": _VERDICT,
 }
 _JSON_TYPES: Final = frozenset({"string", "integer", "number", "boolean", "object"})
 _OF_TAGS: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}

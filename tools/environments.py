@@ -1,4 +1,4 @@
-"""Makes the environments: uv itself, `.venv`, `.venvs/quantize` and `.venvs/serve`.
+"""Makes the environments: uv itself, `.venv`, and those in `.venvs`.
 
 Called by the Makefile before whatever needs one. It runs on a bare Python 3.11 with nothing but
 its standard library, installs exactly what `requirements/*.txt` pins, and leaves a file `ready`
@@ -22,11 +22,14 @@ from tools.requirements import FOLDER, ROOT, UV
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment, its requirement file, and sources of this checkout that it holds."""
+    """A virtual environment, its requirement file, and sources of this checkout that it holds:
+    our own, unless `checkout` is False, and `stubs`.
+    """
 
     folder: Path
     requirements: str
     stubs: tuple[Path, ...] = ()
+    checkout: bool = True
 
     @property
     def python(self) -> Path:
@@ -47,12 +50,15 @@ ENVIRONMENTS = {
     "serve": Environment(
         ROOT / ".venvs" / "serve", "serve.txt", stubs=(ROOT / "stubs" / "vllm-dist",)
     ),
+    "serve-gpu": Environment(ROOT / ".venvs" / "serve-gpu", "serve-gpu.txt"),
+    "kubeflow": Environment(ROOT / ".venvs" / "kubeflow", "kubeflow-e2e.txt", checkout=False),
 }
 
 
 def interpreter(name: str) -> Path:
     """The Python to run peers of `name` with: `HALFTONE_<NAME>_PYTHON`, else the one made here."""
-    return Path(os.environ.get(f"HALFTONE_{name.upper()}_PYTHON") or ENVIRONMENTS[name].python)
+    variable = f"HALFTONE_{name.upper().replace('-', '_')}_PYTHON"
+    return Path(os.environ.get(variable) or ENVIRONMENTS[name].python)
 
 
 def make_uv() -> None:
@@ -76,7 +82,8 @@ def make(environment: Environment) -> None:
             run(UV, "venv", "--quiet", "--clear", "--python", sys.executable, environment.folder)
         pins = ("--require-hashes", "--compile-bytecode", FOLDER / environment.requirements)
         run(UV, "pip", "sync", "--quiet", "--python", environment.python, *pins)
-    install_sources(environment)
+    if environment.checkout:
+        install_sources(environment)
     environment.stamp.write_text(wanted)
 
 

@@ -37,7 +37,7 @@ BASE = "python:3.11-slim-bookworm"
 _BASE_PACKAGES = "ca-certificates,netbase,tzdata,python3,python3-venv"
 _UNREAD = ("doc", "info", "locale", "man")
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-_SETTINGS = ("/etc/pip.conf", "/etc/uv/uv.toml")
+_SETTINGS = ("/etc/pip.conf", "/etc/uv/uv.toml", "/etc/apt/sources.list.d/debian.sources")
 
 # Where an image keeps what it can make again; on a cluster an empty volume.
 CACHE = "/var/cache/halftone"
@@ -52,31 +52,42 @@ _WRITABLE = "find / -xdev -writable ! -type l 2>/dev/null || true"
 class Image:
     """One image: the folder of `images` that describes it, the stage to build, the most it may be.
 
-    The folder holds a `Dockerfile` and, in `check`, a `check.sh` that runs inside. `most_mb` are
-    megabytes (10^6) above the base image.
+    The folder holds a `Dockerfile` and, in its folder `checks`, a `check.sh` that runs inside.
+    `most_mb` are megabytes (10^6) above the base image.
     """
 
     folder: str
     target: str
     most_mb: int
+    checks: str = "check"
 
     @property
     def dockerfile(self) -> Path:
         """Where it is described."""
         return IMAGES_FOLDER / self.folder / "Dockerfile"
 
+    @property
+    def check(self) -> Path:
+        """The folder with its own check."""
+        return IMAGES_FOLDER / self.folder / self.checks
+
 
 IMAGES = {
     "halftone-operator": Image("operator", "operator", most_mb=130),
     "halftone-worker": Image("worker", "worker", most_mb=370),
+    "halftone-task": Image("worker", "task", most_mb=380, checks="check-task"),
     "halftone-calibrator": Image("calibrator", "cpu", most_mb=5300),
     "halftone-calibrator-gpu": Image("calibrator", "gpu", most_mb=6000),
+    "halftone-endpoint": Image("endpoint", "endpoint", most_mb=10500),
+    "halftone-endpoint-cpu": Image("endpoint", "endpoint-cpu", most_mb=6900, checks="check-cpu"),
 }
+# Not built by default: the one above without Python's packages, which tests on a node mount.
+BARE = {"halftone-endpoint-bare": Image("endpoint", "runtime-cpu", most_mb=10)}
 
 
 def build(name: str) -> None:
     """Build one image into the store; unchanged steps are taken from the last build."""
-    image = IMAGES[name]
+    image = (IMAGES | BARE)[name]
     if not _exists(BASE):
         make_base()
     print(f"building {name} …", flush=True)
@@ -139,7 +150,7 @@ def check(name: str) -> None:
         with tempfile.TemporaryDirectory() as work:
             Path(work).chmod(0o777)
             shared = (
-                f"{image.dockerfile.parent / 'check'}:/check:ro",
+                f"{image.check}:/check:ro",
                 f"{ROOT / 'examples'}:/examples:ro",
             )
             run(name, ("sh", "/check/check.sh"), (*shared, f"{work}:/work"), user)
@@ -194,7 +205,8 @@ def _container(name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
 
     All else belongs to root, who does not run here, so that is what a read-only root leaves too.
     """
-    container = _said("from", "--pull-never", name)
+    # HAProxy asks for ten thousand open files, which buildah does not allow by itself.
+    container = _said("from", "--pull-never", "--ulimit", "nofile=16384:16384", name)
     try:
         with tempfile.TemporaryDirectory() as folder:
             cache, nothing = Path(folder, "cache"), Path(folder, "nothing")
@@ -301,7 +313,8 @@ def main(arguments: list[str]) -> None:
     verb, *words = arguments or ["build"]
     names = words[:1] if verb in ("run", "save") else words or list(IMAGES)
     known = verb in ("build", "check", "run", "clean") or (verb == "save" and len(words) == 2)
-    if not known or set(names) - IMAGES.keys() or not names:
+    images = IMAGES if verb == "check" else IMAGES | BARE
+    if not known or set(names) - images.keys() or not names:
         sys.exit(
             "images: `build`, `check`, `run`, `save IMAGE FILE` or `clean`, and names of "
             f"{', '.join(IMAGES)}."

@@ -2,7 +2,8 @@
 
 Called by `make test-node` before anything else, as root on a bare Python 3.11:
 
-    python -m tools.packages        installs what is missing, and nothing when it is all there
+    python -m tools.packages             installs what is missing, and nothing when it is all there
+    python -m tools.packages kubeflow    what only `make e2e-kfp` needs
 
 Where it cannot (no root, no apt, no mirror), it ends with a sentence that names what is missing:
 the node tier then fails, for skipping it would prove nothing.
@@ -29,14 +30,20 @@ PACKAGES: Mapping[str, str] = {
     "runc": "runc",
     "util-linux": "nsenter",
 }
+# A database, and a compiler for servers that have C in them.
+KUBEFLOW: Mapping[str, str] = {
+    "gcc": "gcc",
+    "libc6-dev": "/usr/include/stdio.h",
+    "mariadb-server-core": "mariadbd",
+}
 # A user's PATH may lack where Debian puts the programs of administrators.
 _PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
 _APT = ("apt-get", "--quiet", "--yes", "--option", "Dpkg::Use-Pty=0")
 
 
-def missing() -> list[str]:
-    """The packages whose programs are not there."""
-    return [package for package, program in PACKAGES.items() if not _is_there(program)]
+def missing(packages: Mapping[str, str] = PACKAGES) -> list[str]:
+    """Those of the packages whose programs are not there."""
+    return [package for package, program in packages.items() if not _is_there(program)]
 
 
 def _is_there(program: str) -> bool:
@@ -66,15 +73,16 @@ def install(packages: list[str]) -> None:
             sys.exit(f"packages: `{' '.join(command)}` failed, see above; {wanted} missing.")
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Install what is missing, and see that it is there."""
-    wanted = missing()
+    packages = KUBEFLOW if arguments == ["kubeflow"] else PACKAGES
+    wanted = missing(packages)
     if wanted:
         install(wanted)
-    left = missing()
+    left = missing(packages)
     if left:
         sys.exit(f"packages: {' '.join(left)} installed, and still without their programs.")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

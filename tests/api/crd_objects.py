@@ -175,7 +175,13 @@ _OBSERVED: Final = _BUCKET | {
             "sizeBytes": 5,
             "helmCommand": "helm upgrade --install small halftone/halftone-endpoint",
         },
-        "pipelineRun": {"id": "run", "url": "https://pipelines.example/run"},
+        "pipelineRun": {
+            "name": "team.small-uid-1-1",
+            "claimedBy": "operator-1",
+            "claimTime": TIME,
+            "id": "run",
+            "url": "https://pipelines.example/run",
+        },
         "retry": "1",
     }
 }

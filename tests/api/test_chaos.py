@@ -17,7 +17,6 @@ test passes whose faults did not all happen.
 import json
 import random
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from halftone.spec.cluster import STAGE_LABEL, ChildStage
+from tests.api.troubles import ENDED, BehindProxy, Point, begin_lives, is_of, kept_alive
 from tests.api.world import World, stops
 from tests.cluster.answers import all_well
 from tests.cluster.client import Client, children_path
@@ -36,13 +36,6 @@ from tests.doubles.api_proxy import ApiProxy, Moment, Seen
 
 _SEED = 20261122
 _STAGES = ("clean-up", "plan", "publish", "quantize", "target", "validate")
-_ENDED = [
-    ("Accepted", "True", "Accepted"),
-    ("Quantized", "True", "Quantized"),
-    ("Validated", "True", "Validated"),
-    ("Published", "True", "Published"),
-    ("Succeeded", "True", "Published"),
-]
 # What a write says, and which of several that say it. Every life has these.
 _WRITES = [
     ("finalizers 1", 1),
@@ -56,21 +49,10 @@ _WRITES = [
 ]
 _POINTS = [(*write, moment) for write in _WRITES for moment in Moment]
 _MAY_BE = {"status Unschedulable", "event StageWaiting"}
-Point = tuple[str, int, Moment]
 
 
-class Troubled(World):
+class Troubled(BehindProxy, World):
     """A world whose operator is behind a proxy, and is started again when it was killed."""
-
-    proxy: ApiProxy
-    kills = 0
-
-    def kill(self) -> None:
-        """As a lost node does; `keep_alive` starts it anew."""
-        self.kills += 1
-        process = self.operator.process
-        assert process is not None
-        process.kill()
 
     def require_undisturbed(self, *names: str, twice: str = "") -> None:
         """Every job came to the state of an undisturbed life; then it goes, and left nothing.
@@ -83,7 +65,7 @@ class Troubled(World):
         for name in names:
             found = self.find(name) or {}
             rows = [(r["type"], r["status"], r["reason"]) for r in found["status"]["conditions"]]
-            assert rows == _ENDED, name
+            assert rows == ENDED, name
             assert self.children(name) == [f"{name}-{s}-1" for s in _STAGES if s != "clean-up"]
             self.delete(name)
         for name in names:
@@ -100,29 +82,17 @@ def troubled(
 ) -> Iterator[Troubled]:
     """A running one; whatever ends the operator, it is started anew, as a kubelet does."""
     found = Troubled(cluster, client, client.namespace(namespace))
-    stop = threading.Event()
     with ApiProxy(cluster.url, cluster.authority.folder) as found.proxy:
         found.operator = OperatorProcess(
             cluster, namespace, folder / "operator", server=found.proxy.url, lease=lease
         )
 
-        def keep_alive() -> None:
-            while not stop.wait(0.05):
-                process = found.operator.process
-                if process is not None and process.poll() is not None:
-                    found.operator.start()
-
         with (
             found.operator,
             KubeletStandIn(cluster, found.answer, namespace=namespace) as stand_in,
+            kept_alive(found.operator),
         ):
-            keeper = threading.Thread(target=keep_alive)
-            keeper.start()
-            try:
-                yield found
-            finally:
-                stop.set()
-                keeper.join()
+            yield found
     assert not stand_in.errors
 
 
@@ -146,7 +116,7 @@ def _all_faults_happen(here: Troubled) -> Iterator[None]:
 def test_a_calm_life_has_these_writes(here: Troubled) -> None:
     here.apply("calm")
     here.require_undisturbed("calm")
-    told = Counter(_what(seen) for seen in here.proxy.seen if _is_of("calm", seen))
+    told = Counter(_what(seen) for seen in here.proxy.seen if is_of("calm", seen))
     needed = dict(_WRITES)
     assert set(told) - _MAY_BE == set(needed)
     assert all(told[what] >= number for what, number in needed.items())
@@ -189,34 +159,12 @@ def _live_through(
     here: Troubled, points: list[Point], prefix: str, then: Callable[[], None]
 ) -> None:
     """A life for each point."""
-    names = []
-    for what, number, moment in points:
-        place = _WRITES.index((what, number)) + 1
-        names.append(f"{prefix}-{place:02}-{moment.name.lower()}")
-        here.proxy.cut(_Nth(names[-1], what, number), moment, then=then)
-        here.apply(names[-1])
+    names = begin_lives(here.proxy, here.apply, points, _WRITES, prefix, then, _says)
     here.require_undisturbed(*names)
 
 
-class _Nth:
-    """Picks the `number`th request, from 1, that writes `what` for the job `name`."""
-
-    def __init__(self, name: str, what: str, number: int) -> None:
-        self._name, self._what, self._number = name, what, number
-        self._count = 0
-
-    def __call__(self, seen: Seen) -> bool:
-        if not _is_of(self._name, seen) or _what(seen) != self._what:
-            return False
-        self._count += 1
-        return self._count == self._number
-
-    def __str__(self) -> str:
-        return f"{self._what} {self._number} of {self._name}"
-
-
-def _is_of(name: str, seen: Seen) -> bool:
-    return seen.is_write and name in str(seen) + seen.body
+def _says(_name: str, what: str, seen: Seen) -> bool:
+    return _what(seen) == what
 
 
 def _what(seen: Seen) -> str:

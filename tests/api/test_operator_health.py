@@ -26,8 +26,8 @@ from tests.cluster.client import Client, jobs_path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet_stand_in import Answer
 from tests.cluster.operator_process import OperatorProcess
-from tests.cluster.processes import free_port
 from tests.doubles.api_proxy import ApiProxy
+from tests.servers.ports import free_port
 
 _UNITS = ("_seconds", "_bytes", "_total", "_length", "_leader", "halftone_jobs")
 

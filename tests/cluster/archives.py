@@ -1,6 +1,6 @@
-"""Images of one static binary, as a docker archive: for what clusters need beside our own images.
+"""Images of static binaries, as a docker archive: for what clusters need beside our own images.
 
-Called by `node`.
+Called by `node`, and by what brings further servers into a cluster.
 """
 
 import hashlib
@@ -13,11 +13,21 @@ from pathlib import Path
 def single_binary_image(archive: Path, name: str, binary: Path) -> None:
     """Write an image called `name` that holds `binary` and runs it."""
     layer = _tar({binary.name: (binary.read_bytes(), 0o755)})
+    _write(archive, name, layer, {"Entrypoint": [f"/{binary.name}"], "User": "65532"})
+
+
+def binaries_image(archive: Path, name: str, *binaries: Path) -> None:
+    """Write an image called `name` with all of them on its PATH; what runs it says which."""
+    _write(archive, name, _tar({f"bin/{b.name}": (b.read_bytes(), 0o755) for b in binaries}), {})
+
+
+def _write(archive: Path, name: str, layer: bytes, runs: dict[str, object]) -> None:
+    """An archive of one layer; `runs` is what a container of it does if not told otherwise."""
     config = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": [f"/{binary.name}"], "User": "65532"},
+            "config": runs,
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_sha256(layer)}"]},
         }
     ).encode()

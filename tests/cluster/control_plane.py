@@ -17,7 +17,8 @@ from typing import Any, Self
 import yaml
 
 from tests.cluster.pki import Authority
-from tests.cluster.processes import Processes, free_port
+from tests.cluster.processes import Processes
+from tests.servers.ports import free_port
 from tools.servers import program
 
 SERVICES = "10.96.0.0/16"

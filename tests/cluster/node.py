@@ -22,13 +22,15 @@ import yaml
 from tests.cluster.archives import single_binary_image
 from tests.cluster.control_plane import PODS, ControlPlane
 from tests.cluster.network import Network
-from tests.cluster.processes import free_port
+from tests.servers.ports import free_port
 from tools.servers import program
 
 NAME = "node-0"
 DNS_SERVICE = "10.96.0.10"
 _POD_RANGE = "10.244.0.0/24"
 _CNI_PLUGINS = "/usr/lib/cni"
+# Of control groups version 1; version 2 has one tree, and a kubelet makes its own branch there.
+_CONTROLLERS = tuple(p for p in Path("/sys/fs/cgroup").glob("*/") if (p / "tasks").exists())
 _MANIFESTS = Path(__file__).parent / "manifests"
 # Pods of a stopped kubelet outlive it, so they are deleted first.
 _EMPTYING_SECONDS = 30.0
@@ -45,10 +47,13 @@ class Node:
         # A socket's path has 108 bytes at most.
         self._state = Path(tempfile.mkdtemp(prefix="ht-", dir="/run"))
         self._socket = self._state / "c.sock"
+        # A kubelet ends whatever it finds in its group and does not know: another node's pods.
+        self._cgroup = self._state.name if _CONTROLLERS else ""
 
     def __enter__(self) -> Self:
         try:
             self._folder.mkdir()
+            _make_cgroups(self._cgroup)
             self._start_containerd()
             self._start_kubelet()
             self._start_proxy()
@@ -66,7 +71,7 @@ class Node:
             place = line.split()[1]
             if place.startswith((f"{self._folder}/", f"{self._state}/")):
                 subprocess.run(["umount", "-l", place], check=False, capture_output=True)
-        _remove_cgroups()
+        _remove_cgroups(self._cgroup)
         _remove_links(self._folder)
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -75,6 +80,17 @@ class Node:
         """Let pods use the image in a docker archive."""
         client = ["ctr", "-a", str(self._socket), "-n", "k8s.io", "images", "import", str(archive)]
         subprocess.run(client, check=True, capture_output=True)
+
+    def by_digest(self, reference: str) -> str:
+        """A name by its digest for an image that the node has, under which pods find it too."""
+        client = ["ctr", "-a", str(self._socket), "-n", "k8s.io", "images"]
+        found = subprocess.run(
+            [*client, "ls", f"name=={reference}"], check=True, capture_output=True, text=True
+        )
+        digest = next(w for w in found.stdout.split() if w.startswith("sha256:"))
+        name = f"{reference.rpartition(':')[0]}@{digest}"
+        subprocess.run([*client, "tag", reference, name], check=True, capture_output=True)
+        return name
 
     def _start_containerd(self) -> None:
         cni = self._folder / "cni"
@@ -151,6 +167,7 @@ class Node:
             "kind": "KubeletConfiguration",
             "failCgroupV1": False,
             "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{self._cgroup}",
             "failSwapOn": False,
             "containerRuntimeEndpoint": f"unix://{self._socket}",
             "address": address,
@@ -246,10 +263,21 @@ def _remove_links(folder: Path) -> None:
             link.unlink()
 
 
-def _remove_cgroups() -> None:
-    for top in Path("/sys/fs/cgroup").glob("*/kubepods"):
+def _make_cgroups(name: str) -> None:
+    """A group of our own below every controller, with its processors and its memory."""
+    for controller in _CONTROLLERS:
+        group = controller / name
+        group.mkdir()
+        if controller.name == "cpuset":
+            for setting in ("cpuset.cpus", "cpuset.mems"):
+                (group / setting).write_text((controller / setting).read_text())
+
+
+def _remove_cgroups(name: str) -> None:
+    for controller in _CONTROLLERS:
+        top = controller / name / "kubepods"
         folders = sorted((p for p in top.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts))
-        for folder in (*folders, top):
+        for folder in (*folders, top, controller / name):
             subprocess.run(["rmdir", str(folder)], check=False, capture_output=True)
 
 

@@ -17,7 +17,7 @@ import httpx
 
 from tests.cluster.chart import RELEASE, ROOT, install_rights
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.processes import free_port
+from tests.servers.ports import free_port
 
 _POLL: Final = 0.05
 

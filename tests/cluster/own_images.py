@@ -13,17 +13,33 @@ from tools import images
 
 OPERATOR = "halftone-operator"
 WORKER = "halftone-worker"
+# For the tasks of Kubeflow pipelines, which few tests need.
+TASK = "halftone-task"
+# For gates that need a server, and for endpoints; gigabytes, so few tests load it.
+ENDPOINT_CPU = "halftone-endpoint-cpu"
+# The same without Python's packages; `endpoint_environment` has them.
+ENDPOINT_BARE = "halftone-endpoint-bare"
 # No node can pull anything from there: what is not loaded is not found.
 REGISTRY = "localhost"
 
 
-def archives() -> list[Path]:
-    """Docker archives of the operator and the worker, tagged as the chart asks for them."""
-    _tool("build", OPERATOR, WORKER)
-    saved = {name: images.store().with_name("image-archives") / f"{name}.tar" for name in _OURS}
-    for name, path in saved.items():
+def archives(*more: str) -> list[Path]:
+    """Docker archives of the operator, the worker and `more`, tagged as the chart asks for them."""
+    return saved(*_OURS, *more)
+
+
+def saved(*names: str) -> list[Path]:
+    """Docker archives of `names` alone."""
+    _tool("build", *names)
+    paths = {name: images.store().with_name("image-archives") / f"{name}.tar" for name in names}
+    for name, path in paths.items():
         _tool("save", name, str(path))
-    return list(saved.values())
+    return list(paths.values())
+
+
+def reference(name: str) -> str:
+    """What pods call an image of ours."""
+    return f"{REGISTRY}/{name}:{images.version()}"
 
 
 _OURS = (OPERATOR, WORKER)

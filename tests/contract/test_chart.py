@@ -297,6 +297,7 @@ def test_other_settings_are_another_pod_and_the_same_are_not() -> None:
 
     assert checksum() == checksum("--set", "commonLabels.team=x")
     assert checksum() != checksum("--set", "backoffLimit=4")
+    assert checksum() == checksum("--set-json", 'podAnnotations={"checksum/settings":"x"}')
 
 
 def test_the_crd_is_the_file_with_labels_and_is_kept() -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import Counter
 
 from halftone.control.stages import STAGES, Use
-from halftone.spec import cluster
+from halftone.spec import cluster, pipelines
 from halftone.spec.cluster import ChildStage, Condition, Doing, Ended, EventReason, Waiting
 from halftone.spec.names import Reason
 from halftone.telemetry.operator import OperatorMetrics
@@ -70,7 +70,7 @@ def test_every_label_and_stage_is_explained() -> None:
     table = section("Labels and annotations")
     names = {
         value
-        for name, value in vars(cluster).items()
+        for name, value in {**vars(cluster), **vars(pipelines)}.items()
         if name.endswith(("_LABEL", "_ANNOTATION", "FINALIZER")) and value.startswith(cluster.GROUP)
     }
     assert {row[0].strip("`") for row in rows(table)} == names

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from halftone.spec import cluster as words
+from halftone.spec import pipelines
 from halftone.spec.formats import Format
 from halftone.spec.job import JobSpec, KvCacheFormat
 from halftone.spec.names import API_VERSION, JOB_KIND, Reason
@@ -217,7 +218,7 @@ def prose() -> dict[str, str]:
 def test_documents_name_conditions_and_annotations_that_exist() -> None:
     known = {
         value.partition("/")[2]
-        for name, value in vars(words).items()
+        for value in [*vars(words).values(), *vars(pipelines).values()]
         if isinstance(value, str) and value.startswith(f"{words.GROUP}/")
     } | {words.VERSION}
     for where, text in prose().items():

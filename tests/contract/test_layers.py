@@ -32,7 +32,7 @@ def lint_imports(checkout: Path) -> subprocess.CompletedProcess[str]:
 
 
 def copy_code(checkout: Path) -> None:
-    for folder in ("src", "operators"):
+    for folder in ("src", "operators", "pipelines"):
         shutil.copytree(
             ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__")
         )

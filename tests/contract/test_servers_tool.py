@@ -34,7 +34,8 @@ esac
 def checkout(tmp_path: Path) -> Path:
     """A checkout with the tool, its modules, and a Go that is new enough on PATH."""
     files = [*(ROOT / "tools" / "go").glob("*/go.mod"), ROOT / "tools" / "go" / "toolchain.txt"]
-    for path in (*files, ROOT / "tools" / "__init__.py", ROOT / "tools" / "servers.py"):
+    tools = [ROOT / "tools" / f"{name}.py" for name in ("__init__", "kubeflow", "servers")]
+    for path in (*files, *tools):
         copy = tmp_path / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)

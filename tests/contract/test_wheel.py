@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from halftone.spec.pipelines import PIPELINE_FILE
 from tests.builders import write_checkpoint
 from tests.conftest import ROOT
 
 EXTRAS = ("boto3", "botocore", "huggingface_hub", "llvmlite", "numba")
-RECIPES = sorted(path.stem for path in (ROOT / "src" / "halftone" / "recipes").glob("*.yaml"))
+PACKAGED = (ROOT / "src" / "halftone" / "recipes").glob("*.yaml")
+RECIPES = sorted(path.stem for path in PACKAGED if path.name != PIPELINE_FILE)
 
 
 @pytest.fixture(scope="module")

@@ -138,10 +138,11 @@ class HubDouble:
         listing = json.dumps([[path, size] for path, size in self.files()])
         return hashlib.sha1(listing.encode()).hexdigest()
 
-    def files(self) -> list[tuple[str, int]]:
-        """Path and size of each file."""
-        found = (path for path in self.directory.rglob("*") if path.is_file())
-        return sorted((p.relative_to(self.directory).as_posix(), p.stat().st_size) for p in found)
+    def files(self, directory: Path | None = None) -> list[tuple[str, int]]:
+        """Path and size of each file, now or as it was in `directory`."""
+        root = directory or self.directory
+        found = (path for path in root.rglob("*") if path.is_file())
+        return sorted((p.relative_to(root).as_posix(), p.stat().st_size) for p in found)
 
     def move(self, directory: Path) -> None:
         """Let the revision stand for a commit with the files of `directory`."""
@@ -170,10 +171,10 @@ class HubDouble:
         with self._lock:
             return self._faults[place].popleft() if self._faults[place] else None
 
-    def describe(self, blobs: bool) -> dict[str, Any]:
-        """The body of the repository's description."""
+    def describe(self, revision: str, blobs: bool) -> dict[str, Any]:
+        """The body of the repository's description at `revision`, which is there."""
         siblings: list[dict[str, Any]] = []
-        for path, size in self.files():
+        for path, size in self.files(self.at(revision)):
             sibling: dict[str, Any] = {"rfilename": path}
             if blobs:
                 sibling |= {"size": size, "blobId": hashlib.sha1(path.encode()).hexdigest()}
@@ -185,7 +186,7 @@ class HubDouble:
             "_id": "0" * 24,
             "id": self.repository,
             **({"modelId": self.repository} if self.kind == "model" else {}),
-            "sha": self.commit,
+            "sha": revision if revision in self.earlier else self.commit,
             "private": self.token is not None,
             "gated": "manual" if self.gated else False,
             "tags": [],
@@ -309,7 +310,7 @@ class _HubHandler(_Handler):
             return
         if not self.admitted(place, revision):
             return
-        body = json.dumps(self.double.describe("blobs" in query)).encode()
+        body = json.dumps(self.double.describe(revision, "blobs" in query)).encode()
         self.reply(place, 200, {"Content-Type": "application/json"}, body)
 
     def resolve(self, revision: str, name: str) -> None:

@@ -1,7 +1,7 @@
 """The `vllm serve` lines of model cards, given to vLLM's own command line.
 
 We test these aspects: it takes every line that any family's card can have, and reads it as meant;
-the parsers for tools and reasoning are ones that it has.
+a head drafts as many tokens as an endpoint's; the parsers for tools and reasoning are vLLM's.
 """
 
 import json
@@ -22,10 +22,10 @@ EXPECTED = {
     "Text only": {"language_model_only": True},
     "Text": {},
     "Images and text": {"limit_mm_per_prompt": {"image": 4}},
-    "Speculative decoding": {"speculative_config": {"method": "mtp", "num_speculative_tokens": 2}},
     "FP8 KV cache": {"kv_cache_dtype": "fp8"},
     "Context of 256K tokens": {"max_model_len": 262144, "max_num_seqs": 2},
 }
+DRAFTED = {"qwen3_5": 3, "qwen3_5_moe": 2}  # by the model's own head
 Answers = list[tuple[str, Mode, dict[str, Any]]]
 
 
@@ -56,6 +56,18 @@ def test_every_line_is_read_as_it_is_meant(answers: Answers) -> None:
             assert answer["options"] == EXPECTED[mode.title], (family, json.dumps(answer))
             seen.add(mode.title)
     assert seen == EXPECTED.keys()
+
+
+def test_each_family_drafts_as_many_tokens_as_its_endpoint_does(answers: Answers) -> None:
+    found = {
+        family: answer["options"]["speculative_config"]
+        for family, mode, answer in answers
+        if mode.title == "Speculative decoding"
+    }
+    assert found == {
+        family: {"method": "mtp", "num_speculative_tokens": tokens}
+        for family, tokens in DRAFTED.items()
+    }
 
 
 def test_every_parser_is_one_that_vllm_has(answers: Answers) -> None:

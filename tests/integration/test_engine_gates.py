@@ -2,8 +2,8 @@
 
 A whole job is run from the command line, which starts the stage in the environment with vLLM. The
 source is loaded once, and what it answered is kept for the later runs. We test these aspects:
-- the honest checkpoint passes with its real numbers, is published as `Emulated` and verifies; its
-  page draws all evidence
+- the honest checkpoint passes with its real numbers, those of its prediction head among them, is
+  published as `Emulated` and verifies; its page draws all evidence
 - plain rounding to 2 bits fails `KlDivergence` and, by itself, `Task`; each names its culprit
 - in a work directory the gates that read files stop it before a model is loaded
 - the second example's W4A4 with a measured FP8 cache passes with that example's limits; halved
@@ -50,6 +50,7 @@ ARITHMETIC = {
     "sampleLimit": 120,
     "minRecoveryPercent": 90,
 }
+HEAD = {"name": "head", "metric": "AcceptanceLength", "minimum": "1.05"}
 # Matrices that are rounded: all that a layer multiplies with.
 ROUNDED = (".mlp.", ".self_attn.", ".linear_attn.in_proj", ".linear_attn.out_proj")
 
@@ -119,7 +120,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Honest:
     job = write_job(
         folder,
         source={"directory": {"path": str(MODEL)}},
-        validation={"gates": [LOADS, DIVERGENCE, ARITHMETIC]},
+        validation={"gates": [LOADS, DIVERGENCE, ARITHMETIC, HEAD]},
     )
     # In this process, so that kernels which other tests have compiled are not compiled again.
     for stage in (("plan", "--job", job), ("quantize",)):
@@ -265,7 +266,7 @@ def digest_of(work: Path) -> str:
 def test_the_honest_checkpoint_passes_with_its_real_numbers(honest: Honest) -> None:
     assert honest.ended.code == 0, honest.ended.err
     assert honest.report.verdict is Verdict.Emulated
-    names = ["structure", "weight-error", "loads", "divergence", "arithmetic"]
+    names = ["structure", "weight-error", "loads", "divergence", "arithmetic", "head"]
     assert [(gate.name, gate.outcome) for gate in honest.report.gates] == [
         (name, "Passed") for name in names
     ]

@@ -21,10 +21,8 @@ from tests.cluster.network import ADDRESS, Network
 from tests.cluster.node import Node
 from tests.cluster.own_images import archives
 from tests.cluster.s3_in_cluster import S3InCluster, image
-from tests.conftest import ROOT
-from tests.node.jobs import BUCKET, SOURCE_PREFIX, secret
+from tests.node.provisions import provide
 
-POCKET_MODEL = ROOT / "examples" / "pocket-model" / "checkpoint"
 NAMESPACE = "halftone"
 
 
@@ -73,43 +71,7 @@ def _prepare(cluster: ControlPlane, client: Client, s3: S3InCluster, folder: Pat
     client.namespace(NAMESPACE)
     enforce = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     client.patch(f"/api/v1/namespaces/{NAMESPACE}", enforce)
-    held = {
-        "s3-read": ("credentials", s3.credentials_file),
-        "s3-work": ("credentials", s3.credentials_file),
-        "s3-publish": ("credentials", s3.credentials_file),
-        "signing-key": ("key.pem", make_key(folder / "key.pub")),
-    }
-    for name, (key, text) in held.items():
-        client.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", secret(name, key, text))
-    client.wait("S3 answers", lambda: _answers(s3))
-    s3.client.create_bucket(Bucket=BUCKET)
-    s3.upload(POCKET_MODEL, BUCKET, SOURCE_PREFIX)
-
-
-def _answers(s3: S3InCluster) -> bool:
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        s3.client.list_buckets()
-    except BotoCoreError:
-        return False
-    return True
-
-
-def make_key(public: Path) -> str:
-    """A signing key as PEM; its public half goes into the file `public`."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        PublicFormat,
-    )
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    info = PublicFormat.SubjectPublicKeyInfo
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, info))
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    provide(client, s3, NAMESPACE, folder / "key.pub")
 
 
 class _Clock:

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.client import Object, children_path, condition_of, jobs_path
-from tests.node.conftest import POCKET_MODEL, Up, is_at_work, pods_of
+from tests.node.conftest import Up, is_at_work, pods_of
 from tests.node.jobs import BUCKET, SOURCE_PREFIX, job, secret
+from tests.node.provisions import POCKET_MODEL
 
 LATE_SECRET = "comes-late"
 

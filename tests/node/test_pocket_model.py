@@ -23,8 +23,9 @@ from halftone.spec.cluster import PLURAL, Condition
 from operators.quantizationjob.reading import progress_of
 from tests.cluster.client import children_path, condition_of, jobs_path
 from tests.commands import files_of, halftone, plan_directory
-from tests.node.conftest import POCKET_MODEL, Up, is_at_work, pods_of
+from tests.node.conftest import Up, is_at_work, pods_of
 from tests.node.jobs import BUCKET, SHARD_BYTES, job
+from tests.node.provisions import POCKET_MODEL
 
 NAME = "pocket"
 ORDER = ("Accepted", "Quantized", "Validated", "Published", "Succeeded")

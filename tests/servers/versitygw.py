@@ -12,14 +12,12 @@ server it would prove nothing.
 """
 
 import os
-import random
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +27,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from tests.servers.ports import free_port
 from tools.servers import program
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ class VersityGateway:
 
     def start(self) -> None:
         """Start the process and wait until it answers; on a new port the first time."""
-        self._port = self._port or _free_port()
+        self._port = self._port or free_port()
         settings = {
             "ROOT_ACCESS_KEY": self.access_key,
             "ROOT_SECRET_KEY": self.secret_key,
@@ -209,16 +208,3 @@ def _binary() -> Path:
     if not path.exists():
         pytest.fail(f"{path} is missing; build it with `make tools`")
     return path
-
-
-def _free_port() -> int:
-    """A port that stays free until it is listened at, and between a power cut and a restart.
-
-    The system gives its own range to connections and to other servers, at any time.
-    """
-    its_first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.SystemRandom().randrange(10_000, max(its_first, 20_000))
-        with socket.socket() as listener, suppress(OSError):  # somebody listens there
-            listener.bind(("127.0.0.1", port))
-            return port

@@ -48,7 +48,6 @@ RAISED = re.compile(r"\b(CheckFailed|EnvironmentFault|RefusedInput)\(\s*Reason\.
     [
         ({"source": {"directory": {"path": "model"}}}, "`spec.source.directory.path` names a file"),
         ({"publish": None}, "`spec.workVolume` must be set unless `spec.publish.s3` is"),
-        ({"runner": "KubeflowPipelines"}, "`spec.runner` asks for 'KubeflowPipelines'"),
         ({"speed": 2}, "there is no such field"),
     ],
 )
@@ -114,7 +113,9 @@ def test_a_cluster_without_the_crd_says_what_to_install(tmp_path: Path) -> None:
 
 def test_reasons_have_the_exit_codes_of_their_errors() -> None:
     raised = defaultdict(set)
-    for path in (ROOT / "src" / "halftone").rglob("*.py"):
+    package = ROOT / "src" / "halftone"
+    # No stage serves, so nothing of that room is ever a condition's reason.
+    for path in set(package.rglob("*.py")) - set((package / "serve").rglob("*.py")):
         for kind, reason in RAISED.findall(path.read_text()):
             raised[Reason[reason]].add(kind)
     certain = {reason: kinds for reason, kinds in raised.items() if len(kinds) == 1}

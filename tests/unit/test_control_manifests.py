@@ -24,49 +24,7 @@ from halftone.spec.running import StageName
 from halftone.spec.status import JobStatus
 from tests.control_cases import SETTINGS, World, metadata, seen, spec
 from tests.control_laws import check_manifest
-
-JOB_NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
-
-
-def ref(name: str) -> dict[str, str]:
-    return {"name": name, "key": "key"}
-
-
-SOURCES: tuple[dict[str, Any], ...] = (
-    {"s3": {"uri": "s3://models/in", "credentialsSecretRef": ref("source")}},
-    {"huggingFace": {"repository": "org/in", "tokenSecretRef": ref("source")}},
-    {"directory": {"path": "in", "claimName": "source"}},
-)
-DATA: tuple[dict[str, Any], ...] = (
-    {"s3": {"uri": "s3://data/a.jsonl", "credentialsSecretRef": ref("data")}},
-    {"huggingFace": {"repository": "org/data", "tokenSecretRef": ref("data")}},
-    {"path": "a.jsonl", "claimName": "data"},
-)
-TARGETS: tuple[dict[str, Any], ...] = (
-    {"s3": {"uri": "s3://models/out", "credentialsSecretRef": ref("target")}},
-    {"huggingFace": {"repository": "org/out", "tokenSecretRef": ref("target")}},
-    {"directory": {"path": "out", "claimName": "target"}},
-)
-AREAS: tuple[dict[str, Any], ...] = (
-    {"s3": {"credentialsSecretRef": ref("work")}},
-    {"claimName": "work"},
-    {"storageClassName": "fast", "size": "1Gi"},
-)
-
-
-@st.composite
-def specs(draw: st.DrawFn) -> dict[str, Any]:
-    """Any job with every Secret and claim that it can name."""
-    target = draw(st.sampled_from(TARGETS))
-    data = draw(st.sampled_from(DATA))
-    return {
-        "source": draw(st.sampled_from(SOURCES)),
-        "quantization": {"preset": "nvfp4", "calibration": {"dataset": data}},
-        "validation": {"promptFile": "p.jsonl", "claimName": "prompts"},
-        "publish": {**target, "signingKeyRef": {"secret": ref("key")}},
-        "workVolume": draw(st.sampled_from(AREAS if "s3" in target else AREAS[1:])),
-        "parallelism": draw(st.integers(1, 256)),
-    }
+from tests.control_specs import AREAS, DATA, JOB_NAMES, SOURCES, TARGETS, ref, specs
 
 
 def planned() -> JobStatus:
@@ -228,8 +186,24 @@ def test_a_queue_is_the_jobs_own_or_the_installations(own: dict[str, str], queue
 def test_gates_that_need_a_server_have_their_own_image() -> None:
     loads = {"validation": {"gates": [{"name": "loads", "metric": "EngineLoads"}]}}
     assert container(manifest(ChildStage.Validate, loads, placed()))["image"] == "engine:1"
+    made = container(manifest(ChildStage.Validate, loads))["resources"]["requests"]
+    assert int(made["memory"]) == int(KNOWN) + 2 * 2**30
     alone = container(manifest(ChildStage.Validate, settings=placed()))
     assert alone["image"] == SETTINGS.stages[StageName.Validate].image
+
+
+@pytest.mark.parametrize(
+    ("stage", "shares"),
+    [(ChildStage.Calibrate, True), (ChildStage.Validate, True), (ChildStage.Publish, False)],
+)
+def test_processes_of_one_server_share_more_memory_than_a_container_has(
+    stage: ChildStage, shares: bool
+) -> None:
+    pod = manifest(stage)["spec"]["template"]["spec"]
+    volumes = [one for one in pod["volumes"] if one["name"] == "shared-memory"]
+    assert volumes == [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}] * shares
+    mounted = {one["mountPath"] for one in container(manifest(stage))["volumeMounts"]}
+    assert ("/dev/shm" in mounted) is shares
 
 
 @pytest.mark.parametrize(

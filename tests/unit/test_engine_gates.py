@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from halftone.spec.errors import CheckFailed
-from halftone.spec.gates import AcceptanceLength, EngineLoads, Metric
+from halftone.spec.gates import METRIC_ORDER, AcceptanceLength, EngineLoads, Metric
 from halftone.spec.names import Reason
 from halftone.spec.reports import GateResult, Outcome
 from halftone.validate.gates import acceptance_length, engine_loads
@@ -194,19 +194,6 @@ def test_a_refused_checkpoint_is_a_failed_gate() -> None:
     assert document["error"] == said
 
 
-def acceptance(answer: dict[str, int] | None, facts: EngineFacts = B200) -> GateResult:
-    gate = AcceptanceLength(name="mtp", metric=Metric.AcceptanceLength, minimum="1.4")
-    result, document = acceptance_length.judge(gate, facts, answer)
-    assert document["device"] == facts.device
-    return result
-
-
-def test_acceptance_that_cannot_be_measured_does_not_count_as_passed() -> None:
-    result = acceptance(None, CPU)
-    assert result.outcome is Outcome.Inconclusive
-    assert "needs a GPU" in result.message
-
-
 @pytest.mark.parametrize(
     ("drafts", "accepted", "outcome", "score", "said"),
     [
@@ -220,10 +207,17 @@ def test_acceptance_that_cannot_be_measured_does_not_count_as_passed() -> None:
 def test_acceptance_is_accepted_drafts_a_step(
     drafts: int, accepted: int, outcome: Outcome, score: str | None, said: str
 ) -> None:
-    result = acceptance({"drafts": drafts, "accepted": accepted, "tokens": drafts})
+    gate = AcceptanceLength(name="mtp", metric=Metric.AcceptanceLength, minimum="1.4")
+    answer = {"drafts": drafts, "accepted": accepted, "tokens": drafts}
+    result, document = acceptance_length.judge(gate, B200, answer)
+    assert document["device"] == B200.device
     assert (result.outcome, result.score) == (outcome, score)
     assert said in result.message
     assert (result.culprit is not None) is (outcome is Outcome.Failed)
+
+
+def test_acceptance_comes_last_because_it_ends_the_session_of_the_others() -> None:
+    assert METRIC_ORDER[-1] is Metric.AcceptanceLength
 
 
 def test_a_log_ends_with_what_was_said_and_not_with_progress() -> None:

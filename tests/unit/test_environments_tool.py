@@ -136,13 +136,14 @@ def test_a_failed_sync_leaves_no_stamp_and_shows_what_was_said(checkout: Path) -
     assert not (checkout / ".venv" / "ready").exists()
 
 
-@pytest.mark.parametrize("name", ["quantize", "serve"])
+@pytest.mark.parametrize("name", ["quantize", "serve", "serve-gpu"])
 def test_a_peers_interpreter_is_the_one_that_was_named_or_the_one_that_is_made(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     made = ROOT / ".venvs" / name / "bin" / "python"
+    variable = f"HALFTONE_{name.upper().replace('-', '_')}_PYTHON"
     assert interpreter(name) == made
-    monkeypatch.setenv(f"HALFTONE_{name.upper()}_PYTHON", "")
+    monkeypatch.setenv(variable, "")
     assert interpreter(name) == made
-    monkeypatch.setenv(f"HALFTONE_{name.upper()}_PYTHON", "/elsewhere/python")
+    monkeypatch.setenv(variable, "/elsewhere/python")
     assert interpreter(name) == Path("/elsewhere/python")

@@ -7,7 +7,8 @@ import pytest
 
 from halftone.plan.cache import kv_cache
 from halftone.plan.devices import Device, find_device
-from halftone.plan.fit import Fit, Matrix, Verdict, fit
+from halftone.plan.fit import Fit, Verdict, fit
+from halftone.plan.splitting import Matrix
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import CheckpointFormat, Format, stored_bytes
 from halftone.spec.names import Reason

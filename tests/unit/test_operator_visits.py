@@ -184,7 +184,7 @@ def test_logs_that_nobody_answers_hold_nothing_up(tmp_path: Path) -> None:
             indexes.children.put(_child(ChildStage.Quantize))
             for number in range(40):
                 indexes.pods.put(_pod(ChildStage.Quantize, number))
-            observer, names = Observer(api, indexes), [f"{NAME}-quantize-1"]
+            observer, names = Observer(api, indexes, log_seconds=0.2), [f"{NAME}-quantize-1"]
             async with asyncio.timeout(20):  # one of them alone had 30 seconds before
                 await observer.ask_progress(_KEY, names, every=0.001)
             count = len(asked)

@@ -26,8 +26,8 @@ from operators.quantizationjob.pump import Pump
 from operators.quantizationjob.queue import Queue
 from operators.quantizationjob.reading import Key, progress_of, read_pod
 from operators.quantizationjob.watch import Kind, Watch
-from tests.cluster.processes import free_port
 from tests.doubles.api_answers import answering, listed, refused, said, serving, text
+from tests.servers.ports import free_port
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 

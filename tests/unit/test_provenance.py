@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf import json_format
 from in_toto_attestation.predicates.provenance.v1 import (  # type: ignore[import-untyped]
     provenance_pb2,
 )

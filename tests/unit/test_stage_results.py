@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halftone.cli.pod_results import failed, foreseen
+from halftone.spec.documents import Method
 from halftone.spec.errors import CheckFailed, EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.reports import Outcome, Verdict
@@ -25,7 +26,9 @@ from halftone.spec.stage_results import (
     CheckpointFacts,
     Failure,
     GateFacts,
+    PlanFacts,
     ReportFacts,
+    SourceFacts,
     StageResult,
 )
 from halftone.stores.credentials import without_secrets
@@ -57,6 +60,17 @@ def test_a_result_fits_whatever_it_holds(
         stage="validate",
         failure=Failure(reason="GateFailed", subject=subject, message=message),
         report=report([f"{index}".ljust(width, "ü") for index in range(gates)], outcome),
+        source=SourceFacts(revision=uri, digest=DIGEST, work="w" * 32),
+        plan=PlanFacts(
+            digest=DIGEST,
+            method=Method.Calibrated,
+            recipe=subject,
+            sourceRevision=uri,
+            sizeBytes=2**60,
+            memoryBytes=2**60,
+            shards=2**60,
+        ),
+        statisticsDigest=DIGEST,
         checkpoint=CheckpointFacts(digest=DIGEST, sizeBytes=2**60),
         artifact=ArtifactFacts(uri=uri, digest=DIGEST, sizeBytes=2**60),
     )

@@ -44,6 +44,13 @@ app.kubernetes.io/component: operator
 {{- end }}
 {{- end }}
 
+{{- /* The port of an address. */}}
+{{- define "halftone.urlPort" -}}
+{{- $url := urlParse . }}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $url.host) }}
+{{- default (ternary "443" "80" (eq $url.scheme "https")) $port }}
+{{- end }}
+
 {{- /* Watched namespaces as a JSON list; empty for all of them. */}}
 {{- define "halftone.namespaces" -}}
 {{- if kindIs "invalid" .Values.watchNamespaces -}}

@@ -32,11 +32,12 @@ def file_sha256(path: Path) -> str:
 
 def checkpoint_digest(files: Iterable[WrittenFile]) -> str:
     """SHA-256 over the sorted (path, size, SHA-256) of weights, config, tokenizer and licence."""
-    rows = [[f.path, f.sizeBytes, f.sha256] for f in files if _is_digested(f.path)]
+    rows = [[f.path, f.sizeBytes, f.sha256] for f in files if is_digested(f.path)]
     return sha256_hex(canonical_json(sorted(rows)))
 
 
-def _is_digested(path: str) -> bool:
+def is_digested(path: str) -> bool:
+    """Whether the checkpoint digest covers a file of that name."""
     name = path.lower()
     return (
         name.endswith((".safetensors", ".safetensors.index.json", *_DIGESTED_SUFFIXES))

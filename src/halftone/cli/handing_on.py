@@ -6,8 +6,9 @@ while it left its work is run again.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,8 +32,8 @@ from halftone.stores.credentials import GivenFor, given
 if TYPE_CHECKING:
     from halftone.stores.s3_work_area import S3WorkArea
 
-_MEASURED: Final = (STATISTICS_FILE, STATISTICS_TENSORS)
-_JUDGED: Final = (REPORT_FILE, REPORT_PAGE)
+MEASURED: Final = (STATISTICS_FILE, STATISTICS_TENSORS)
+JUDGED: Final = (REPORT_FILE, REPORT_PAGE)
 # Without these a stage cannot begin, ...
 _NEEDS: Final = {
     "calibrate": (PLAN_FILE,),
@@ -43,11 +44,11 @@ _NEEDS: Final = {
 }
 # ... and with these, where they are there, it has less to do, or nothing.
 _TAKES: Final = {
-    "calibrate": _MEASURED,
-    "quantize": _MEASURED,
-    "assemble": _MEASURED,
-    "validate": (*_MEASURED, *_JUDGED),
-    "publish": (*_MEASURED, ARTIFACT_FILE),
+    "calibrate": MEASURED,
+    "quantize": MEASURED,
+    "assemble": MEASURED,
+    "validate": (*MEASURED, *JUDGED),
+    "publish": MEASURED,
 }
 # In this order: the last says that all of them are there.
 _GIVES: Final = {
@@ -58,11 +59,43 @@ _GIVES: Final = {
     "publish": (ARTIFACT_FILE,),
 }
 _READ_CHECKPOINT: Final = frozenset({"validate", "publish"})
+# What depends on where and with what gates ran.
+_OF_GATES: Final = frozenset({*JUDGED, ARTIFACT_FILE})
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Where the work of one plan lies, and where what gates said of it: the same place, but in a
+    pipeline, in which another device must not be given what this one measured.
+    """
+
+    work: "S3WorkArea"
+    judged: "S3WorkArea"
+
+    def require(self, workdir: Path, names: Iterable[str]) -> None:
+        """See `S3WorkArea.require`."""
+        for name in names:
+            self._of(name).require(workdir, (name,))
+
+    def pull(self, workdir: Path, names: Iterable[str]) -> list[str]:
+        """See `S3WorkArea.pull`."""
+        return [name for name in names if self._of(name).pull(workdir, (name,))]
+
+    def push(self, workdir: Path, names: Iterable[str]) -> None:
+        """See `S3WorkArea.push`."""
+        for name in names:
+            self._of(name).push(workdir, (name,))
+
+    def _of(self, name: str) -> "S3WorkArea":
+        return self.judged if name in _OF_GATES else self.work
 
 
 @contextmanager
-def work_area(job: QuantizationJob, plan_digest: str) -> "Iterator[S3WorkArea | None]":
-    """The work area of this pod's plan; None where a volume carries the work."""
+def work_area(job: QuantizationJob, plan_digest: str, gates: str = "") -> "Iterator[Areas | None]":
+    """The work area of this pod's plan; None where a volume carries the work.
+
+    `gates` names where, below it, what depends on gates lies.
+    """
     uri = os.environ.get(WORK_AREA)
     if not uri or not plan_digest:
         yield None
@@ -74,24 +107,30 @@ def work_area(job: QuantizationJob, plan_digest: str) -> "Iterator[S3WorkArea | 
     area = job.spec.workVolume and job.spec.workVolume.s3
     ref = area.credentialsSecretRef if area else None
     credentials = given(GivenFor.Work, ref, "workVolume.s3.credentialsSecretRef")
-    with closing(S3WorkArea(uri, plan_digest, endpoint, credentials)) as opened:
-        yield opened
+    work = S3WorkArea(uri, plan_digest, endpoint, credentials)
+    try:
+        yield Areas(work, work.below(gates) if gates else work)
+    finally:
+        work.close()
 
 
-def take(area: "S3WorkArea", stage: str, workdir: Path, job: QuantizationJob) -> None:
+def take(areas: Areas, stage: str, workdir: Path, job: QuantizationJob) -> None:
     """Bring what `stage` needs into `workdir`.
 
     Raises RefusedInput(WorkdirInconsistent) for work that is not there, and
     EnvironmentFault(OutOfSpace) where it would not fit.
     """
-    area.require(workdir, _NEEDS.get(stage, ()))
-    published = stage == "publish" and area.pull(workdir, (ARTIFACT_FILE,))
-    if stage in _READ_CHECKPOINT and not published:
-        _take_checkpoint(area, stage, workdir, job)
+    areas.require(workdir, _NEEDS.get(stage, ()))
+    # Where nothing is to be published, a report is all that is looked at.
+    unread = stage == "publish" and (
+        job.spec.publish is None or (workdir / ARTIFACT_FILE).is_file()
+    )
+    if stage in _READ_CHECKPOINT and not unread:
+        _take_checkpoint(areas.work, stage, workdir, job)
     # After the checkpoint: a report is believed that is newer than what it judges.
-    area.pull(workdir, _TAKES.get(stage, ()))
+    areas.pull(workdir, _TAKES.get(stage, ()))
     if stage in _READ_CHECKPOINT:
-        area.pull_folder(workdir, EVIDENCE_DIRECTORY)
+        areas.judged.pull_folder(workdir, EVIDENCE_DIRECTORY)
 
 
 def _take_checkpoint(area: "S3WorkArea", stage: str, workdir: Path, job: QuantizationJob) -> None:
@@ -102,16 +141,16 @@ def _take_checkpoint(area: "S3WorkArea", stage: str, workdir: Path, job: Quantiz
     area.pull_checkpoint(workdir, files)
 
 
-def leave(area: "S3WorkArea", stage: str, workdir: Path) -> None:
+def leave(areas: Areas, stage: str, workdir: Path) -> None:
     """Put what `stage` wrote into the area; the document last that says it is done."""
     if stage == "assemble":
         document = CheckpointDocument.load(workdir / CHECKPOINT_FILE)
-        area.push_checkpoint(workdir / CHECKPOINT_DIRECTORY, document.files)
+        areas.work.push_checkpoint(workdir / CHECKPOINT_DIRECTORY, document.files)
     if stage == "validate":
         folder = workdir / EVIDENCE_DIRECTORY
         evidence = sorted(path for path in folder.rglob("*") if path.is_file())
-        area.push(workdir, [str(path.relative_to(workdir)) for path in evidence])
+        areas.judged.push(workdir, [str(path.relative_to(workdir)) for path in evidence])
     given_now = [name for name in _GIVES.get(stage, ()) if (workdir / name).is_file()]
-    area.push(workdir, given_now)
-    if stage == "publish":
-        area.remove_checkpoint()
+    areas.push(workdir, given_now)
+    if stage == "publish" and given_now:
+        areas.work.remove_checkpoint()

@@ -4,13 +4,13 @@ Exit codes: 0 done, 1 a check failed, 2 refused input, 3 environment.
 """
 
 import gc
-import importlib
 import sys
 from typing import Final
 
 import click
 
 from halftone import __version__
+from halftone.cli.verbs import Verbs
 from halftone.spec.errors import EnvironmentFault, HalftoneError
 
 # verb -> one line of help; the module is `halftone.cli.<verb>`, the command has the verb's name.
@@ -27,36 +27,25 @@ _VERBS: Final = {
     "submit": "Have a QuantizationJob carried out in a cluster.",
     "watch": "Show a job in a cluster until it ends.",
     "logs": "Print what the pods of a job say.",
+    "pipeline": "Compile, submit and follow the Kubeflow pipeline.",
     "stage": "Run one stage of a work directory (what every runner calls).",
     "recipes": "List the recipes, or print one.",
+    "compare": "Replay prompts on two endpoints, and say whether the new one is as good.",
+    "bench": "Put load on an endpoint: a table, ratios to another, a capacity card.",
+    "serve": "Serve an artifact on this machine, behind OpenAI's API.",
     "verify": "Check a published artifact: files, signature, verdict, and its source.",
     "keygen": "Make a key pair that signs artifacts.",
     "gc": "List, or remove, superseded artifacts and dead uploads of a target.",
 }
 
 
-class _Verbs(click.Group):
-    """Knows the verbs without importing them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _VERBS:
-            return None
-        command = getattr(importlib.import_module(f"halftone.cli.{cmd_name}"), cmd_name)
-        if not isinstance(command, click.Command):
-            raise TypeError(
-                f"halftone.cli.{cmd_name} has no command. This is a bug. Please report."
-            )
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_VERBS.items()))
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Verbs,
+    verbs=_VERBS,
+    module="halftone.cli.{}",
+    attribute="{}",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="halftone")
 def halftone() -> None:
     """Make a language model small, prove that it is still good, and serve it."""
@@ -92,8 +81,9 @@ _EXTRAS: Final = {
     "numba": "data-free",
     "boto3": "s3",
     "huggingface_hub": "hub",
-    "httpx": "cluster",  # which comes with kr8s, and is imported before it
+    "httpx": "bench",
     "kr8s": "cluster",
+    "kfp": "pipelines",
     "model_signing": "sign",
     "OpenSSL": "sign",  # which model_signing 1.1.1 imports without saying so
     "cryptography": "sign",

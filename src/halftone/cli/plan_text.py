@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 _NO_WIDTH: Final = 100_000
 
 
-def print_plan(plan: Plan, fit: "Fit | None" = None) -> None:
-    """Print an accepted plan to standard output."""
-    console = plain_console()
+def print_plan(plan: Plan, fit: "Fit | None" = None, console: Console | None = None) -> None:
+    """Print an accepted plan to standard output, or to `console`."""
+    console = console or plain_console()
     if plan.source is None or plan.output is None or plan.sizes is None or plan.resources is None:
         raise AssertionError("an accepted plan is complete. This is a bug. Please report.")
     _print_head(console, plan, plan.source)

@@ -45,18 +45,21 @@ _KEPT: Final[Mapping[str, str]] = {
 }
 
 
-def facts(stage: str, folder: Path) -> StageResult:
-    """What the documents in the work directory `folder` say, as far as `stage` wrote them."""
+def facts(stage: str, folder: Path, *, of_all: bool = False) -> StageResult:
+    """What the documents in the work directory `folder` say, as far as `stage` wrote them.
+
+    With `of_all` those of earlier stages too.
+    """
     found: dict[str, object] = {"stage": stage}
-    if stage == "plan" and (folder / PLAN_FILE).is_file():
+    if (of_all or stage == "plan") and (folder / PLAN_FILE).is_file():
         found["plan"] = _plan_facts(Plan.load(folder / PLAN_FILE))
-    if stage == "calibrate" and (folder / STATISTICS_FILE).is_file():
+    if (of_all or stage == "calibrate") and (folder / STATISTICS_FILE).is_file():
         found["statisticsDigest"] = StatisticsDocument.load(folder / STATISTICS_FILE).digest
-    if stage in ("quantize", "assemble") and (folder / CHECKPOINT_FILE).is_file():
+    if (of_all or stage in ("quantize", "assemble")) and (folder / CHECKPOINT_FILE).is_file():
         document = CheckpointDocument.load(folder / CHECKPOINT_FILE)
         size = sum(file.sizeBytes for file in document.files)
         found["checkpoint"] = CheckpointFacts(digest=document.digest, sizeBytes=size)
-    if stage == "validate" and (folder / REPORT_FILE).is_file():
+    if (of_all or stage == "validate") and (folder / REPORT_FILE).is_file():
         found["report"] = _report_facts(Report.load(folder / REPORT_FILE))
     if stage == "publish" and (folder / ARTIFACT_FILE).is_file():
         artifact = Artifact.load(folder / ARTIFACT_FILE)
@@ -69,13 +72,13 @@ def facts(stage: str, folder: Path) -> StageResult:
     return StageResult.model_validate(found)
 
 
-def failed(stage: str, folder: Path, error: BaseException) -> StageResult:
+def failed(stage: str, folder: Path, error: BaseException, *, of_all: bool = False) -> StageResult:
     """How `stage` ended that raised `error`, with the facts that it had found before.
 
     Facts that cannot be read are none: what raised `error` may have left anything behind.
     """
     try:
-        found = facts(stage, folder)
+        found = facts(stage, folder, of_all=of_all)
     except Exception:
         found = StageResult(stage=stage)
     reason, subject, message = _told(stage, error)

@@ -62,15 +62,22 @@ def refuse_unpublishable(
         existing = target.current()
         if existing is None or existing.planDigest != plan.digest:
             target.refuse_unusable()
-        occupied = existing is not None and existing.planDigest != plan.digest
-        if existing is not None and occupied and publish.existing is Existing.Refuse:
-            raise RefusedInput(
-                Reason.TargetOccupied,
-                "publish",
-                f"`{target.uri}` holds the artifact {existing.checkpointDigest[:12]} of another "
-                "plan; publish under another name, or set `publish.existing: Replace`, which keeps "
-                "the former reachable by its digest.",
-            )
+        refuse_occupied(target.uri, existing, plan.digest, publish)
+
+
+def refuse_occupied(uri: str, there: Artifact | None, plan_digest: str, publish: Publish) -> None:
+    """Raise RefusedInput(TargetOccupied) where `there`, the artifact at `uri`, is in the way of
+    that of `plan_digest`.
+    """
+    occupied = there is not None and there.planDigest != plan_digest
+    if there is not None and occupied and publish.existing is Existing.Refuse:
+        raise RefusedInput(
+            Reason.TargetOccupied,
+            "publish",
+            f"`{uri}` holds the artifact {there.checkpointDigest[:12]} of another "
+            "plan; publish under another name, or set `publish.existing: Replace`, which keeps "
+            "the former reachable by its digest.",
+        )
 
 
 def signing_key(publish: Publish) -> Path | None:

@@ -35,9 +35,18 @@ from halftone.cli.workdir import write_job
     help="In a pod: write to this file how the stage ended. The job comes from HALFTONE_JOB.",
 )
 @click.option("--plan-digest", default="", metavar="SHA256", help="In a pod: of which plan.")
+@click.option(
+    "--checkpoint-digest", default="", metavar="SHA256", help="For `validate`: of which checkpoint."
+)
 @click.option("--worker", default=0, type=click.IntRange(0), help="In a pod: which part.")
 @click.option("--workers", default=1, type=click.IntRange(1), help="In a pod: of how many.")
 @click.option("--without-target", is_flag=True, help="For `plan`: ask nothing of the target.")
+@click.option("--pipeline", is_flag=True, help="In a pipeline: expect that stages were cached.")
+@click.option(
+    "--source-digest", default="", metavar="SHA256", help="For `plan`: what `resolve` found."
+)
+@click.option("--device", default="", help="In a pipeline: what gates run on.")
+@click.option("--engine", default="", help="In a pipeline: what gates run with.")
 def stage(
     name: str,
     workdir: Path,
@@ -46,9 +55,14 @@ def stage(
     report_only: bool,
     result: Path | None,
     plan_digest: str,
+    checkpoint_digest: str,
     worker: int,
     workers: int,
     without_target: bool,
+    pipeline: bool,
+    source_digest: str,
+    device: str,
+    engine: str,
 ) -> None:
     """Run stage NAME on the documents in --workdir. Safe to repeat.
 
@@ -58,7 +72,20 @@ def stage(
     if worker >= workers:
         raise click.UsageError(f"`--worker` {worker} is not one of {workers}, counted from 0")
     if result is not None:
-        order = Order(name, workdir, plan_digest, report_digest, worker, workers, without_target)
+        order = Order(
+            name,
+            workdir,
+            plan_digest,
+            report_digest,
+            worker,
+            workers,
+            without_target,
+            pipeline,
+            source_digest,
+            device,
+            engine,
+            checkpoint_digest,
+        )
         run_in_pod(order, result)
         return
     if name not in STAGES:

@@ -15,7 +15,7 @@ from halftone.control.stages import Use
 from halftone.spec.cluster import Ended, Waiting
 from halftone.spec.gates import Metric
 from halftone.spec.job import JobSpec
-from halftone.spec.running import AccessMode, Runner
+from halftone.spec.running import AccessMode
 
 # Files that a gate's `task` may name; other words are tasks of the harness.
 _TASK_FILES: Final = (".yaml", ".yml")
@@ -44,21 +44,15 @@ def claims(spec: JobSpec) -> dict[Use, str]:
 
 
 def first_refusal(spec: JobSpec, observed: Observed) -> Refusal | None:
-    """The first reason why `spec` cannot run in this cluster, None if it can."""
+    """The first reason why `spec` cannot run in this cluster, None if it can.
+
+    What only a run of a pipeline cannot do is said by `kubeflow.accepting`.
+    """
     for predicate in _PREDICATES:
         refusal = predicate(spec, observed)
         if refusal is not None:
             return refusal
     return None
-
-
-def _runner_is_known(spec: JobSpec, _observed: Observed) -> Refusal | None:
-    if spec.runner is Runner.Jobs:
-        return None
-    return _not_here(
-        "`spec.runner` asks for 'KubeflowPipelines', which this operator was not installed with; "
-        "leave it out to run as Jobs."
-    )
 
 
 def _paths_lie_in_claims(spec: JobSpec, _observed: Observed) -> Refusal | None:
@@ -170,7 +164,6 @@ def _not_here(message: str) -> Refusal:
 
 
 _PREDICATES: Final[tuple[Callable[[JobSpec, Observed], Refusal | None], ...]] = (
-    _runner_is_known,
     _paths_lie_in_claims,
     _key_is_a_secret,
     _work_has_a_place,

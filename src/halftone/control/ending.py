@@ -13,12 +13,14 @@ from halftone.control.decision import Decision, Deletion
 from halftone.control.failures import Failed
 from halftone.control.inside import hands_on_in_s3, work_area
 from halftone.control.judging import Done, Working, is_live, judge
+from halftone.control.kubeflow.ending import InTheWay, in_the_way
 from halftone.control.observed import Observed
 from halftone.control.settings import Settings
 from halftone.control.telling import event
 from halftone.spec.cluster import FINALIZER, ChildStage, Condition, EventReason
 from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
+from halftone.spec.running import Runner
 from halftone.spec.status import JobStatus, PlanStatus
 
 # Long enough for an image to be pulled, and a queue to move; then the object goes anyway.
@@ -40,11 +42,14 @@ def end(
         if child.stage is not ChildStage.CleanUp and (is_live(child) or child.deleting)
     ]
     gone = tuple(Deletion(c.name, c.uid) for c in working if not c.deleting)
+    obstacle = in_the_way(observed, before, settings)
     # Nobody may have been here to stop them at once.
     since = max([_deleted_at(observed), *(c.deleting_since for c in working if c.deleting_since)])
     left = _PATIENCE - (observed.now - since)
     if gone or (working and left > timedelta(0)):
         return Decision(deletions=gone, requeue_seconds=max(left, _SOON).total_seconds())
+    if obstacle is not None:
+        return _after_the_run(obstacle, observed, before, spec)
     if observed.namespace_terminating or not _may_have_left(observed, spec, before):
         return Decision(finalizer=False)
     if spec is None:
@@ -71,6 +76,20 @@ def end(
     if waits is not None:
         return _waiting(before, f"Cleaning up waits: {waits[1]}", left)
     return Decision(requeue_seconds=left.total_seconds())
+
+
+def _after_the_run(
+    obstacle: InTheWay, observed: Observed, before: JobStatus, spec: JobSpec | None
+) -> Decision:
+    """Wait for the end of a run of a pipeline, as long as for anything else."""
+    left = _PATIENCE - (observed.now - _deleted_at(observed))
+    if left <= timedelta(0):
+        where = spec.publish.uri if spec is not None and spec.publish is not None else "its target"
+        why = obstacle.why or "its run did not end in 15 minutes."
+        return _give_up(f"{why} End it in Kubeflow Pipelines.", where)
+    if obstacle.why:
+        return _waiting(before, obstacle.why, left)
+    return Decision(run=obstacle.run, requeue_seconds=obstacle.again_seconds)
 
 
 def _begin(
@@ -125,15 +144,21 @@ def _may_have_left(observed: Observed, spec: JobSpec | None, before: JobStatus) 
     in_s3 = spec is not None and hands_on_in_s3(spec)
     harmless = {ChildStage.Target} if in_s3 else _LEAVES_NOTHING
     begun = any(child.stage not in harmless for child in observed.children)
+    begun = begun or before.pipelineRun is not None or bool(observed.run and observed.run.runs)
     # Its children may have been deleted before it.
     told = [before.checkpoint, before.report, before.artifact, *([before.plan] if in_s3 else [])]
-    return needs_cleaning(spec) and (begun or any(fact is not None for fact in told))
+    return _leaves_uploads(spec) and (begun or any(fact is not None for fact in told))
 
 
 def needs_cleaning(spec: JobSpec | None) -> bool:
-    """Whether a job may leave something that garbage collection does not reach. What lies in the
-    claim of a user stays there: without a target it is all that the job gives.
+    """Whether a job may leave something that garbage collection does not reach: uploads, or a run
+    of a pipeline.
     """
+    return _leaves_uploads(spec) or (spec is not None and spec.runner is not Runner.Jobs)
+
+
+def _leaves_uploads(spec: JobSpec | None) -> bool:
+    """What lies in the claim of a user stays: without a target it is all that the job gives."""
     return spec is None or spec.publish is not None
 
 

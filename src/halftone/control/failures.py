@@ -10,9 +10,10 @@ from typing import Final
 
 from halftone.control.observed import ObservedChild, ObservedPod
 from halftone.control.stages import STAGES
-from halftone.spec.cluster import RETRY_ANNOTATION, ChildStage, Ended
+from halftone.spec.cluster import RETRY_ANNOTATION, Ended
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.names import Reason
+from halftone.spec.running import StageName
 from halftone.spec.stage_results import StageResult
 
 # The Job controller's own reason for a failure that our rules call final.
@@ -42,16 +43,50 @@ def explain(child: ObservedChild, plan_bytes: int | None) -> Failed:
     pod = _culprit(child, *child.failure)
     if pod is None:
         return _unexplained(child, f"its pods are gone; {child.failure[1] or child.failure[0]}")
-    result = pod.result if pod.result is not None and pod.result.stage == child.stage else None
+    name, settings = child.stage.value, STAGES[child.stage].settings
+    memory = Memory(plan_bytes, child.memory_request, child.memory_limit)
+    found = of_pod(name, settings, pod, memory)
+    return found or _unexplained(child, what_is_known(pod), own_result(name, pod))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is known of a pod's memory: by the plan in bytes, and as quantities ("" for none).
+
+    `whose` is what asked for it.
+    """
+
+    plan_bytes: int | None
+    request: str
+    limit: str
+    whose: str = "its Job"
+
+
+def of_pod(stage: str, settings: StageName, pod: ObservedPod, memory: Memory) -> Failed | None:
+    """Why `pod` of `stage` ended badly, None if neither it nor the kubelet says so.
+
+    `settings` is the stage of the API whose resources it has.
+    """
+    result = own_result(stage, pod)
     if pod.terminated_reason == "Evicted":
-        return Failed(Reason.OutOfSpace, _evicted(child.stage, pod), result)
+        return Failed(Reason.OutOfSpace, _evicted(stage, settings, pod), result)
     if pod.terminated_reason == "OOMKilled" or pod.exit_code == _KILLED:
-        return Failed(Ended.OutOfMemory, _out_of_memory(child, pod, plan_bytes), result)
+        return Failed(Ended.OutOfMemory, _out_of_memory(stage, settings, pod, memory), result)
     if result is not None and result.failure is not None:
         return Failed(word(result.failure.reason), result.failure.message, result)
+    return None
+
+
+def own_result(stage: str, pod: ObservedPod) -> StageResult | None:
+    """What `pod` left, if it is of `stage`; an image may say anything."""
+    return pod.result if pod.result is not None and pod.result.stage == stage else None
+
+
+def what_is_known(pod: ObservedPod) -> str:
+    """How `pod` ended, where nothing better is to be said."""
     code = "" if pod.exit_code is None else f" with exit code {pod.exit_code}"
     said = f": {pod.said[:_SAID].strip()}" if pod.said.strip() else " and said nothing"
-    return _unexplained(child, f"pod '{pod.name}' ended{code}{said}", result)
+    return f"pod '{pod.name}' ended{code}{said}"
 
 
 def word(reason: str) -> str:
@@ -59,7 +94,7 @@ def word(reason: str) -> str:
     return reason if _WORD.fullmatch(reason) else Ended.StageFailed
 
 
-def silent(stage: ChildStage, pod: str) -> Failed:
+def silent(stage: str, pod: str) -> Failed:
     """A pod that ended well, and left nothing that can be read."""
     return Failed(
         Ended.StageFailed,
@@ -83,26 +118,25 @@ def _culprit(child: ObservedChild, reason: str, message: str) -> ObservedPod | N
     return max(chosen, key=lambda pod: (pod.created, pod.name)) if chosen else None
 
 
-def _out_of_memory(child: ObservedChild, pod: ObservedPod, plan_bytes: int | None) -> str:
-    stage = STAGES[child.stage].settings
+def _out_of_memory(stage: str, settings: StageName, pod: ObservedPod, memory: Memory) -> str:
     facts = [
-        f"the plan counts on {plan_bytes} bytes" if plan_bytes is not None else "",
-        f"its Job requests {child.memory_request}" if child.memory_request else "",
-        f"its limit is {child.memory_limit}" if child.memory_limit else "it has no limit",
+        f"the plan counts on {memory.plan_bytes} bytes" if memory.plan_bytes is not None else "",
+        f"{memory.whose} requests {memory.request}" if memory.request else "",
+        f"its limit is {memory.limit}" if memory.limit else "it has no limit",
     ]
     known = ", ".join(fact for fact in facts if fact)
-    field = "limits" if child.memory_limit else "requests"
+    field = "limits" if memory.limit else "requests"
     return (
-        f"Pod '{pod.name}' of the stage `{child.stage}` was killed for its memory ({known}); raise "
-        f"`resources.{field}.memory` of '{stage}' in `spec.stages`, then set the annotation "
+        f"Pod '{pod.name}' of the stage `{stage}` was killed for its memory ({known}); raise "
+        f"`resources.{field}.memory` of '{settings}' in `spec.stages`, then set the annotation "
         f"`{RETRY_ANNOTATION}`."
     )
 
 
-def _evicted(stage: ChildStage, pod: ObservedPod) -> str:
+def _evicted(stage: str, settings: StageName, pod: ObservedPod) -> str:
     return (
         f"Pod '{pod.name}' of the stage `{stage}` was evicted: {pod.said[:_SAID].strip()} Give "
-        f"'{STAGES[stage].settings}' more of it in `spec.stages`, or have the installation's "
+        f"'{settings}' more of it in `spec.stages`, or have the installation's "
         f"`cacheSizeLimit` raised, then set the annotation `{RETRY_ANNOTATION}`."
     )
 

@@ -1,6 +1,7 @@
 """What a pod finds inside: its places, its variables, and the job with paths as they are there.
 
-Called by `pods`; `halftone stage` reads it at the other end. Names of places are part of no API.
+Called by `pods` and `kubeflow`; `halftone stage` reads it at the other end. Names of places are
+part of no API.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,13 @@ WORK_PLACE: Final = "/var/run/halftone/work"
 CACHE_PLACE: Final = "/var/cache/halftone"
 TEMPORARY_PLACE: Final = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 CLAIMS_PLACE: Final = "/mnt/halftone"
+# Variables that name these places.
+PLACES: Final[Mapping[str, str]] = {
+    CACHE_DIRECTORY: CACHE_PLACE,
+    "HOME": CACHE_PLACE,
+    "TMPDIR": TEMPORARY_PLACE,
+    "NUMBA_CACHE_DIR": f"{CACHE_PLACE}/numba",
+}
 # Blocks of the spec that say how it runs, which a stage has no use for. The work volume it has:
 # it says whose credentials open the work area, and what to raise when there is no room.
 _ABOUT_RUNNING: Final = frozenset(
@@ -70,21 +78,29 @@ def variables(metadata: Mapping[str, Any], spec: JobSpec, stage: Stage) -> list[
     """The environment of a stage's container, as in a pod."""
     found: list[dict[str, Any]] = [
         {"name": JOB_VARIABLE, "value": job_inside(str(metadata["name"]), spec)},
-        {"name": CACHE_DIRECTORY, "value": CACHE_PLACE},
-        {"name": "HOME", "value": CACHE_PLACE},
-        {"name": "TMPDIR", "value": TEMPORARY_PLACE},
-        {"name": "NUMBA_CACHE_DIR", "value": f"{CACHE_PLACE}/numba"},
+        *({"name": name, "value": value} for name, value in PLACES.items()),
     ]
     area = work_area(metadata, spec)
     if area is not None:
         found.append({"name": WORK_AREA, "value": area})
-    secrets = secret_refs(spec)
-    for use in sorted(stage.secrets & secrets.keys()):
-        ref = secrets[use]
-        variable = CREDENTIALS_PREFIX + use.value.upper().replace("-", "_")
+    for variable, ref in credentials(spec, stage.secrets).items():
         key = {"name": ref.name, "key": ref.key}
         found.append({"name": variable, "valueFrom": {"secretKeyRef": key}})
     return found
+
+
+def credentials(spec: JobSpec, uses: frozenset[Use]) -> dict[str, SecretKeyRef]:
+    """What holds the credentials for `uses`, by the variables that they are given in."""
+    secrets = secret_refs(spec)
+    return {
+        CREDENTIALS_PREFIX + use.value.upper().replace("-", "_"): secrets[use]
+        for use in sorted(uses & secrets.keys())
+    }
+
+
+def own_folder(metadata: Mapping[str, Any]) -> str:
+    """The job's folder in a claim for work; a job of the same name that comes later is another."""
+    return f"halftone/{metadata['name']}-{str(metadata['uid'])[:8]}"
 
 
 def work_area(metadata: Mapping[str, Any], spec: JobSpec) -> str | None:

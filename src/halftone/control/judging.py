@@ -4,14 +4,14 @@ Called by `walking` and `ending`. One sentence for each way in which a Job or it
 or end; the kubelet's and the scheduler's own words are passed on, because they name what to mend.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from halftone.control.failures import FINAL_CODES, Failed, explain
 from halftone.control.observed import ObservedChild, ObservedPod
-from halftone.spec.cluster import ChildStage, Waiting
+from halftone.spec.cluster import Waiting
 from halftone.spec.stage_results import StageResult
 
 # What the kubelet says of a container that it cannot start, and what that means here.
@@ -79,7 +79,7 @@ def is_live(child: ObservedChild) -> bool:
 
 def _completed(child: ObservedChild, now: datetime) -> State:
     good = [pod for pod in child.pods if pod.exit_code == 0 or pod.phase == "Succeeded"]
-    result = _newest_result(good, child.stage)
+    result = newest_result(good, child.stage)
     if result is not None:
         return Done(result)
     if len(good) < len([pod for pod in child.pods if pod.phase != "Failed"]):
@@ -101,7 +101,7 @@ def _may_be_seen_yet(child: ObservedChild, now: datetime, within: timedelta) -> 
     return child.finished is not None and now - child.finished < within
 
 
-def _newest_result(pods: Iterable[ObservedPod], stage: ChildStage) -> StageResult | None:
+def newest_result(pods: Iterable[ObservedPod], stage: str) -> StageResult | None:
     """The newest result that is one of `stage`; an image may say anything."""
     found = [pod for pod in pods if pod.result is not None and pod.result.stage == stage]
     return max(found, key=_age).result if found else None
@@ -115,14 +115,21 @@ def _waiting(child: ObservedChild) -> tuple[Waiting, str] | None:
     """Why a child makes no progress, the nearest cause first; None when it does."""
     if child.suspended:
         return Waiting.Queued, f"The Job '{child.name}' is held back until its queue has room."
-    for pod in sorted(child.pods, key=_age):
-        stuck = _stuck(pod)
-        if stuck is not None:
-            return stuck
     if child.refusal is not None and not child.pods:
         reason, message = child.refusal
         return Waiting.PodsRefused, f"No pod of '{child.name}' may be made ({reason}): {message}"
-    return _between(child)
+    return why_waiting(child.pods)
+
+
+def why_waiting(
+    pods: Collection[ObservedPod], *, codes_tell: bool = True
+) -> tuple[Waiting, str] | None:
+    """Why none of `pods`, which carry out one stage, makes progress; None when one does.
+
+    `codes_tell`: whether exit codes are those of the stage; Kubeflow's launcher makes 1 of all.
+    """
+    stuck = [found for pod in sorted(pods, key=_age) if (found := _stuck(pod)) is not None]
+    return stuck[0] if stuck else _between(pods, FINAL_CODES if codes_tell else ())
 
 
 def _stuck(pod: ObservedPod) -> tuple[Waiting, str] | None:
@@ -138,10 +145,10 @@ def _stuck(pod: ObservedPod) -> tuple[Waiting, str] | None:
     return None
 
 
-def _between(child: ObservedChild) -> tuple[Waiting, str] | None:
+def _between(pods: Collection[ObservedPod], final: Collection[int]) -> tuple[Waiting, str] | None:
     """A pod ended and no other has come to its end: which it was, and what it said."""
-    running = any(pod.phase == "Running" and not pod.disrupted for pod in child.pods)
-    ended = [pod for pod in child.pods if pod.phase == "Failed" or pod.disrupted]
+    running = any(pod.phase == "Running" and not pod.disrupted for pod in pods)
+    ended = [pod for pod in pods if pod.phase == "Failed" or pod.disrupted]
     if running or not ended:
         return None
     last = max(ended, key=_age)
@@ -151,7 +158,7 @@ def _between(child: ObservedChild) -> tuple[Waiting, str] | None:
             f"Pod '{last.name}' was preempted or evicted and is being replaced; finished work is "
             "kept.",
         )
-    if last.exit_code in FINAL_CODES:
+    if last.exit_code in final:
         return None  # no other comes; the Job says so in a moment
     failure = last.result.failure if last.result is not None else None
     said = f": {failure.message}" if failure is not None else "."

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from halftone.spec.cluster import ChildStage
+from halftone.spec.pipelines import Run, Task
 from halftone.spec.stage_results import StageResult
 
 
@@ -79,6 +80,29 @@ class ObservedClaim:
 
 
 @dataclass(frozen=True)
+class ObservedRun:
+    """What a Kubeflow server says about a job, and what its run's pods say.
+
+    `runs` are all whose name holds the job's uid, newest first; None if the server was not asked,
+    and `trouble` the sentence why it could not be. `pods` are of all those runs, by their task; the
+    name of a pod's run is its `run` (`status.pipelineRun.name`).
+    """
+
+    runs: tuple[Run, ...] | None = None
+    trouble: str | None = None
+    pods: tuple["RunPod", ...] = ()
+
+
+@dataclass(frozen=True)
+class RunPod:
+    """A pod of a run that carries out (or carried out) `task`; `run` is the name of the run."""
+
+    task: Task
+    run: str
+    pod: ObservedPod
+
+
+@dataclass(frozen=True)
 class Observed:
     """One QuantizationJob with everything that belongs to it.
 
@@ -86,7 +110,8 @@ class Observed:
     the name of a child of ours and another owner; `refused` has the API server's words on objects
     that it does not let us make, by their names. `claims` has an entry None for a claim that was
     looked for and is not there; it is empty once nothing depends on them. `progress` is
-    (done, total) summed over running workers.
+    (done, total) summed over running workers. `run` is None unless the job's runner is Kubeflow
+    Pipelines. `identity` is the operator's replica that looks.
     """
 
     metadata: Mapping[str, Any]
@@ -99,3 +124,5 @@ class Observed:
     claims: Mapping[str, ObservedClaim | None] = field(default_factory=dict)
     progress: tuple[int, int] | None = None
     namespace_terminating: bool = False
+    run: ObservedRun | None = None
+    identity: str = ""

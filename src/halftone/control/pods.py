@@ -13,6 +13,7 @@ from halftone.control.inside import (
     WORK_PLACE,
     claim_place,
     hands_on_in_s3,
+    own_folder,
     variables,
 )
 from halftone.control.naming import volume_name
@@ -20,7 +21,7 @@ from halftone.control.settings import Settings, StageDefaults
 from halftone.control.stages import Stage, Use
 from halftone.spec.cluster import ChildStage
 from halftone.spec.job import JobSpec
-from halftone.spec.running import Resources, StageSettings
+from halftone.spec.running import Resources, StageName, StageSettings
 from halftone.spec.status import PlanStatus
 
 CONTAINER: Final = "stage"
@@ -29,8 +30,14 @@ TERMINATION_LOG: Final = "/dev/termination-log"
 _GROUP: Final = 10001
 # What the interpreter, its libraries and buffers of uploads take beside what the plan states.
 _BASE_MEMORY: Final = 512 * 2**20
+# What vLLM's process takes of a node's memory, whatever the model; on a CPU 1.74 GB were seen.
+_ENGINE_MEMORY: Final = 2 * 2**30
 # What documents, evidence and compiled kernels take of a node's disk beside a checkpoint.
 _BASE_DISK: Final = 2**30
+# Stages whose processes may hand tensors to one another; a container has 64 MB for it unasked, and
+# processes of one server for several GPUs need more. It counts as the container's memory.
+_SHARES_MEMORY: Final = frozenset({ChildStage.Calibrate, ChildStage.Validate})
+_SHARED_MEMORY_PLACE: Final = "/dev/shm"  # noqa: S108 - an emptyDir of the pod's own
 # Stages that hold a whole checkpoint on the pod's own disk when no volume carries it.
 _HOLDS_CHECKPOINT: Final = frozenset(
     {ChildStage.Quantize, ChildStage.Assemble, ChildStage.Validate, ChildStage.Publish}
@@ -47,11 +54,11 @@ def pod_spec(
 ) -> dict[str, Any]:
     """The pod that carries out `stage` of the job, whole."""
     defaults = settings.stages[stage.settings]
-    own = next((s for s in spec.stages if s.name is stage.settings), None)
+    own = own_settings(spec, stage.settings)
     volumes, mounts = _volumes(metadata, spec, stage, settings)
     container = {
         "name": CONTAINER,
-        "image": _image(spec, stage, defaults),
+        "image": stage_image(spec, stage.child, defaults),
         "imagePullPolicy": defaults.imagePullPolicy,
         "args": ["stage", stage.child.value, "--workdir", WORK_PLACE, *arguments],
         "env": variables(metadata, spec, stage),
@@ -91,9 +98,20 @@ def pod_spec(
     }
 
 
-def _image(spec: JobSpec, stage: Stage, defaults: StageDefaults) -> str:
-    engine = stage.child is ChildStage.Validate and spec.validation.needs_engine
-    return defaults.engineImage if engine and defaults.engineImage else defaults.image
+def own_settings(spec: JobSpec, name: StageName) -> StageSettings | None:
+    """What the job says of a stage, None if nothing."""
+    return next((one for one in spec.stages if one.name is name), None)
+
+
+def stage_image(spec: JobSpec, child: ChildStage, defaults: StageDefaults) -> str:
+    """The stage's own image, or the one that has a server where its gates need one."""
+    engine = _has_engine(spec, child) and defaults.engineImage
+    return engine or defaults.image
+
+
+def _has_engine(spec: JobSpec, child: ChildStage) -> bool:
+    """Whether the stage runs a server, for gates that need one."""
+    return child is ChildStage.Validate and spec.validation.needs_engine
 
 
 def _volumes(
@@ -109,10 +127,10 @@ def _volumes(
         {"name": "cache", "mountPath": CACHE_PLACE},
         {"name": "temporary", "mountPath": TEMPORARY_PLACE},
     ]
-    named = claims(spec)
-    made = spec.workVolume is not None and spec.workVolume.storageClassName is not None
-    if made:
-        named[Use.Work] = volume_name(str(metadata["name"]))
+    if stage.child in _SHARES_MEMORY:
+        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shared-memory", "mountPath": _SHARED_MEMORY_PLACE})
+    named = named_claims(metadata, spec)
     if Use.Work not in named or Use.Work not in stage.claims:
         volumes.append({"name": Use.Work.value, "emptyDir": {}})
         mounts.append({"name": Use.Work.value, "mountPath": WORK_PLACE})
@@ -123,10 +141,33 @@ def _volumes(
         place = WORK_PLACE if use is Use.Work else claim_place(use)
         mount = {"name": use.value, "mountPath": place, **({"readOnly": True} if reads else {})}
         if use is Use.Work:
-            # Jobs may share a claim; a job of the same name that comes later is another one.
-            mount["subPath"] = f"halftone/{metadata['name']}-{str(metadata['uid'])[:8]}"
+            mount["subPath"] = own_folder(metadata)  # for jobs may share a claim
         mounts.append(mount)
     return volumes, mounts
+
+
+def named_claims(metadata: Mapping[str, Any], spec: JobSpec) -> dict[Use, str]:
+    """The claims of a job by their use, the one that is made for it among them."""
+    named = claims(spec)
+    if spec.workVolume is not None and spec.workVolume.storageClassName is not None:
+        named[Use.Work] = volume_name(str(metadata["name"]))
+    return named
+
+
+def chosen_resources(
+    own: StageSettings | None, given: Resources
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Requests and limits: the job's own over the installation's.
+
+    What the job says of a resource is all that is said of it: a request of the installation above a
+    limit of the job is a pod that the API server refuses.
+    """
+    chosen = (own and own.resources) or Resources()
+    requests, limits = dict(chosen.requests or {}), dict(chosen.limits or {})
+    said = requests.keys() | limits.keys()
+    requests |= {name: size for name, size in (given.requests or {}).items() if name not in said}
+    limits |= {name: size for name, size in (given.limits or {}).items() if name not in said}
+    return requests, limits
 
 
 def _resources(
@@ -137,16 +178,10 @@ def _resources(
     plan: PlanStatus | None,
 ) -> dict[str, Any]:
     """The job's own over the installation's over what the plan knows."""
-    chosen = (own and own.resources) or Resources()
-    requests, limits = dict(chosen.requests or {}), dict(chosen.limits or {})
-    # What the job says of a resource is all that is said of it: a request of the installation above
-    # a limit of the job is a Job that the API server refuses.
-    said = requests.keys() | limits.keys()
-    given = defaults.resources
-    requests |= {name: size for name, size in (given.requests or {}).items() if name not in said}
-    limits |= {name: size for name, size in (given.limits or {}).items() if name not in said}
+    requests, limits = chosen_resources(own, defaults.resources)
     if plan is not None and stage.child in _HOLDS_CHECKPOINT:
-        known = {"memory": plan.memoryBytes + _BASE_MEMORY}
+        engine = _ENGINE_MEMORY if _has_engine(spec, stage.child) else 0
+        known = {"memory": plan.memoryBytes + _BASE_MEMORY + engine}
         if hands_on_in_s3(spec):
             known["ephemeral-storage"] = plan.sizeBytes + _BASE_DISK
         # A limit alone is its own request; one below what the plan knows is the user's to try.

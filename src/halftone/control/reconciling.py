@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from halftone.control.acceptance import Refusal, first_refusal
 from halftone.control.children import work_claim
 from halftone.control.conditions import Told, read_past, rows, time_text
-from halftone.control.decision import Decision, Deletion, Event
+from halftone.control.decision import Decision, Event, SubmitRun
 from halftone.control.ending import end, needs_cleaning
-from halftone.control.judging import is_live
+from halftone.control.kubeflow.accepting import run_refusal
+from halftone.control.kubeflow.running import RunWalk
 from halftone.control.observed import Observed
 from halftone.control.recalling import asks_again, has_ended
 from halftone.control.settings import Settings
@@ -38,18 +39,19 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.job import JobSpec
 from halftone.spec.names import API_VERSION, JOB_KIND
 from halftone.spec.recipes import parse_job
+from halftone.spec.running import Runner
 from halftone.spec.status import ConditionStatus, JobStatus, ProgressStatus
 
 # How soon a job is looked at again that waits for something which sends us no event.
 _WAIT_SECONDS = 30.0
-# Stages that take long enough for somebody to wonder.
-_TELL_PROGRESS = frozenset({ChildStage.Calibrate, ChildStage.Quantize})
 
 
-def reconcile(observed: Observed, settings: Settings) -> Decision:
-    """What to do about one job now."""
+def reconcile(
+    observed: Observed, settings: Settings, pipeline: Mapping[str, Any] | None = None
+) -> Decision:
+    """What to do about one job now. `pipeline` is the compiled one, of which runs are made."""
     before = read_status(observed.status)
-    spec, refusal = _read_spec(observed)
+    spec, refusal = read_spec(observed)
     if observed.metadata.get("deletionTimestamp"):
         return end(observed, spec, before, settings)
     if spec is None:
@@ -59,12 +61,11 @@ def reconcile(observed: Observed, settings: Settings) -> Decision:
         return Decision() if is_over else _refused(observed, before, refusal, None)
     again = asks_again(observed, spec, before)
     is_final = has_ended(spec, before) and not again
-    begun = any(child.stage is ChildStage.Plan for child in observed.children)
-    if not begun and not is_final:
-        refusal = first_refusal(spec, observed)
+    if not is_final and not _has_begun(observed, spec, before):
+        refusal = first_refusal(spec, observed) or run_refusal(spec, observed, settings)
         if refusal is not None:
             return _refused(observed, before, refusal, spec)
-    return _Visit(observed, spec, before, settings, is_final, again).decide()
+    return _Visit(observed, spec, before, settings, is_final, again, pipeline).decide()
 
 
 def read_status(status: Mapping[str, Any]) -> JobStatus:
@@ -75,7 +76,14 @@ def read_status(status: Mapping[str, Any]) -> JobStatus:
         return JobStatus()
 
 
-def _read_spec(observed: Observed) -> tuple[JobSpec | None, Refusal | None]:
+def _has_begun(observed: Observed, spec: JobSpec, before: JobStatus) -> bool:
+    if spec.runner is Runner.KubeflowPipelines:
+        return before.pipelineRun is not None or bool(observed.run and observed.run.runs)
+    return any(child.stage is ChildStage.Plan for child in observed.children)
+
+
+def read_spec(observed: Observed) -> tuple[JobSpec | None, Refusal | None]:
+    """The spec; None with the reason for one that this version cannot read."""
     name = observed.metadata["name"]
     job = {
         "apiVersion": API_VERSION,
@@ -115,7 +123,7 @@ def _refused(
         retry=before.retry,
     )
     kept = None if spec is None else spec.ttlSecondsAfterFinished
-    left = _remaining_life(kept, before.completionTime if ended else None, observed.now)
+    left = remaining_life(kept, before.completionTime if ended else None, observed.now)
     return Decision(
         status=None if now == before else now,
         events=tuple(events(order or (), found, before)),
@@ -129,7 +137,7 @@ def recipe_text(spec: JobSpec, observed: Observed) -> str:
     return spec.quantization.preset or str(observed.metadata["name"])
 
 
-def _remaining_life(kept: int | None, ended: str | None, now: datetime) -> float | None:
+def remaining_life(kept: int | None, ended: str | None, now: datetime) -> float | None:
     """Seconds until the object may go, 0 when they are over; None if it stays, or is not over."""
     moment = read_past(ended, now)
     if kept is None or moment is None:
@@ -148,6 +156,7 @@ class _Visit:
         settings: Settings,
         is_final: bool,
         is_asked_again: bool,
+        pipeline: Mapping[str, Any] | None,
     ) -> None:
         self._observed = observed
         self._spec = spec
@@ -161,41 +170,42 @@ class _Visit:
             source=source_text(spec),
             recipe=recipe_text(spec, observed),
         )
-        self._walk = Walk(observed, spec, before, settings, is_final, is_asked_again, first)
+        known = (observed, spec, before, settings, is_final, is_asked_again, first)
+        by_run = spec.runner is Runner.KubeflowPipelines
+        self._walk = RunWalk(*known, pipeline or {}) if by_run else Walk(*known)
 
     def decide(self) -> Decision:
         """Walk, then apply what overrides a walk: suspension, the deadline, the time to live."""
         walk = self._walk
         walk.go()
-        told, creations = list(walk.told), list(walk.creations)
-        deletions = list(walk.deletions)
+        told = list(walk.told)
         over = summary(told).status is not ConditionStatus.UNKNOWN
         start: datetime | None = self._start()
         if over:
-            creations = []  # a step has two children, and one that is absent beside one that failed
-        if not over and self._spec.suspend:
-            creations, told = [], self._stopped(told, ConditionStatus.UNKNOWN, Doing.Suspended)
-            deletions += self._active()
+            walk.end()
+        elif self._spec.suspend:
+            told = self._stopped(told, ConditionStatus.UNKNOWN, Doing.Suspended)
+            walk.suspend()
             start = None
-        elif not over and start is not None and self._is_late(start):
-            creations, told = [], self._stopped(told, ConditionStatus.FALSE, Ended.DeadlineExceeded)
-            deletions += self._active()
+        elif start is not None and self._is_late(start) and walk.is_known:
+            told = self._stopped(told, ConditionStatus.FALSE, Ended.DeadlineExceeded)
+            walk.stop()
             over = True
         status = self._status(told, start, over)
+        goes = over and self._was_final and self._life() == 0
+        stays = goes and walk.holds_object
+        makes = bool(walk.creations) or isinstance(walk.run, SubmitRun)
         return Decision(
             status=None if status == self._before else status,
-            creations=(*self._claim(), *creations) if creations else (),
-            deletions=tuple(dict.fromkeys(deletions)),
+            creations=(*self._claim(), *walk.creations) if makes else (),
+            deletions=tuple(dict.fromkeys(walk.deletions)),
+            run=walk.run,
             finalizer=True if needs_cleaning(self._spec) and not self._has_finalizer() else None,
-            delete_self=over and self._was_final and self._life() == 0,
+            delete_self=goes and not stays,
             events=tuple(self._events(status)),
-            requeue_seconds=self._requeue(start, over),
-            progress_wanted=() if over or self._spec.suspend else self._telling(),
+            requeue_seconds=walk.pace if stays else self._requeue(start, over),
+            progress_wanted=() if over or self._spec.suspend else walk.progress_wanted,
         )
-
-    def _telling(self) -> tuple[str, ...]:
-        """The running children that say in their logs how far they are."""
-        return tuple(child.name for child in self._walk.running if child.stage in _TELL_PROGRESS)
 
     def _start(self) -> datetime:
         """When the work began that goes on now: at first, after a suspension, or at a retry."""
@@ -222,13 +232,6 @@ class _Visit:
                 found.append(Told(one.condition, status, reason, message))
         return found
 
-    def _active(self) -> list[Deletion]:
-        return [
-            Deletion(child.name, child.uid)
-            for child in self._observed.children
-            if is_live(child) and not child.deleting
-        ]
-
     def _is_late(self, start: datetime) -> bool:
         allowed = self._spec.activeDeadlineSeconds
         return allowed is not None and self._now - start >= timedelta(seconds=allowed)
@@ -237,7 +240,7 @@ class _Visit:
         walk = self._walk
         told.append(self._summary(told, over))
         progress = self._observed.progress
-        is_told = progress is not None and not over and bool(self._telling())
+        is_told = progress is not None and not over and bool(walk.progress_wanted)
         return walk.status.model_copy(
             update={
                 "conditions": rows(told, self._before, self._generation, self._now),
@@ -291,7 +294,7 @@ class _Visit:
 
     def _life(self) -> float | None:
         kept = self._spec.ttlSecondsAfterFinished
-        return _remaining_life(kept, self._before.completionTime, self._now)
+        return remaining_life(kept, self._before.completionTime, self._now)
 
     def _requeue(self, start: datetime | None, over: bool) -> float | None:
         """The nearest moment at which time alone changes something."""
@@ -301,9 +304,10 @@ class _Visit:
         if start is not None and self._spec.activeDeadlineSeconds is not None:
             late = start + timedelta(seconds=self._spec.activeDeadlineSeconds)
             moments.append(max(0.0, (late - self._now).total_seconds()))
-        if not self._spec.suspend:
-            every = float(self._settings.progressSeconds)
-            moments.append(every if self._walk.running else _WAIT_SECONDS)
+        if self._walk.pace is not None:
+            moments.append(self._walk.pace)
+        elif not self._spec.suspend:
+            moments.append(_WAIT_SECONDS)
         return min(moments, default=None)
 
 

@@ -36,8 +36,38 @@ class StageDefaults(ApiModel):
     placement: Placement = Placement()
 
 
+class KubeflowSettings(ApiModel):
+    """The Kubeflow server that runs pipelines for us.
+
+    `endpoint` is its REST interface, `uiUrl` where people see it (the endpoint if left out).
+    `podNamespace` is where its pods run; left out, the job's own (one profile a team).
+    `serviceAccountName` is that of all tasks of a run, for Kubeflow knows no more than one.
+    `tokenFile` has a bearer token, read anew for each request; `caFile` certificates to trust.
+    After `claimSeconds` a run that another replica meant to make, and did not, is made by this one.
+    """
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]{1,2000}$", max_length=2048)]
+    uiUrl: Annotated[str, Field(pattern=r"^https?://[^\s]{1,2000}$", max_length=2048)] | None = None
+    experiment: Annotated[str, Field(min_length=1, max_length=128)] = "halftone"
+    pipelineRoot: ShortText | None = None
+    serviceAccountName: ObjectName | None = None
+    podNamespace: ObjectName | None = None
+    tokenFile: ShortText | None = None
+    caFile: ShortText | None = None
+    claimSeconds: Annotated[int, Field(ge=3, le=3600)] = 90
+
+    @property
+    def page(self) -> str:
+        """Where people see the server."""
+        return (self.uiUrl or self.endpoint).rstrip("/")
+
+
 class Settings(ApiModel):
-    """`watchNamespaces` empty: all of them. `cacheSizeLimit` bounds the cache alone."""
+    """`watchNamespaces` empty: all of them. `cacheSizeLimit` bounds the cache alone.
+
+    `taskImage` runs the tasks of pipelines that need no other image; it has kfp beside Halftone.
+    Without `kubeflowPipelines` a job that asks for that runner is refused.
+    """
 
     watchNamespaces: tuple[ObjectName, ...] = ()
     stages: Mapping[StageName, StageDefaults]
@@ -45,6 +75,8 @@ class Settings(ApiModel):
     backoffLimit: Annotated[int, Field(ge=0, le=20)] = 3
     cacheSizeLimit: ShortText | None = None
     progressSeconds: Annotated[int, Field(ge=1, le=3600)] = 10
+    kubeflowPipelines: KubeflowSettings | None = None
+    taskImage: ShortText | None = None
 
     @model_validator(mode="after")
     def _every_stage(self) -> Self:

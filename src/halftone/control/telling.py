@@ -17,6 +17,8 @@ from halftone.spec.status import ConditionRow, ConditionStatus, JobStatus
 
 # The API server's own bound for the text of an event.
 _EVENT_BYTES: Final = 1024
+# The bound of `status.artifact.helmCommand`; only a path of quotes makes a longer one.
+_LONGEST_LINE: Final = 8192
 _REST: Final = "(Cut here; the condition says more.)"
 # Of a report that was made and shuts publishing; a condition may be False for other reasons too.
 _GATES: Final = frozenset(
@@ -100,6 +102,16 @@ def serving_line(job: str, uri: str, revision: str | None, digest: str) -> str:
         if value
     )
     return f"helm upgrade --install {job} halftone/halftone-endpoint {settings}"
+
+
+def with_serving_line(status: JobStatus, job: str) -> JobStatus:
+    """`status`, which says of its artifact how it is served, if it has one."""
+    artifact = status.artifact
+    if artifact is None:
+        return status
+    line = serving_line(job, artifact.uri, artifact.revision, artifact.digest)
+    told = line if len(line) <= _LONGEST_LINE else None
+    return status.model_copy(update={"artifact": artifact.model_copy(update={"helmCommand": told})})
 
 
 def _escaped(value: str) -> str:

@@ -21,7 +21,7 @@ from halftone.control.recalling import recalled, retry_of
 from halftone.control.saying import doing_message, done_message, occupied_message
 from halftone.control.settings import Settings
 from halftone.control.stages import Step, steps
-from halftone.control.telling import serving_line
+from halftone.control.telling import with_serving_line
 from halftone.spec.cluster import ChildStage, Condition, Doing, Ended, Waiting
 from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
@@ -30,8 +30,8 @@ from halftone.spec.stage_results import OccupantFacts
 from halftone.spec.status import ConditionStatus, JobStatus
 from halftone.spec.targets import Existing
 
-# The bound of `status.artifact.helmCommand`; only a path of quotes makes a longer one.
-_LONGEST_LINE: Final = 8192
+# Stages that take long enough for somebody to wonder.
+_TELL_PROGRESS: Final = frozenset({ChildStage.Calibrate, ChildStage.Quantize})
 # Made without a plan, so no plan's digest tells whether they are of the present one.
 _BEFORE_PLAN: Final = frozenset({ChildStage.Plan, ChildStage.Target})
 # Of these the operator needs to hear what they found.
@@ -62,6 +62,8 @@ class Walk:
     deletions: list[Deletion] = field(default_factory=list)
     running: list[ObservedChild] = field(default_factory=list)
     is_over: bool = False
+    # What is asked of a Kubeflow server: nothing.
+    run: None = None
     # The source has to be planned anew because a later stage found it changed.
     plans_again: bool = False
 
@@ -75,6 +77,44 @@ class Walk:
     def acted_upon(self) -> str:
         """The last value of the annotation that was acted upon, "" for none."""
         return self.retry if self.has_acted else self.before.retry or ""
+
+    @property
+    def progress_wanted(self) -> tuple[str, ...]:
+        """The running children that say in their logs how far they are."""
+        return tuple(child.name for child in self.running if child.stage in _TELL_PROGRESS)
+
+    @property
+    def pace(self) -> float | None:
+        """How soon it is to be looked at again, in seconds; None for no hurry."""
+        every = float(self.settings.progressSeconds) if self.running else None
+        return None if self.spec.suspend else every
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough was seen to end what is at work."""
+        return True
+
+    @property
+    def holds_object(self) -> bool:
+        """Whether something has to go before the object may; garbage collection has the rest."""
+        return False
+
+    def end(self) -> None:
+        """The job is over; a step has two children, one may be absent beside one that failed."""
+        self.creations = []
+
+    def suspend(self) -> None:
+        """The job rests."""
+        self.stop()
+
+    def stop(self) -> None:
+        """End what is at work, and make nothing."""
+        self.creations = []
+        self.deletions += [
+            Deletion(child.name, child.uid)
+            for child in self.observed.children
+            if is_live(child) and not child.deleting
+        ]
 
     def go(self) -> None:
         """Along all steps; those behind one that is not done wait, or are not reached."""
@@ -225,14 +265,8 @@ class Walk:
 
     def _keep(self, found: Mapping[str, object]) -> None:
         """Put what a stage found into the status; of an artifact also how it is served."""
-        self.status = self.status.model_copy(update=dict(found))
-        artifact = self.status.artifact
-        if artifact is not None:
-            name = str(self.observed.metadata["name"])
-            line = serving_line(name, artifact.uri, artifact.revision, artifact.digest)
-            told = line if len(line) <= _LONGEST_LINE else None
-            artifact = artifact.model_copy(update={"helmCommand": told})
-            self.status = self.status.model_copy(update={"artifact": artifact})
+        status = self.status.model_copy(update=dict(found))
+        self.status = with_serving_line(status, str(self.observed.metadata["name"]))
 
     def _failed(self, step: Step, stage: ChildStage, state: Failed, child: ObservedChild) -> State:
         if self.retry not in ("", child.retry) and not self.is_final:

@@ -1,7 +1,8 @@
 """The device table: what a GPU offers, read from `devices.yaml` beside this file.
 
-`halftone plan --gpu NAME` asks `find_device(NAME)` and hands the row to `fit`. This module must not
-look at the machine it runs on: a plan is made anywhere, for any device.
+`halftone plan --gpu NAME` asks `find_device(NAME)` and hands the row to `fit`; an endpoint, which
+knows its GPU, asks `devices_like`. This module must not look at the machine it runs on: a plan is
+made anywhere, for any device.
 """
 
 from enum import StrEnum
@@ -71,6 +72,18 @@ def devices() -> tuple[Device, ...]:
             | {"kernels": table["generations"][row["generation"]]}
         )
         for row in table["devices"]
+    )
+
+
+def devices_like(capability: str) -> tuple[Device, ...]:
+    """The rows with the CUDA compute capability `capability`, such as `9.0`; else with its major.
+
+    Empty for a generation that the table does not have.
+    """
+    exact = tuple(row for row in devices() if row.computeCapability == capability)
+    major = capability.partition(".")[0]
+    return exact or tuple(
+        row for row in devices() if row.computeCapability.partition(".")[0] == major
     )
 
 

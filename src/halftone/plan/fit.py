@@ -10,43 +10,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from halftone.plan.cache import KvFormat, attention_shapes, integer, kv_cache, text_config
+from halftone.plan.cache import KvFormat, integer, kv_cache, text_config
 from halftone.plan.devices import Device, Kernel
+from halftone.plan.splitting import Matrix, Splitting
 from halftone.spec.errors import RefusedInput
-from halftone.spec.formats import FP8_BLOCK_SIDE, CheckpointFormat, Format, stored_bytes
+from halftone.spec.formats import CheckpointFormat, Format, stored_bytes
 from halftone.spec.names import Reason
 
 GIB: Final = 2**30
-# A rank's share of the inputs (K) of a quantized matrix: vllm-project/vllm#48898.
-K_MULTIPLE: Final = 32
 # CUDA context, NCCL buffers and CUDA graphs. Not derived: servers of this size report 1 to 2 GiB.
 _RUNTIME_BYTES: Final = 3 * GIB // 2
 # Steps that a server has scheduled and not yet settled: asynchronous scheduling overlaps two.
 _STEPS_IN_FLIGHT: Final = 2
-_BLOCK_FORMATS: Final = (Format.FP8_BLOCK, Format.FP8_BLOCK_A16)
 _BF16_BYTES: Final = 2
 _SPECULATIVE_NOTE: Final = (
     "No speculative decoding is counted: a multi-token-prediction head adds a KV layer, and a "
     "hybrid model then holds one more state block a group for each drafted token."
 )
-
-
-class Matrix(NamedTuple):
-    """One weight of `rows` outputs and `columns` inputs, as a server splits it.
-
-    Column-parallel matrices are cut between rows (a rank computes some of the outputs),
-    row-parallel ones between columns. `format` None is BF16.
-    """
-
-    name: str
-    rows: int
-    columns: int
-    format: Format | None
-    split: Literal["Column", "Row", "Replicated"]
 
 
 class Verdict(StrEnum):
@@ -179,9 +163,8 @@ class _Case:
         return self.device.memory_bytes >= 70 * GIB and not self.device.name.startswith("A100")
 
     @cached_property
-    def kv_rows(self) -> dict[int, int]:
-        """Rows of a K or V projection -> rows of one head, which is never cut."""
-        return {heads * width: width for heads, width in attention_shapes(self.text)}
+    def splitting(self) -> Splitting:
+        return Splitting(self.config, self.matrices)
 
     def reserve(self, size: int) -> int:
         """Bytes that a rank needs beside weights and cache: an estimate, text input only.
@@ -201,7 +184,7 @@ class _Case:
 def _judge(case: _Case, size: int) -> TensorParallelSize:
     """One row of the report."""
     pool = kv_cache(case.config, case.kv_format, size)
-    reason = next(_reasons_not_to_split(case, size), None)
+    reason = next(case.splitting.obstacles(size), None)
     if reason is not None:
         return TensorParallelSize(size=size, verdict=Verdict.Illegal, reason=reason)
     weights = _weight_bytes_on_rank(case, size)
@@ -235,67 +218,10 @@ def _why_too_small(context: int, blocks: int, reserved: int) -> str:
     )
 
 
-def _reasons_not_to_split(case: _Case, size: int) -> Iterator[str]:
-    """Why `size` ranks cannot serve the model, a sentence each. One rank splits nothing."""
-    if size == 1:
-        return
-    vision = case.config.get("vision_config")
-    towers = vision if isinstance(vision, dict) else {}
-    for what, count in (
-        ("attention heads", case.text.get("num_attention_heads")),
-        ("linear-attention key heads", case.text.get("linear_num_key_heads")),
-        ("linear-attention value heads", case.text.get("linear_num_value_heads")),
-        ("heads of the vision tower", towers.get("num_heads")),
-    ):
-        if isinstance(count, int) and count % size:
-            yield f"{count} {what} cannot be dealt out to {size} ranks."
-    for heads, _ in attention_shapes(case.text):
-        if heads % size and size % heads:
-            yield f"{heads} KV heads can be neither dealt out to nor copied on {size} ranks."
-    for matrix in case.matrices:
-        yield from _unfit_share(case, size, matrix)
-
-
-def _unfit_share(case: _Case, size: int, matrix: Matrix) -> Iterator[str]:
-    """Why a rank's share of `matrix` is not one that kernels take."""
-    rows, columns = _share(case, size, matrix)
-    if matrix.split == "Replicated":
-        extent, share, side = size, FP8_BLOCK_SIDE, "rows"
-    elif matrix.split == "Column":
-        extent, share, side = matrix.rows, rows, "rows"
-    else:
-        extent, share, side = matrix.columns, columns, "columns"
-    if extent % size and _head_rows(case, matrix) is None:
-        yield f"`{matrix.name}` has {extent} {side}, which {size} does not divide."
-    if matrix.format is not None and columns % K_MULTIPLE:
-        yield (
-            f"A rank would get {columns} columns of `{matrix.name}`; kernels of {matrix.format} "
-            f"take multiples of {K_MULTIPLE}."
-        )
-    if matrix.format in _BLOCK_FORMATS and share % FP8_BLOCK_SIDE:
-        yield (
-            f"A rank would get {share} {side} of `{matrix.name}`; blocks of {matrix.format} have "
-            f"{FP8_BLOCK_SIDE}."
-        )
-
-
-def _share(case: _Case, size: int, matrix: Matrix) -> tuple[int, int]:
-    """(rows, columns) of `matrix` on a rank; a KV head stays whole."""
-    if matrix.split == "Column":
-        return max(_head_rows(case, matrix) or 1, matrix.rows // size), matrix.columns
-    return matrix.rows, matrix.columns // size if matrix.split == "Row" else matrix.columns
-
-
-def _head_rows(case: _Case, matrix: Matrix) -> int | None:
-    """Rows of one head when `matrix` projects to keys or values; else None."""
-    projects = matrix.name.removesuffix(".weight").endswith(("k_proj", "v_proj"))
-    return case.kv_rows.get(matrix.rows) if projects else None
-
-
 def _weight_bytes_on_rank(case: _Case, size: int) -> int:
     """Bytes of weights on one of `size` ranks; what `matrices` leave out is on each."""
     whole = sum(_stored(case, m.format, m.rows, m.columns) for m in case.matrices)
-    share = sum(_stored(case, m.format, *_share(case, size, m)) for m in case.matrices)
+    share = sum(_stored(case, m.format, *case.splitting.share(size, m)) for m in case.matrices)
     return max(0, case.weight_bytes - whole) + share
 
 

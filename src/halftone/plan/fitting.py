@@ -8,8 +8,9 @@ from typing import Any
 from halftone.checkpoint.architectures.table import Split
 from halftone.plan.cache import KvFormat
 from halftone.plan.devices import Device
-from halftone.plan.fit import Fit, Matrix, fit
+from halftone.plan.fit import Fit, fit
 from halftone.plan.planning import Planned
+from halftone.plan.splitting import Matrix
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.roles import Role
 

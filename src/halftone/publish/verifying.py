@@ -2,8 +2,9 @@
 
     verification = verify(open_source("s3://models/small"), Path("key.pub"), {"signature"})
 
-Called by `halftone verify`. Nothing in the artifact is believed because it says so: each document
-is held against the others and against the bytes. The first thing that differs is named.
+Called by `halftone verify`, and `examine` by replicas of the endpoint. Nothing in the artifact is
+believed because it says so: each document is held against the others and against the bytes. The
+first thing that differs is named.
 """
 
 from collections.abc import Set as AbstractSet
@@ -17,7 +18,7 @@ from halftone.publish.calibration import DOCUMENT_PATH, TENSORS_PATH
 from halftone.publish.capacity_cards import MAX_CARD_BYTES, require_cards
 from halftone.publish.keys import key_identifier, read_public_key
 from halftone.publish.permission import contradicted_verdict
-from halftone.publish.published_documents import read_documents
+from halftone.publish.published_documents import PublishedDocuments, read_documents
 from halftone.publish.reading import ArtifactReader, Progress
 from halftone.publish.signing import require_covered, require_signature
 from halftone.spec.documents import Plan
@@ -68,6 +69,13 @@ class Verification(BaseModel):
     cards: tuple[str, ...]
 
 
+class Examined(NamedTuple):
+    """An artifact of which everything but the bytes of its weights was looked at."""
+
+    documents: PublishedDocuments
+    signature: SignatureState
+
+
 class Verified(NamedTuple):
     """An artifact that verifies: what was found, and all that it can be rebuilt from.
 
@@ -96,10 +104,7 @@ def verify(
     public_pem = None if public_key is None else read_public_key(public_key)
     reader = ArtifactReader(source)
     artifact = reader.artifact
-    reader.require_listed()
-    state = _signature(reader, public_pem, Requirement.signature in require)
-    documents = read_documents(reader)
-    _require_verdict(documents.report, require)
+    documents, state = examine(reader, public_pem, require)
     cards = require_cards(
         reader.card_sizes(),
         lambda path: reader.unproven(path, MAX_CARD_BYTES),
@@ -127,6 +132,21 @@ def verify(
     measured = () if documents.statistics is None else (DOCUMENT_PATH, TENSORS_PATH)
     statistics = {PurePosixPath(path).name: reader.content(path) for path in measured}
     return Verified(found, documents.plan, statistics)
+
+
+def examine(
+    reader: ArtifactReader, public_pem: bytes | None, require: AbstractSet[str] = frozenset()
+) -> Examined:
+    """All that can be said before weights are read: names, sizes, signature, documents, verdict.
+
+    The signature is then one over the digests that `artifact.json` states; that files have them is
+    for `ArtifactReader.require_digests`, or whoever fetches them. Raises as `verify`.
+    """
+    reader.require_listed()
+    state = _signature(reader, public_pem, Requirement.signature in require)
+    documents = read_documents(reader)
+    _require_verdict(documents.report, require)
+    return Examined(documents, state)
 
 
 def _signature(reader: ArtifactReader, public_pem: bytes | None, required: bool) -> SignatureState:

@@ -107,6 +107,8 @@ class Waiting(StrEnum):
     VolumeNotShared = "VolumeNotShared"
     # An object of the same name, that is not ours, is in the way.
     NameTaken = "NameTaken"
+    # Kubeflow Pipelines does not answer, or does not let the operator in.
+    PipelinesUnreachable = "PipelinesUnreachable"
 
 
 class Ended(StrEnum):
@@ -130,6 +132,12 @@ class Ended(StrEnum):
     DeadlineExceeded = "DeadlineExceeded"
     # The stage before it failed, so this one never began.
     NotReached = "NotReached"
+    # Kubeflow Pipelines does not take the run; the message has its own words.
+    PipelineRunRefused = "PipelineRunRefused"
+    # Somebody else terminated the run.
+    PipelineRunTerminated = "PipelineRunTerminated"
+    # The run failed, and no pod of it says why.
+    PipelineRunFailed = "PipelineRunFailed"
 
 
 class EventReason(StrEnum):

@@ -7,6 +7,7 @@ carries the digest of what it was made from, so a stage knows whether its work i
 import hashlib
 import json
 import os
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -62,15 +63,20 @@ def sha256_hex(data: bytes) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to disk and rename: never half a file.
 
-    Raises OSError; callers translate it at their border.
+    Raises OSError, and then leaves nothing beside `path`; callers translate it at their border.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):  # it may not have come that far
+            temporary.unlink()
+        raise
     sync_directory(path.parent)
 
 

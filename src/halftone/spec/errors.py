@@ -11,7 +11,7 @@ names the subject and the way out. Errors of third-party clients are translated 
 the room that imports the client, and never travel further than that.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from halftone.spec.names import Reason
 
@@ -26,6 +26,10 @@ class HalftoneError(Exception):
         self.reason = reason
         self.subject = subject
         self.message = message
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Reason, str, str]]:
+        # Between processes, such as those of Ray, an error is made again of what it was made of.
+        return type(self), (self.reason, self.subject, self.message)
 
 
 class RefusedInput(HalftoneError):

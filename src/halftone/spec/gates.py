@@ -105,7 +105,7 @@ class Speed(ApiModel):
 
 
 class AcceptanceLength(ApiModel):
-    """Mean tokens per step of speculative decoding with the model's own head; needs a GPU."""
+    """Mean tokens per step of speculative decoding with the model's own head."""
 
     name: GateName
     metric: Literal[Metric.AcceptanceLength]

@@ -53,6 +53,12 @@ QUANTIZE_PYTHON: Final = "HALFTONE_QUANTIZE_PYTHON"
 # ... and that of the environment that has vLLM.
 SERVE_PYTHON: Final = "HALFTONE_SERVE_PYTHON"
 
+# Where `halftone pipeline` finds Kubeflow Pipelines, a file with a bearer token for it, and one
+# with certificates to trust.
+KUBEFLOW_ENDPOINT: Final = "HALFTONE_KFP_ENDPOINT"
+KUBEFLOW_TOKEN_FILE: Final = "HALFTONE_KFP_TOKEN_FILE"  # noqa: S105 - a path
+KUBEFLOW_CA_FILE: Final = "HALFTONE_KFP_CA_FILE"
+
 # In a pod: the whole job as JSON, ...
 JOB_VARIABLE: Final = "HALFTONE_JOB"
 # ... where in S3 documents and shards are handed on when no volume carries them, ...
@@ -67,6 +73,8 @@ class Reason(StrEnum):
 
     # The job, recipe or command line is not what the schema says.
     InvalidJob = "InvalidJob"
+    # An endpoint's options or values are not what the schema says.
+    InvalidEndpoint = "InvalidEndpoint"
     # A recipe name that no preset has, or a file that is not a recipe.
     UnknownRecipe = "UnknownRecipe"
     # A recipe asks for nothing that this model has.
@@ -164,7 +172,9 @@ class Reason(StrEnum):
     StorageFailed = "StorageFailed"
     # A store over the network answered with an error, or not at all.
     StoreUnavailable = "StoreUnavailable"
-    # The store knows us not, or not enough.
+    # An endpoint does not answer, or not as one that serves a model.
+    EndpointUnavailable = "EndpointUnavailable"
+    # The store or the endpoint knows us not, or not enough.
     AccessDenied = "AccessDenied"
     # A stage was told to end before it was done; what it had finished is kept.
     Interrupted = "Interrupted"

@@ -18,6 +18,7 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.gates import Metric
 from halftone.spec.job import Quantization, QuantizationJob, Recipe
 from halftone.spec.names import Reason
+from halftone.spec.pipelines import PIPELINE_FILE
 
 # Fields of a recipe for which "none at all" is a choice.
 _CLEARABLE: Final = frozenset({"kvCache", "calibration"})
@@ -38,7 +39,7 @@ def presets() -> dict[str, Preset]:
     """Every shipped recipe by name; the description is the file's first comment."""
     found = {}
     for entry in resources.files("halftone.recipes").iterdir():
-        if entry.name.endswith(".yaml"):
+        if entry.name.endswith(".yaml") and entry.name != PIPELINE_FILE:
             name, text = entry.name.removesuffix(".yaml"), entry.read_text(encoding="utf-8")
             found[name] = Preset(name, text.splitlines()[0].lstrip("# "), text)
     return dict(sorted(found.items()))

@@ -20,6 +20,7 @@ _LONG_TEXTS: Final = (
     ("failure", "message"),
     ("failure", "subject"),
     ("artifact", "uri"),
+    ("source", "revision"),
     ("plan", "sourceRevision"),
     ("plan", "recipe"),
 )
@@ -42,6 +43,19 @@ class Failure(FactsModel):
     reason: str
     subject: str
     message: str
+
+
+class SourceFacts(FactsModel):
+    """What a pipeline's run was pinned to.
+
+    `revision` is the commit on the Hub, and a digest of ETags in a bucket. `digest` tells this
+    source from any other, `work` the place where the work is handed on from one that was emptied,
+    and the files that gates name from others.
+    """
+
+    revision: str | None = None
+    digest: str
+    work: str
 
 
 class PlanFacts(FactsModel):
@@ -103,6 +117,7 @@ class StageResult(FactsModel):
     kind: Literal["StageResult"] = "StageResult"
     stage: str
     failure: Failure | None = None
+    source: SourceFacts | None = None
     plan: PlanFacts | None = None
     occupant: OccupantFacts | None = None
     statisticsDigest: str | None = None

@@ -102,10 +102,18 @@ class ArtifactStatus(StatusModel):
 
 
 class PipelineRunStatus(StatusModel):
-    """The run of a pipeline that carries the job out."""
+    """The run of a pipeline that carries the job out.
 
-    id: Text
-    url: Text | None = None
+    `name` is what it is looked up by. Whoever made the run wrote `claimedBy` and `claimTime` first,
+    against the version that it had read, so that of several only one makes it. `id` and `url` are
+    there once the run is.
+    """
+
+    name: Annotated[str, Field(max_length=128)]
+    claimedBy: Annotated[str, Field(max_length=253)] | None = None
+    claimTime: Time | None = None
+    id: Text | None = None
+    url: Annotated[str, Field(max_length=2400)] | None = None
 
 
 class JobStatus(StatusModel):

@@ -10,8 +10,11 @@ is believed.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
+from uuid import uuid4
 
 from botocore.exceptions import ClientError
 
@@ -23,9 +26,10 @@ from halftone.stores.s3_checksums import of_object
 from halftone.stores.s3_client import access_by, make_client, parsed
 from halftone.stores.s3_folder import Folder
 from halftone.stores.s3_upload import ArtifactUpload
-from halftone.stores.s3_writing import status_of, translated
+from halftone.stores.s3_writing import PreconditionError, status_of, translated
 
 _JOURNAL: Final = "journal"
+_MARK: Final = "mark"
 _READERS: Final = 8
 
 
@@ -55,6 +59,12 @@ class S3WorkArea:
     def uri(self) -> str:
         """Where it is."""
         return self._folder.uri
+
+    def below(self, name: str) -> Self:
+        """The part `name` of it, over the same connections."""
+        part = copy(self)
+        part._folder = self._folder.below(name)
+        return part
 
     def push(self, source: Path, paths: Iterable[str]) -> None:
         """Put the files `paths` below `source` here, each whole or not at all."""
@@ -133,6 +143,26 @@ class S3WorkArea:
         ArtifactUpload(folder, path.parent, _unseen).run([shard])
         data = canonical_json(entry)
         self._folder.put(f"{_JOURNAL}/{path.name}.json", data, of_object(sha256_hex(data)))
+
+    def mark(self) -> str:
+        """A text that the area of all plans keeps until it is emptied; left here when it is not."""
+        text = uuid4().hex.encode()
+        with suppress(PreconditionError):
+            self._all.put(_MARK, text, of_object(sha256_hex(text)), IfNoneMatch="*")
+        found = self._all.read(_MARK)
+        return text.decode() if found is None else found[0].decode(errors="replace")
+
+    def forget_mark(self) -> None:
+        """Have the next run begin anew, as if the area were empty."""
+        self._all.delete([_MARK])
+
+    def discard(self, path: str) -> None:
+        """Remove a document."""
+        self._folder.delete([path])
+
+    def forget_shard(self, file: str) -> None:
+        """Have a shard be written again; its object stays until then."""
+        self._folder.delete([f"{_JOURNAL}/{file}.json"])
 
     def remove_checkpoint(self) -> None:
         """Give back the room of what was published; documents stay."""

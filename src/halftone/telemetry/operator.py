@@ -46,6 +46,12 @@ class OperatorMetrics:
             ["method", "status"],
             registry=self.registry,
         )
+        self.pipeline_requests = Counter(
+            "halftone_operator_pipeline_requests",
+            "Questions to Kubeflow Pipelines, by what came of them (done, refused, unreachable).",
+            ["result"],
+            registry=self.registry,
+        )
         self.is_leader = Gauge(
             "halftone_operator_is_leader",
             "1 for the replica that acts.",

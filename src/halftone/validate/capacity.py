@@ -1,6 +1,7 @@
 """Fits a capacity card from timed steps of an engine.
 
-Called by `gates/speed.py` with what `serving/speed.py` measured. The model is the autoscaler's:
+Called by `gates/speed.py` with what `serving/speed.py` measured, and in parts by
+`serve/measuring/steps.py`, which times an endpoint from outside. The model is the autoscaler's:
 
     seconds of a step = base + a · KV tokens + b · sequences + prompt tokens / V_P
 
@@ -62,7 +63,7 @@ def fit(steps: Sequence[Step]) -> StepCosts:
     if np.linalg.matrix_rank(design / np.linalg.norm(design, axis=0).clip(min=1e-300)) < 4:
         raise ValueError("the steps differ too little to tell their costs apart")
     values = non_negative_least_squares(design, np.ones(len(rows)))
-    errors = _standard_errors(design, values)
+    errors = standard_errors(design, values)
     return StepCosts(*zip(values.tolist(), errors.tolist(), strict=True))
 
 
@@ -86,8 +87,10 @@ def non_negative_least_squares(design: Floats, wanted: Floats) -> Floats:
     return best
 
 
-def _standard_errors(design: Floats, values: Floats) -> Floats:
-    """Of all columns together, also of a cost that was held at 0: it may be that much greater."""
+def standard_errors(design: Floats, values: Floats) -> Floats:
+    """Of a fit of `design` to ones, of all columns together, also of a cost that was held at 0: it
+    may be that much greater.
+    """
     scale = np.linalg.norm(design, axis=0)
     rest = float(np.sum((design @ values - 1) ** 2)) / (len(design) - design.shape[1])
     spread = np.linalg.inv((design / scale).T @ (design / scale))
@@ -104,7 +107,18 @@ def build_card(
     ValueError where `fit` does.
     """
     steps = [Step(*row) for row in measured["steps"]]
-    costs = fit(steps)
+    warm_up = facts.loadSeconds + float(measured["warmUpSeconds"])
+    return card_of(facts, fit(steps), len(steps), warm_up, checkpoint_digest)
+
+
+def card_of(
+    facts: EngineFacts,
+    costs: StepCosts,
+    samples: int,
+    warm_up_seconds: float,
+    checkpoint_digest: str,
+) -> CapacityCard:
+    """The card that states `costs`, which `samples` steps of the engine of `facts` gave."""
     groups = [CacheGroup(**group) for group in facts.cacheGroups]
     plain = groups[0] if len(groups) == 1 and not groups[0].blocksPerRequest else None
     card = CapacityCard(
@@ -125,8 +139,8 @@ def build_card(
         kvCacheTokens=facts.kvBlocks * plain.blockTokens if plain else None,
         tokenBudget=facts.tokenBudget,
         maxSequences=facts.maxSequences,
-        warmUpSeconds=_decimal(facts.loadSeconds + float(measured["warmUpSeconds"])),
-        samples=len(steps),
+        warmUpSeconds=_decimal(warm_up_seconds),
+        samples=samples,
     )
     return card.model_copy(update={"digest": card.compute_digest()})
 

@@ -81,9 +81,12 @@ def _is_here(platform: Platform | None) -> bool:
         engine = f"vllm {version('vllm')}"
     except PackageNotFoundError:
         return False
-    if platform is None or platform.engine != engine:
-        return False
-    return platform.emulated or platform.device in _devices()
+    return platform is not None and platform.engine == engine and is_on_this_device(platform)
+
+
+def is_on_this_device(platform: Platform | None) -> bool:
+    """Whether the engine gates ran on a device as this machine has one, or on none."""
+    return platform is not None and (platform.emulated or platform.device in _devices())
 
 
 def _devices() -> set[str]:

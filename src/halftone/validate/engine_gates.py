@@ -257,9 +257,12 @@ class Measuring:
         )
 
     def _acceptance(self, gate: AcceptanceLength) -> "Measured":
-        """In a session of its own, because speculation is an option of the whole engine."""
-        if self._session.facts.emulated:
-            return acceptance_length.judge(gate, self._session.facts, None)
+        """In a session of its own, because speculation is an option of the whole engine.
+
+        It is the last metric of the order: nothing is asked of the plain session after it, which
+        ends first, because a GPU has no memory for both.
+        """
+        self._session.__exit__(None, None, None)
         options = EngineOptions(arguments=acceptance_length.engine_arguments())
         log = self._subject.workdir / LOG_DIRECTORY / "speculative.log"
         with EngineSession(self._session.model, log=log, options=options) as session:

@@ -1,44 +1,26 @@
 """Ready `vllm serve` lines, only for the modes that this checkpoint supports.
 
 What a checkpoint supports is read from its plan (which parts are there), its `config.json` (context
-length, heads) and its family. Flags are those of vLLM 0.32; a test gives every line to its parser.
+length, heads) and its family; the arguments of a mode are those of the table that endpoints use,
+`halftone.checkpoint.serving_modes`. A test gives every line to vLLM's own parser.
 Called by `halftone.publish.card.card`.
 """
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from halftone.checkpoint.architectures import text_config
+from halftone.checkpoint.serving_modes import PROCESSOR_FILES, ModeKey, find_row
 from halftone.spec.documents import Plan
 from halftone.spec.job import KvCacheFormat, KvCacheScales
 from halftone.spec.roles import Role
+from halftone.spec.serving import ServingMode
 
-_LONG_CONTEXT: Final = 262_144
-_DRAFT_TOKENS: Final = 2  # what vLLM's own recipe for this family uses
-# Files without which a server cannot prepare an image.
-_PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
-
-
-class Parsers(NamedTuple):
-    """vLLM's names of the parsers that read a family's tool calls and reasoning."""
-
-    tools: str | None
-    reasoning: str | None
-
-
-# Families whose chat format vLLM 0.32 has parsers for. `llama` and `mistral` have none: the name
-# of the architecture does not say which of their many chat formats a model was trained with.
-_PARSERS: Final[dict[str, Parsers]] = {
-    "qwen3_5": Parsers("qwen3_coder", "qwen3"),
-    "qwen3_5_moe": Parsers("qwen3_coder", "qwen3"),
-    "qwen3": Parsers("hermes", "qwen3"),
-    "qwen3_moe": Parsers("hermes", "qwen3"),
-    "gemma4_unified": Parsers("gemma4", "gemma4"),
-}
-# Families whose multi-token-prediction head vLLM 0.32 loads from the same checkpoint.
-_MTP_FAMILIES: Final = frozenset({"qwen3_5", "qwen3_5_moe"})
+# A mode's argument that its title does not tell, so it has a line of its own.
+_CACHE: Final = "kv_cache_dtype"
 
 
 @dataclass(frozen=True)
@@ -58,61 +40,71 @@ def serving_modes(plan: Plan, config: Mapping[str, Any], model: str) -> list[Mod
 def _modes(plan: Plan, config: dict[str, Any], serve: str) -> Iterator[Mode]:
     roles = {line.role for line in plan.roles}
     towers = roles & {Role.Vision, Role.Audio}
+    key = ModeKey(family=plan.architecture, towers=bool(towers))
     context = _context(config)
     longest = f"The model's context is {context:,} tokens." if context else ""
+    text = _line(serve, ServingMode.Text, key) or serve
     if towers:
         senses = ((Role.Vision, "images"), (Role.Audio, "sound"))
         named = " and ".join(sense for tower, sense in senses if tower in towers)
         remark = f"Leaves what is there for {named} out of memory."
-        yield Mode("Text only", f"{serve} --language-model-only", f"{remark} {longest}".strip())
-        yield from _multimodal(plan, serve, roles)
+        yield Mode("Text only", text, f"{remark} {longest}".strip())
+        yield from _multimodal(plan, serve, roles, key)
     else:
-        yield Mode("Text", serve, longest)
-    yield from _chat(plan, serve)
-    yield from _speculative(plan, config, serve, roles)
+        yield Mode("Text", text, longest)
+    tools = _line(serve, ServingMode.Tools, key)
+    if tools is not None:
+        remark = "For models of this family that were trained to call tools and to reason."
+        yield Mode("Tools and reasoning", tools, remark)
+    yield from _speculative(config, serve, roles, key)
     yield from _caches(plan, serve)
-    if context is not None and context >= _LONG_CONTEXT:
-        command = f"{serve} --max-model-len {_LONG_CONTEXT} --max-num-seqs 2"
-        remark = (
-            "Few sequences at once leave the memory to the cache; raise it where there is more."
-        )
-        yield Mode("Context of 256K tokens", command, remark)
+    yield from _long_context(context, serve, key)
 
 
-def _multimodal(plan: Plan, serve: str, roles: set[Role]) -> Iterator[Mode]:
+def _multimodal(plan: Plan, serve: str, roles: set[Role], key: ModeKey) -> Iterator[Mode]:
     carried = plan.output.carried if plan.output is not None else ()
-    if Role.Vision in roles and any(name in carried for name in _PROCESSORS):
-        limit = shlex.quote('{"image": 4}')
+    line = _line(serve, ServingMode.Multimodal, key)
+    if line and Role.Vision in roles and any(name in carried for name in PROCESSOR_FILES):
         remark = "At most four images a request; the part that sees them is kept as in the source."
-        yield Mode("Images and text", f"{serve} --limit-mm-per-prompt {limit}", remark)
-
-
-def _chat(plan: Plan, serve: str) -> Iterator[Mode]:
-    parsers = _PARSERS.get(plan.architecture or "")
-    if parsers is None:
-        return
-    options = []
-    if parsers.tools is not None:
-        options.append(f"--enable-auto-tool-choice --tool-call-parser {parsers.tools}")
-    if parsers.reasoning is not None:
-        options.append(f"--reasoning-parser {parsers.reasoning}")
-    remark = "For models of this family that were trained to call tools and to reason."
-    yield Mode("Tools and reasoning", f"{serve} {' '.join(options)}", remark)
+        yield Mode("Images and text", line, remark)
 
 
 def _speculative(
-    plan: Plan, config: dict[str, Any], serve: str, roles: set[Role]
+    config: dict[str, Any], serve: str, roles: set[Role], key: ModeKey
 ) -> Iterator[Mode]:
     promised = text_config(config).get("mtp_num_hidden_layers") or 0
-    if (
-        plan.architecture in _MTP_FAMILIES
-        and Role.MultiTokenPrediction in roles
-        and isinstance(promised, int)
-        and promised > 0
-    ):
-        options = shlex.quote(f'{{"method": "mtp", "num_speculative_tokens": {_DRAFT_TOKENS}}}')
-        remark = "With the model's own multi-token-prediction head; needs a GPU."
-        yield Mode("Speculative decoding", f"{serve} --speculative-config {options}", remark)
+    line = _line(serve, ServingMode.Speculative, key)
+    if line and Role.MultiTokenPrediction in roles and isinstance(promised, int) and promised > 0:
+        remark = "With the model's own multi-token-prediction head."
+        yield Mode("Speculative decoding", line, remark)
+
+
+def _long_context(context: int | None, serve: str, key: ModeKey) -> Iterator[Mode]:
+    row = find_row(ServingMode.LongContext, key)
+    if row is None or context is None or context < row.arguments["max_model_len"]:
+        return
+    arguments = {name: value for name, value in row.arguments.items() if name != _CACHE}
+    remark = (
+        "Few sequences at once leave the memory to the cache; raise it where there is more. With "
+        f"`--kv-cache-dtype {row.arguments[_CACHE]}` they take half as much."
+    )
+    yield Mode("Context of 256K tokens", f"{serve} {_options(arguments)}", remark)
+
+
+def _line(serve: str, mode: ServingMode, key: ModeKey) -> str | None:
+    """The command of a mode, None where the table has no row for it."""
+    row = find_row(mode, key)
+    return None if row is None else f"{serve} {_options(row.arguments)}".rstrip()
+
+
+def _options(arguments: Mapping[str, Any]) -> str:
+    """vLLM's arguments as options of its command line."""
+    words = []
+    for name, value in arguments.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(json.dumps(value) if isinstance(value, dict) else str(value))
+    return shlex.join(words)
 
 
 def _caches(plan: Plan, serve: str) -> Iterator[Mode]:

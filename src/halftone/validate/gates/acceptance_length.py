@@ -2,9 +2,9 @@
 
 Mean tokens a step of speculative decoding, 1 + accepted / drafts, from vLLM's own counters
 (`vllm:spec_decode_num_accepted_tokens`, `vllm:spec_decode_num_drafts`). Exactly 1 means that no
-draft was ever accepted: the head is dead, or its weights are noise. It needs a GPU, because vLLM's
-speculation is Triton code. Called by `halftone.validate.validating`, which opens a session with
-`options` of its own for it and asks `accept`.
+draft was ever accepted: the head is dead, or its weights are noise. A CPU measures it too, while
+no prefixes are cached, as in every session of gates. Called by `halftone.validate.engine_gates`,
+which opens a session of its own for it, with `engine_arguments`, and asks `accept`.
 """
 
 from collections.abc import Mapping
@@ -27,25 +27,16 @@ def engine_arguments(draft_tokens: int = DRAFT_TOKENS) -> dict[str, Any]:
 
 
 def judge(
-    gate: AcceptanceLength, facts: EngineFacts | None, answer: Mapping[str, Any] | None
+    gate: AcceptanceLength, facts: EngineFacts, answer: Mapping[str, Any]
 ) -> tuple[GateResult, dict[str, Any]]:
     """The gate's result and its evidence, {drafts, accepted, meanLength, tokens, device}.
 
-    `answer` is that of `accept`, None where it could not be asked (`facts` of the plain session
-    then say on what). A gate that could not be measured is Inconclusive: it must not count as
-    passed.
+    `answer` is that of `accept`. Too few drafts are Inconclusive, which does not count as passed.
     """
-    device = facts.device if facts else "this machine"
-    if answer is None:
-        message = (
-            f"Speculative decoding needs a GPU and {device} is none, so the gate was not measured; "
-            f"run `halftone validate` on the target, or take `{gate.name}` out of the job."
-        )
-        return _result(gate, Outcome.Inconclusive, message), {"device": device}
     drafts, accepted = int(answer["drafts"]), int(answer["accepted"])
     length = 1 + accepted / drafts if drafts else None
     evidence = {
-        "device": device,
+        "device": facts.device,
         "drafts": drafts,
         "accepted": accepted,
         "meanLength": length,

@@ -1,8 +1,8 @@
 """The kernels that vLLM should choose (`kernels.yaml`), and what a loaded engine did instead.
 
-Called by `engine_loads`. A format served by another kernel is another arithmetic than the one that
-was meant, often weight-only and without a word. On a CPU our own kernels serve and nothing is
-judged.
+Called by `engine_loads` and, where an endpoint starts, by `halftone.serve.kernel_check`. A format
+served by another kernel is another arithmetic than the one that was meant, often weight-only and
+without a word. On a CPU our own kernels serve and nothing is judged.
 """
 
 import re
@@ -10,15 +10,32 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import yaml
-
-from halftone.validate.serving.session import EngineFacts
 
 _TABLE: Final = Path(__file__).with_name("kernels.yaml")
 # Kernels that compute no quantized weight, whatever else the model has.
 _UNQUANTIZED: Final = ("Unquantized",)
+
+
+class LoadedEngine(Protocol):
+    """What is asked of an engine: `serving.session.EngineFacts`, or an endpoint's own facts.
+
+    `engine` is `vllm VERSION`, `capability` a GPU's compute capability, such as `10.0`, and
+    `kernels` are the names of the classes that compute quantized layers.
+    """
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def capability(self) -> str | None: ...
+    @property
+    def emulated(self) -> bool: ...
+    @property
+    def kernels(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -29,16 +46,23 @@ class WrongKernel:
     kernel: str | None = None
 
 
-def unexpected_kernel(facts: EngineFacts, formats: Iterable[str]) -> WrongKernel | None:
+def too_old(engine: str) -> str | None:
+    """A sentence where `engine`, `vllm VERSION`, is older than the table's first; else None."""
+    oldest = _table()["minimumVersion"]
+    if _numbers(engine.rpartition(" ")[2]) >= _numbers(oldest):
+        return None
+    return (
+        f"{engine} is older than {oldest}, the first that reads these checkpoints rightly; update "
+        "vLLM."
+    )
+
+
+def unexpected_kernel(facts: LoadedEngine, formats: Iterable[str]) -> WrongKernel | None:
     """The first disagreement of engine and table; None for a CPU or an unknown device."""
     if facts.emulated:
         return None
-    table = _table()
-    if _numbers(facts.engine.rpartition(" ")[2]) < _numbers(table["minimumVersion"]):
-        return WrongKernel(
-            f"{facts.engine} is older than {table['minimumVersion']}, the first that reads these "
-            "checkpoints rightly; update vLLM."
-        )
+    if (old := too_old(facts.engine)) is not None:
+        return WrongKernel(old)
     expected = _row(facts.capability)
     if expected is None:
         return None

@@ -1,6 +1,7 @@
 """Loads a model into this process with vLLM, and asks the engine what it made of it.
 
-Called by `worker`, in its process; nothing else may import it, because it needs vLLM.
+Called by `worker`, in its process, and by `serve.measuring.engine_facts` in a replica's; nothing
+else may import it, because it needs vLLM.
 """
 
 import json
@@ -13,6 +14,8 @@ from typing import Any, Final
 _MOST_TOKENS: Final = 4096
 _CPU_KV_BYTES: Final = 512 << 20
 EXTENSION: Final = "halftone.validate.serving.inside.Inside"
+# What every worker with that extension is asked about itself.
+INSIDE: Final = ("halftone_cache", "halftone_cache_scales", "halftone_kernels")
 
 
 def load(request: dict[str, Any], on_cpu: bool) -> tuple[Any, float]:
@@ -47,18 +50,24 @@ def load(request: dict[str, Any], on_cpu: bool) -> tuple[Any, float]:
 
 def facts(llm: Any, load_seconds: float, on_cpu: bool) -> dict[str, Any]:
     """`session.EngineFacts` as JSON."""
-    config = llm.llm_engine.vllm_config
-    cache = llm.collective_rpc("halftone_cache")[0]
-    kernels = sorted({name for rank in llm.collective_rpc("halftone_kernels") for name in rank})
+    inside = {name: llm.collective_rpc(name) for name in INSIDE}
+    return described(llm.llm_engine.vllm_config, inside, load_seconds, on_cpu)
+
+
+def described(
+    config: Any, inside: dict[str, list[Any]], load_seconds: float, on_cpu: bool
+) -> dict[str, Any]:
+    """The same of any engine: its `VllmConfig`, and what each worker answered to `INSIDE`."""
+    cache = inside["halftone_cache"][0]
     return {
         "loadSeconds": round(load_seconds, 3),
         "kvBlocks": cache["blocks"],
         "cacheGroups": cache["groups"],
-        "cacheScales": llm.collective_rpc("halftone_cache_scales")[0],
+        "cacheScales": inside["halftone_cache_scales"][0],
         **_device(on_cpu),
         "emulated": on_cpu,
         "engine": f"vllm {version('vllm')}",
-        "kernels": kernels,
+        "kernels": sorted({name for rank in inside["halftone_kernels"] for name in rank}),
         "maxModelLen": config.model_config.max_model_len,
         "maxSequences": config.scheduler_config.max_num_seqs,
         "tokenBudget": config.scheduler_config.max_num_batched_tokens,

@@ -1,0 +1,3 @@
+"""The component `assemble`."""
+
+from pipelines.components.assemble.component import assemble as assemble

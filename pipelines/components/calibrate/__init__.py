@@ -1,0 +1,3 @@
+"""The component `calibrate`."""
+
+from pipelines.components.calibrate.component import calibrate as calibrate

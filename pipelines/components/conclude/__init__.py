@@ -1,0 +1,3 @@
+"""The component `conclude`."""
+
+from pipelines.components.conclude.component import conclude as conclude

@@ -1,0 +1,3 @@
+"""The component `plan`."""
+
+from pipelines.components.plan.component import plan as plan

@@ -1,0 +1,3 @@
+"""The component `publish`."""
+
+from pipelines.components.publish.component import publish as publish

@@ -1,0 +1,3 @@
+"""The component `quantize`."""
+
+from pipelines.components.quantize.component import quantize as quantize

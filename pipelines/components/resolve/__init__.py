@@ -1,0 +1,3 @@
+"""The component `resolve`."""
+
+from pipelines.components.resolve.component import resolve as resolve

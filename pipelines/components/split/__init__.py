@@ -1,0 +1,3 @@
+"""The component `split`."""
+
+from pipelines.components.split.component import split as split

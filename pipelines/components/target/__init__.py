@@ -1,0 +1,3 @@
+"""The component `target`."""
+
+from pipelines.components.target.component import target as target

@@ -1,0 +1,3 @@
+"""The component `validate`."""
+
+from pipelines.components.validate.component import validate as validate

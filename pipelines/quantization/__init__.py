@@ -1,0 +1,1 @@
+"""The pipeline that carries a QuantizationJob from its source to an artifact."""

@@ -1,0 +1,81 @@
+"""Metrics of an endpoint's replicas, through Ray, which exports them with the prefix `ray_`.
+
+Called by `serve.replica` and `serve.load_failures`, in processes that belong to Ray, which give
+Ray's kinds of metrics: this room imports no ray. vLLM's own metrics lie beside them as
+`ray_vllm_…`. No label has values without a bound.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+# Name without prefix -> what it counts, and its labels.
+COUNTERS: Final = {
+    "halftone_endpoint_load_failures": (
+        "Replicas that did not start, by the reason in the status.",
+        ("model", "reason"),
+    ),
+    "halftone_endpoint_requests": (
+        "Answers to requests for tokens, by path and status; 499 is a client that left.",
+        ("model", "path", "status"),
+    ),
+}
+GAUGES: Final = {
+    "halftone_endpoint_load_seconds": (
+        "How long a step of a replica's start took (weights, engine, check, warmUp).",
+        ("model", "step"),
+    ),
+    "halftone_endpoint_requests_in_flight": (
+        "Answers that run or wait in a replica; a request may want several.",
+        ("model",),
+    ),
+    "halftone_endpoint_requests_limit": (
+        "How many may run or wait before the next is answered with 429.",
+        ("model",),
+    ),
+    "halftone_endpoint_artifact": (
+        "1 for the artifact that a replica serves.",
+        ("model", "digest", "verdict"),
+    ),
+}
+
+
+class EndpointMetrics:
+    """The metrics of one process that serves `model`.
+
+    `counter` and `gauge` are `ray.util.metrics.Counter` and `Gauge`.
+    """
+
+    def __init__(self, model: str, counter: Callable[..., Any], gauge: Callable[..., Any]) -> None:
+        self._model = model
+        self._metrics: dict[str, Any] = {
+            name: kind(name, description=text, tag_keys=labels)
+            for kind, table in ((counter, COUNTERS), (gauge, GAUGES))
+            for name, (text, labels) in table.items()
+        }
+
+    def count_failure(self, reason: str) -> None:
+        """A replica that did not start."""
+        self._add("halftone_endpoint_load_failures", reason=reason)
+
+    def count_answer(self, path: str, status: int) -> None:
+        """One answer of the middleware."""
+        self._add("halftone_endpoint_requests", path=path, status=str(status))
+
+    def set_load_seconds(self, step: str, seconds: float) -> None:
+        """A step of the start is over."""
+        self._set("halftone_endpoint_load_seconds", seconds, step=step)
+
+    def set_requests(self, in_flight: int, limit: int) -> None:
+        """How full the replica is."""
+        self._set("halftone_endpoint_requests_in_flight", in_flight)
+        self._set("halftone_endpoint_requests_limit", limit)
+
+    def set_artifact(self, digest: str, verdict: str) -> None:
+        """What is served from now on."""
+        self._set("halftone_endpoint_artifact", 1, digest=digest, verdict=verdict)
+
+    def _add(self, name: str, **labels: str) -> None:
+        self._metrics[name].inc(1, tags={"model": self._model, **labels})
+
+    def _set(self, name: str, value: float, **labels: str) -> None:
+        self._metrics[name].set(value, tags={"model": self._model, **labels})

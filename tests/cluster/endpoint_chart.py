@@ -1,0 +1,80 @@
+"""The chart `halftone-endpoint`, rendered with Helm, and the parts of what it renders.
+
+Called by contract tests and by the API tier.
+"""
+
+import subprocess
+from collections.abc import Iterable
+from typing import Any, Final
+
+import yaml
+
+from halftone.spec.serving import Endpoint
+from tests.cluster.chart import REGISTRY, ROOT
+from tools.servers import program
+
+CHART: Final = ROOT / "charts" / "halftone-endpoint"
+RELEASE: Final = "small"
+DIGEST: Final = "c" * 64
+# What has no default.
+NEEDED: Final = {
+    "image.registry": REGISTRY,
+    "artifact.uri": "s3://models/out",
+    "artifact.digest": DIGEST,
+    "apiKey.secretName": "clients",
+    "trust.publicKeyRef.name": "signer",
+}
+
+Object = dict[str, Any]
+
+
+def helm(verb: str, *options: str, release: str = RELEASE) -> str:
+    """What Helm prints. Raises RuntimeError with what it says when it refuses."""
+    needed = ",".join(f"{name}={value}" for name, value in NEEDED.items())
+    place = (str(CHART),) if verb == "lint" else (release, str(CHART))
+    command = [str(program("helm")), verb, *place, "--set", needed, *options]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise RuntimeError(found.stderr + found.stdout)
+    return found.stdout
+
+
+def render(namespace: str, *options: str, release: str = RELEASE) -> list[Object]:
+    """Every object of the chart, with the values that it needs and `options`."""
+    text = helm("template", "--namespace", namespace, *options, release=release)
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
+    """Those of one kind."""
+    return [one for one in objects if one["kind"] == kind]
+
+
+def ray_service(objects: Iterable[Object]) -> Object:
+    """The one RayService."""
+    (found,) = of_kind(objects, "RayService")
+    return found
+
+
+def templates(service: Object) -> dict[str, Object]:
+    """The pod templates of a RayService: of the head, and of the replicas."""
+    cluster = service["spec"]["rayClusterConfig"]
+    (group,) = cluster["workerGroupSpecs"]
+    return {"head": cluster["headGroupSpec"]["template"], "replica": group["template"]}
+
+
+def endpoint_of(objects: Iterable[Object]) -> Endpoint:
+    """The application's argument, as Serve or `halftone serve` reads it."""
+    objects = list(objects)
+    if of_kind(objects, "RayService"):
+        served = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])
+        (application,) = served["applications"]
+        return Endpoint.model_validate(application["args"])
+    (deployment,) = of_kind(objects, "Deployment")
+    *_, last = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    return Endpoint.model_validate_json(last.replace("$$", "$"))
+
+
+def variables(container: Object) -> dict[str, str]:
+    """The plain variables of a container; secrets are not among them."""
+    return {one["name"]: one["value"] for one in container["env"] if "value" in one}
