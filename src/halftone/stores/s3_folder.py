@@ -16,13 +16,13 @@ from botocore.exceptions import ClientError
 from halftone.stores.patience import WAITS, patiently
 from halftone.stores.s3_client import AMBIENT
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES
-from halftone.stores.s3_writing import is_garbled, status_of, translated
+from halftone.stores.s3_writing import is_garbled, is_in_the_way, status_of, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# Bytes that were garbled on their way are sent again this often.
-_GARBLED_WAITS: Final = WAITS[:2]
+# What boto3 does not try again, but may well pass, is sent again this often.
+_MORE_WAITS: Final = WAITS[:2]
 # As many keys as one request may delete.
 _BATCH: Final = 1000
 
@@ -211,8 +211,10 @@ class Folder:
         ]
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
         with self._translated(path):
-            self.client.complete_multipart_upload(
-                MultipartUpload={"Parts": wanted}, ChecksumCRC32=checksum, **where
+            _send(
+                lambda: self.client.complete_multipart_upload(
+                    MultipartUpload={"Parts": wanted}, ChecksumCRC32=checksum, **where
+                )
             )
 
     def abort(self, path: str, upload: str) -> None:
@@ -226,9 +228,13 @@ class Folder:
 
 
 def _send(send: Callable[[], Answer]) -> Answer:
-    """Send once more what was garbled on its way; boto3 has tried again for other reasons."""
+    """Send once more what was garbled on its way, or what another's deletion got in the way of.
+
+    boto3 has tried again for other reasons.
+    """
 
     def pause(error: Exception, wait: float) -> float | None:
-        return wait if isinstance(error, ClientError) and is_garbled(error) else None
+        passes = isinstance(error, ClientError) and (is_garbled(error) or is_in_the_way(error))
+        return wait if passes else None
 
-    return patiently(send, pause, _GARBLED_WAITS)
+    return patiently(send, pause, _MORE_WAITS)

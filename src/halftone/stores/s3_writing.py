@@ -66,6 +66,15 @@ def is_garbled(error: ClientError) -> bool:
     return code_of(error) in {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
 
 
+def is_in_the_way(error: ClientError) -> bool:
+    """Whether an object lies where a folder is needed, or the other way round.
+
+    versitygw says so too when another client's deletion takes an empty folder away while this write
+    makes one below it, so it is to be believed only when it is said again.
+    """
+    return code_of(error) in _IN_THE_WAY
+
+
 def is_gone(error: ClientError) -> bool:
     """Whether a multipart upload was completed or aborted by somebody else."""
     return code_of(error) == "NoSuchUpload"
@@ -126,7 +135,7 @@ def _refusal(
             FIELD,
             f"The store has no bucket `{bucket}`; create it, or correct `{FIELD}` or the region.",
         )
-    if code in _IN_THE_WAY:
+    if is_in_the_way(error):
         return RefusedInput(
             Reason.TargetOccupied,
             FIELD,
