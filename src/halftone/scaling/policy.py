@@ -7,12 +7,32 @@ does no I/O: `memory` is what the caller keeps from one call to the next, `None`
 library only. `docs/scaling.md` has the reasons, and what it costs where.
 """
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from halftone.scaling import terms
 from halftone.scaling.capacity import Capacity
+from halftone.scaling.demand import KEPT_S, Demand, observed
 from halftone.scaling.reading import Reading
+
+# Never fewer than would be this busy with the most that arrived of late (rate space).
+_FLOOR: Final = 0.85
+# Scale-in waits this long, and longer where a replica takes long to come back or load is bursty.
+_WINDOW_S: Final = 300.0
+_WINDOW_LEADS: Final = 1.5
+_BURSTY_WINDOW_S: Final = 900.0
+# A replica goes only when it is this much of a replica too many, so that noise moves none.
+_SPARE: Final = 0.1
+# After requests were preempted no replica goes for this long.
+_VETO_S: Final = 120.0
+# A need above a whole number by less than this is rounding, not load.
+_ROUNDING: Final = 0.02
+# When a replica had to come back within this time, scale-in was too early: it waits twice as long.
+_REGRET_S: Final = 900.0
+_MOST_PATIENCE: Final = 4.0
 
 
 class Term(StrEnum):
@@ -35,8 +55,9 @@ class Settings:
     replica's time that arriving work may take (0.72 safe, 0.80 middle, 0.85 lean).
 
     `lead_s` is from the ask until a replica is ready (its 90th percentile). A request should have
-    its first token within `ttft_s + prompt / prompt_rate`. `stale_s` is the age at which an input
-    no longer counts.
+    its first token within `ttft_s + prompt / prompt_rate`, and its later ones `itl_s` apart.
+    `missed_share` of bursty work may come too late. `stale_s` is the age at which an input no
+    longer counts.
     """
 
     lead_s: float
@@ -61,10 +82,187 @@ class Decision:
     wanted: int
     term: Term
     reason: str
-    asked: dict[str, float] = field(default_factory=dict)
-    inputs: dict[str, float] = field(default_factory=dict)
+    asked: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What was needed at a time, before rounding, and the level of arriving work."""
+
+    time_s: float
+    replicas: float
+    level: float
+    bursty: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
-    """What the law keeps between calls; a caller only hands it back."""
+    """What the law keeps between calls; a caller only hands it back.
+
+    `wanted` is the last decision, `since_s` when history began, `needs` are those of the last hour.
+    `patience` (1 to 4) lengthens the window of scale-in, `went_s` is when a replica last went.
+    """
+
+    demand: Demand
+    wanted: int
+    since_s: float
+    needs: tuple[Need, ...] = ()
+    patience: float = 1.0
+    went_s: float = -math.inf
+    regret_s: float = -math.inf
+
+
+def decide(
+    reading: Reading, capacity: Capacity, settings: Settings, memory: Memory | None
+) -> tuple[Decision, Memory | None]:
+    """The count that `reading` asks for, and what to remember.
+
+    `memory` is None until a first whole reading has come; the count holds until then.
+    """
+    count = reading.ready + reading.starting if memory is None else memory.wanted
+    if problems := _problems(reading, settings):
+        return _held(count, problems, settings), memory
+    demand = observed(reading, capacity, memory.demand if memory else None)
+    if memory is None:
+        memory = Memory(demand, count, reading.time_s)
+    if demand.restarted:
+        memory = Memory(demand, count, reading.time_s, went_s=memory.went_s)
+        return _held(count, demand.restarted, settings), memory
+    need, asked, inputs = _need(reading, capacity, settings, demand)
+    needs = (*(n for n in memory.needs if n.time_s > reading.time_s - KEPT_S), need)
+    memory = replace(memory, demand=demand, needs=needs)
+    decision = _bounded(_judged(reading, settings, memory, asked, inputs), settings)
+    return decision, _remembering(memory, decision, reading.time_s)
+
+
+def itl_refusal(capacity: Capacity, settings: Settings, kv_share: float = 0.5) -> str | None:
+    """Why no number of replicas can keep the time between tokens; None when some can.
+
+    A step that carries a whole budget of prefill makes everyone else wait for it, however many
+    replicas there are, so `token_budget` has to come down. `kv_share` of the cache is in use.
+    """
+    group = max(capacity.groups, key=lambda each: 0 if each.most else each.block_tokens)
+    tokens = kv_share * capacity.kv_blocks * group.block_tokens
+    step_s = capacity.longest_step_s(tokens, kv_share * capacity.max_sequences)
+    if step_s <= settings.itl_s:
+        return None
+    return (
+        f"A step with a whole token budget ({capacity.token_budget}) takes {step_s * 1000:.0f} ms, "
+        f"more than the {settings.itl_s * 1000:.0f} ms between two tokens: no number of replicas "
+        "keeps that; lower `max_num_batched_tokens`, or allow more time."
+    )
+
+
+def _problems(reading: Reading, settings: Settings) -> str:
+    if reading.missing:
+        return "; ".join(reading.missing)
+    if not math.isfinite(reading.age_s) or reading.age_s > settings.stale_s:
+        return f"the oldest input is {reading.age_s:.0f} s old"
+    if len(reading.replicas) < reading.ready:
+        return f"{len(reading.replicas)} of {reading.ready} replicas were read"
+    return ""
+
+
+def _held(count: int, why: str, settings: Settings) -> Decision:
+    wanted = min(max(count, settings.min_replicas), settings.max_replicas)
+    return Decision(wanted, Term.Missing, f"The count holds at {wanted}, because {why}.")
+
+
+def _need(
+    reading: Reading, capacity: Capacity, settings: Settings, demand: Demand
+) -> tuple[Need, dict[str, float], dict[str, float]]:
+    bursty = terms.is_bursty(demand.rows)
+    level = terms.level(demand.rows, settings.lead_s, reading.age_s, bursty)
+    work_s = demand.work_s(capacity)
+    ttft_s = settings.ttft_s + demand.lengths.prompt / settings.prompt_rate
+    asked = {
+        Term.Rate.value: level.forecast / settings.theta,
+        Term.Memory.value: terms.memory(reading, demand, capacity, level.now / settings.theta),
+        Term.Backlog.value: terms.backlog(
+            reading, level, work_s, settings.lead_s, ttft_s, settings.theta
+        ),
+    }
+    if bursty:
+        asked[Term.Reserve.value] = terms.reserve(
+            demand.rows, ttft_s, settings.missed_share, settings.max_replicas
+        )
+    if reading.held and not reading.ready:
+        asked[Term.Backlog.value] = max(1.0, asked[Term.Backlog.value])
+    inputs = {
+        "level": level.now,
+        "slope_per_s": level.slope,
+        "forecast": level.forecast,
+        "work_s": work_s,
+        "prompt_tokens": demand.lengths.prompt,
+        "output_tokens": demand.lengths.output,
+        "waiting": sum(each.waiting for each in reading.replicas) + reading.held,
+        "kv_usage": sum(each.kv_usage for each in reading.replicas) / max(1, reading.ready),
+        "age_s": reading.age_s,
+    }
+    return Need(reading.time_s, max(asked.values()), level.now, bursty), asked, inputs
+
+
+def _judged(
+    reading: Reading,
+    settings: Settings,
+    memory: Memory,
+    asked: dict[str, float],
+    inputs: dict[str, float],
+) -> Decision:
+    need = memory.needs[-1]
+    needed = math.ceil(need.replicas - _ROUNDING)
+    term = Term(max(asked, key=lambda name: asked[name]))
+    if needed >= memory.wanted:
+        what = f"{term.value.lower()} asks for {need.replicas:.2f} replicas"
+        return Decision(needed, term, f"{needed} wanted: {what}.", asked, inputs)
+    kept, term, why = _scaled_in(reading.time_s, settings, memory)
+    wanted = max(needed, min(kept, memory.wanted))
+    return Decision(wanted, term, f"{wanted} wanted: {why}.", asked, inputs)
+
+
+def _scaled_in(time_s: float, settings: Settings, memory: Memory) -> tuple[int, Term, str]:
+    """How many must stay although fewer are needed now, which rule says so, and its words."""
+    preempted = time_s - memory.demand.preempted_s
+    if preempted < _VETO_S:
+        return memory.wanted, Term.Preemption, f"requests were preempted {preempted:.0f} s ago"
+    window_s = _window_s(settings, memory)
+    if time_s - memory.since_s < window_s:
+        return memory.wanted, Term.Window, f"history does not cover {window_s:.0f} s yet"
+    past = [need for need in memory.needs if need.time_s > time_s - window_s]
+    most = max(need.replicas for need in past) + _SPARE
+    floor = max(need.level for need in past) / _FLOOR
+    if floor > most:
+        return math.ceil(floor), Term.Floor, f"{floor:.2f} keep the recent peak below {_FLOOR:.0%}"
+    said = f"the most of the last {window_s:.0f} s was {most - _SPARE:.2f}"
+    return math.ceil(most - _ROUNDING), Term.Window, said
+
+
+def _window_s(settings: Settings, memory: Memory) -> float:
+    """How long a need counts after it has gone; at most as long as needs are kept."""
+    least = _BURSTY_WINDOW_S if memory.needs[-1].bursty else _WINDOW_S
+    window_s = max(least, _WINDOW_LEADS * settings.lead_s) * memory.patience
+    return min(window_s, KEPT_S)
+
+
+def _bounded(decision: Decision, settings: Settings) -> Decision:
+    wanted = min(max(decision.wanted, settings.min_replicas), settings.max_replicas)
+    if wanted == decision.wanted:
+        return decision
+    bound = "least" if wanted > decision.wanted else "most"
+    reason = f"{wanted} is the {bound} that is allowed; {decision.reason}"
+    return replace(decision, wanted=wanted, term=Term.Bounds, reason=reason)
+
+
+def _remembering(memory: Memory, decision: Decision, time_s: float) -> Memory:
+    """Scale-in that had to be taken back soon was too early, and waits longer from here on."""
+    went_s, patience, regret_s = memory.went_s, memory.patience, memory.regret_s
+    if decision.wanted < memory.wanted:
+        went_s = time_s
+    elif decision.wanted > memory.wanted and time_s - went_s < _REGRET_S:
+        patience, regret_s, went_s = min(_MOST_PATIENCE, 2 * patience), time_s, -math.inf
+    elif patience > 1 and time_s - regret_s > KEPT_S:
+        patience, regret_s = patience / 2, time_s
+    return replace(
+        memory, wanted=decision.wanted, went_s=went_s, patience=patience, regret_s=regret_s
+    )

@@ -1,0 +1,184 @@
+"""What each term of the law asks for, in replicas, from what arrived, what waits and what is held.
+
+Called by `policy`. Pure; standard library only. `docs/scaling.md` has the formulas.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from halftone.scaling.capacity import USABLE, Capacity
+from halftone.scaling.demand import Demand, Row
+from halftone.scaling.reading import Reading
+
+# The level looks back so far, ...
+_TREND_S: Final = 300.0
+# ... and its shorter mean so far: long enough for noise, short enough for a step.
+_MINUTE_S: Final = 60.0
+# A slope is trusted so far ahead.
+_AHEAD_S: Final = 300.0
+_SLOPE_SHARE: Final = 0.5
+_MOST_GROWTH: Final = 2.0
+# A jump is believed as far as it exceeds the noise of so many standard errors.
+_SURE: Final = 2.0
+# The reserve replays so much of the past.
+_REPLAYED_S: Final = 1800.0
+# Load is bursty when neighbouring intervals differ more than Poisson arrivals would, ...
+_DISPERSION: Final = 3.0
+# ... by this share of the mean at least.
+_BURST_SHARE: Final = 0.35
+_LEAST_ROWS: Final = 12
+# A memory term is not to ask for more than this above what the arriving work needs.
+_MEMORY_MARGIN: Final = 1.15
+# What is left of a queue when new replicas come is worked off in this time.
+_CLEAR_S: Final = 120.0
+_BACKLOG_MARGIN: Final = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Arriving work in replicas kept busy (replica-seconds per second), and where it goes."""
+
+    now: float
+    slope: float  # per second
+    forecast: float
+
+
+def recent(rows: Sequence[Row], seconds: float) -> Sequence[Row]:
+    """Those of the last `seconds`."""
+    if not rows:
+        return ()
+    since = rows[-1].time_s - seconds
+    return [row for row in rows if row.time_s > since]
+
+
+def level(rows: Sequence[Row], lead_s: float, age_s: float, bursty: bool) -> Level:
+    """The larger of the trend's end and the last minute's mean, and its forecast.
+
+    On load that is not bursty a jump counts at once, as far as it is surely more than noise.
+    """
+    if not rows:
+        return Level(0.0, 0.0, 0.0)
+    past = recent(rows, _TREND_S)
+    end, slope = _trend(past)
+    now = max(end, _mean(recent(rows, _MINUTE_S)))
+    if not bursty:
+        now = max([now, *(_surely(past[-count:]) for count in (1, 2, 4))])
+    ahead = min(lead_s, _AHEAD_S) + age_s
+    forecast = min(_MOST_GROWTH * now, now + _SLOPE_SHARE * max(0.0, slope) * ahead)
+    return Level(now, slope, forecast)
+
+
+def is_bursty(rows: Sequence[Row]) -> bool:
+    """Whether neighbouring intervals differ by more than chance and a trend explain."""
+    past = recent(rows, _REPLAYED_S)
+    if len(past) < _LEAST_ROWS:
+        return False
+    rates = [row.arrivals / row.seconds for row in past]
+    mean = sum(rates) / len(rates)
+    if not mean:
+        return False
+    spread = sum((after - before) ** 2 for before, after in pairwise(rates)) / 2 / (len(rates) - 1)
+    seconds = sum(row.seconds for row in past) / len(past)
+    return spread * seconds / mean > _DISPERSION and math.sqrt(spread) / mean > _BURST_SHARE
+
+
+def memory(reading: Reading, demand: Demand, capacity: Capacity, rate: float) -> float:
+    """Replicas whose KV blocks hold what is in use and what the queue will need.
+
+    The queue's part is bounded by what the arriving work needs: a queue is worked off, it does not
+    stay. What is in use counts whole, however little arrives.
+    """
+    room = USABLE * capacity.kv_blocks
+    used = sum(each.kv_usage for each in reading.replicas) * capacity.kv_blocks / room
+    lengths = demand.lengths
+    each = capacity.blocks(lengths.prompt + lengths.output / 2)
+    waiting = sum(each.waiting for each in reading.replicas) + reading.held
+    return max(used, min(used + waiting * each / room, _MEMORY_MARGIN * rate))
+
+
+def backlog(
+    reading: Reading, now: Level, work_s: float, lead_s: float, ttft_s: float, theta: float
+) -> float:
+    """Replicas that work off what will be left of a real queue when new ones can be ready.
+
+    Ready replicas take from it until then, and starting ones, for half of that time on average.
+    """
+    waiting = sum(each.waiting for each in reading.replicas) + reading.held
+    queued_s = waiting * work_s
+    if queued_s <= ttft_s * max(1, reading.ready) or waiting < max(1, reading.ready):
+        return 0.0
+    left_s = queued_s + lead_s * (now.now - reading.ready - reading.starting / 2)
+    if left_s <= 0:
+        return 0.0
+    return min(now.now + left_s / _CLEAR_S, _BACKLOG_MARGIN * now.now / theta)
+
+
+def reserve(rows: Sequence[Row], ttft_s: float, missed_share: float, most: int) -> float:
+    """The fewest replicas that would have kept the last half hour within the objective.
+
+    A fluid replay: work arrives in a row's time, `count` replicas take from it, and what waits
+    longer than `ttft_s` has missed. At most `missed_share` of the work may.
+    """
+    past = recent(rows, _REPLAYED_S)
+    total = sum(row.work_s for row in past)
+    low, high = 0, most
+    while low < high:
+        count = (low + high) // 2
+        if count and _missed(past, count, ttft_s) <= missed_share * total:
+            high = count
+        else:
+            low = count + 1
+    return float(low)
+
+
+def _missed(rows: Sequence[Row], count: int, ttft_s: float) -> float:
+    """Work that had to wait longer than `ttft_s` behind other work, replica-seconds."""
+    queued = missed = 0.0
+    bound = ttft_s * count * USABLE
+    for row in rows:
+        before = queued
+        queued = max(0.0, queued + row.work_s - count * USABLE * row.seconds)
+        over = _share_above(before, queued, bound)
+        missed += over * row.work_s
+    return missed
+
+
+def _share_above(before: float, after: float, bound: float) -> float:
+    """Of a straight way from `before` to `after`, the share above `bound`."""
+    low, high = min(before, after), max(before, after)
+    if high <= bound:
+        return 0.0
+    if low >= bound:
+        return 1.0
+    return (high - bound) / (high - low)
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    seconds = sum(row.seconds for row in rows)
+    return sum(row.work_s for row in rows) / seconds if seconds else 0.0
+
+
+def _surely(rows: Sequence[Row]) -> float:
+    """The mean, less what chance may have added: arrivals are counted, so theirs is known."""
+    arrivals = sum(row.arrivals for row in rows)
+    if not arrivals:
+        return 0.0
+    return _mean(rows) * max(0.0, 1 - _SURE / math.sqrt(arrivals))
+
+
+def _trend(rows: Sequence[Row]) -> tuple[float, float]:
+    """End and slope of a straight line through the rates, by least squares weighted by time."""
+    weight = sum(row.seconds for row in rows)
+    mean = _mean(rows)
+    if len(rows) < 2 or not weight:
+        return mean, 0.0
+    middles = [row.time_s - row.seconds / 2 for row in rows]
+    centre = sum(m * row.seconds for m, row in zip(middles, rows, strict=True)) / weight
+    spread = sum((m - centre) ** 2 * row.seconds for m, row in zip(middles, rows, strict=True))
+    if not spread:
+        return mean, 0.0
+    slope = sum((m - centre) * row.work_s for m, row in zip(middles, rows, strict=True)) / spread
+    return max(0.0, mean + slope * (rows[-1].time_s - centre)), slope
