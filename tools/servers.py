@@ -46,19 +46,22 @@ _SETTINGS = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOWORK": "off"}
 class Server:
     """One program: the module in `tools/go` that pins it, its main package, and what it is told of
     its version, which a build from a module does not know. `static`: as pods need it that has C.
+    `tags` leave parts out.
     """
 
     module: str
     package: str
     linked: tuple[str, ...] = ()
     static: bool = False
+    tags: tuple[str, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
         """What `go build` gets."""
         static = (_STATIC,) if self.static else ()
         told = " ".join((_SMALL, *static, *(f"-X {setting}" for setting in self.linked)))
-        return (*_FLAGS, f"-ldflags={told}")
+        tags = (f"-tags={','.join(self.tags)}",) if self.tags else ()
+        return (*_FLAGS, *tags, f"-ldflags={told}")
 
 
 _KUBERNETES_VERSION = tuple(
@@ -84,6 +87,16 @@ def _kubernetes(name: str) -> Server:
     return Server("kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES_VERSION)
 
 
+_PROMETHEUS = "github.com/prometheus/prometheus/cmd"
+_PROMETHEUS_VERSION = ("github.com/prometheus/common/version.Version=3.11.3",)
+
+
+def _prometheus(name: str) -> Server:
+    # Targets come from files; the clients of every cloud would take most of the build.
+    tags = ("remove_all_sd",)
+    return Server("prometheus", f"{_PROMETHEUS}/{name}", _PROMETHEUS_VERSION, tags=tags)
+
+
 # In the order in which they are built: the API server first, whose packages the others share.
 SERVERS = {
     "versitygw": Server("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
@@ -97,6 +110,8 @@ SERVERS = {
     "helm": Server("kubernetes", "helm.sh/helm/v4/cmd/helm", _HELM_VERSIONS),
     "coredns": Server("kubernetes", "./coredns"),
     "pause": Server("kubernetes", "./pause"),
+    "prometheus": _prometheus("prometheus"),
+    "promtool": _prometheus("promtool"),
     # Last, for it shares nothing with those before it.
     "kuberay-operator": Server("kuberay", KUBERAY),
 }

@@ -1,5 +1,5 @@
-"""Replicas that follow KV-cache pressure: the law, what feeds it, and a replay that proves it first.
+"""Replicas that follow KV-cache pressure, and a replay that proves it first.
 
-`policy` decides. `inputs` reads Prometheus for it, `ray_policy` and `acting` carry out what it says,
-and `replay` runs it on a trace against `plant`, a model of replicas, beside `baselines`.
+`policy` decides. `inputs` reads Prometheus for it, `ray_policy` and `acting` carry out what it
+says, and `replay` runs it on a trace against `plant`, a model of replicas, beside `baselines`.
 """

@@ -131,6 +131,8 @@ class Reason(StrEnum):
     OutputBusy = "OutputBusy"
     # The name of a GPU that the device table does not have.
     UnknownDevice = "UnknownDevice"
+    # A trace of requests, a shape of load or a history that is none, or holds no request.
+    InvalidTrace = "InvalidTrace"
     # A file is not the one whose digest was recorded.
     DigestDiffers = "DigestDiffers"
     # Inspect found a defect.

@@ -4,29 +4,24 @@ Used by `s3_upload`, which fills it, and by `s3_target` and `s3_leftovers`. A pa
 the folder. Safe to use from several threads, as boto3's client is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from halftone.stores.patience import WAITS, patiently
 from halftone.stores.s3_client import AMBIENT
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES
-from halftone.stores.s3_writing import is_garbled, is_in_the_way, status_of, translated
+from halftone.stores.s3_writing import is_garbled, is_in_the_way, sent, status_of, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# What boto3 does not try again, but may well pass, is sent again this often.
-_MORE_WAITS: Final = WAITS[:2]
 # As many keys as one request may delete.
 _BATCH: Final = 1000
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +139,7 @@ class Folder:
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, **condition}
         where |= {"Body": data, "ChecksumSHA256": checksum}
         with self._translated(path):
-            _send(lambda: self.client.put_object(**where))
+            sent(lambda: self.client.put_object(**where), _passes)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
@@ -201,7 +196,7 @@ class Folder:
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
         where |= {"PartNumber": number, "Body": data, "ChecksumCRC32": checksum}
         with self._translated(path):
-            _send(lambda: self.client.upload_part(**where))
+            sent(lambda: self.client.upload_part(**where), _passes)
 
     def complete(self, path: str, upload: str, parts: Sequence[Part], checksum: str) -> None:
         """Make one object of `parts`; the store compares `checksum`. Raises UploadGoneError."""
@@ -211,10 +206,11 @@ class Folder:
         ]
         where: Any = {"Bucket": self.bucket, "Key": self.prefix + path, "UploadId": upload}
         with self._translated(path):
-            _send(
+            sent(
                 lambda: self.client.complete_multipart_upload(
                     MultipartUpload={"Parts": wanted}, ChecksumCRC32=checksum, **where
-                )
+                ),
+                _passes,
             )
 
     def abort(self, path: str, upload: str) -> None:
@@ -227,14 +223,5 @@ class Folder:
                 return
 
 
-def _send(send: Callable[[], Answer]) -> Answer:
-    """Send once more what was garbled on its way, or what another's deletion got in the way of.
-
-    boto3 has tried again for other reasons.
-    """
-
-    def pause(error: Exception, wait: float) -> float | None:
-        passes = isinstance(error, ClientError) and (is_garbled(error) or is_in_the_way(error))
-        return wait if passes else None
-
-    return patiently(send, pause, _MORE_WAITS)
+def _passes(error: ClientError) -> bool:
+    return is_garbled(error) or is_in_the_way(error)

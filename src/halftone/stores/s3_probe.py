@@ -16,7 +16,15 @@ from halftone.spec.names import Reason
 from halftone.stores.s3_checksums import of_object
 from halftone.stores.s3_client import AMBIENT
 from halftone.stores.s3_layout import PROBES
-from halftone.stores.s3_writing import FIELD, is_garbled, is_precondition, status_of, translated
+from halftone.stores.s3_writing import (
+    FIELD,
+    is_garbled,
+    is_in_the_way,
+    is_precondition,
+    sent,
+    status_of,
+    translated,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -68,7 +76,7 @@ def refuse_unsafe(
 def _status(write: Callable[..., Any], **request: Any) -> int:
     """200, or one of the refusals that a probe provokes; anything else is raised."""
     try:
-        write(**request)
+        sent(lambda: write(**request), is_in_the_way)
     except ClientError as error:
         if is_precondition(error):
             return _PRECONDITION

@@ -4,15 +4,16 @@ Used by the modules that publish to S3. Two answers are no faults but news, and 
 their own that those modules expect; everything else becomes ours at this border.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
+from halftone.stores.patience import WAITS, patiently
 from halftone.stores.pinned import named
 from halftone.stores.s3_client import AMBIENT, UNKNOWN_TO_THE_STORE
 
@@ -35,6 +36,11 @@ _FULL: Final = frozenset(
 _IN_THE_WAY: Final = frozenset(
     {"ExistingObjectIsDirectory", "ObjectParentIsFile", "XMinioParentIsObject"}
 )
+
+# What boto3 does not try again, but may well pass, is sent again this often.
+_MORE_WAITS: Final = WAITS[:2]
+
+Answer = TypeVar("Answer")
 
 
 class PreconditionError(Exception):
@@ -73,6 +79,18 @@ def is_in_the_way(error: ClientError) -> bool:
     makes one below it, so it is to be believed only when it is said again.
     """
     return code_of(error) in _IN_THE_WAY
+
+
+def sent(send: Callable[[], Answer], passes: Callable[[ClientError], bool]) -> Answer:
+    """What `send` returns, tried again after errors of which `passes` says that they may pass.
+
+    boto3 has tried again for the reasons that it knows.
+    """
+
+    def pause(error: Exception, wait: float) -> float | None:
+        return wait if isinstance(error, ClientError) and passes(error) else None
+
+    return patiently(send, pause, _MORE_WAITS)
 
 
 def is_gone(error: ClientError) -> bool:

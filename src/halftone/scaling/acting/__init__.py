@@ -1,1 +1,1 @@
-"""The external controller: one leader reads, asks the policy and sets how many replicas there are."""
+"""The external controller: one leader reads, asks the policy and sets the count."""

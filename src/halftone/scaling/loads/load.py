@@ -40,7 +40,7 @@ class Load:
         output: npt.ArrayLike,
         cached: npt.ArrayLike | None = None,
     ) -> Self:
-        """From anything that numpy takes, sorted by arrival. Raises ValueError for unequal lengths."""
+        """From what numpy takes, sorted by arrival. Raises ValueError for unequal lengths."""
         arrivals = np.asarray(arrival_s, np.float64)
         columns = [np.asarray(each, np.int64) for each in (prompt, output)]
         known = np.zeros(len(arrivals), np.int64) if cached is None else cached

@@ -1,1 +1,1 @@
-"""A model of replicas of vLLM behind a router, compiled; what `halftone replay` runs a policy on."""
+"""A compiled model of replicas of vLLM behind a router; what `halftone replay` runs policies on."""
