@@ -151,7 +151,7 @@ def _lost(
     return {
         name: each
         for name, each in before.items()
-        if name not in now and each.time_s > newest - _GAP_S
+        if name not in now and each.time_s > newest - KEPT_S
     }
 
 

@@ -30,6 +30,7 @@ _SPARE: Final = 0.1
 _VETO_S: Final = 120.0
 # A need above a whole number by less than this is rounding, not load.
 _ROUNDING: Final = 0.02
+_MINUTE_S: Final = 60.0
 # When a replica had to come back within this time, scale-in was too early: it waits twice as long.
 _REGRET_S: Final = 900.0
 _MOST_PATIENCE: Final = 4.0
@@ -45,7 +46,7 @@ class Term(StrEnum):
     Window = "Window"  # more was wanted not long ago
     Floor = "Floor"  # as much work arrived not long ago
     Preemption = "Preemption"  # no replica goes while requests are preempted
-    Bounds = "Bounds"  # least or most replicas
+    Bounds = "Bounds"  # least or most replicas, or of a minute's change
     Missing = "Missing"  # an input is missing or stale: the count holds
 
 
@@ -57,7 +58,8 @@ class Settings:
     `lead_s` is from the ask until a replica is ready (its 90th percentile). A request should have
     its first token within `ttft_s + prompt / prompt_rate`, and its later ones `itl_s` apart.
     `missed_share` of bursty work may come too late. `stale_s` is the age at which an input no
-    longer counts.
+    longer counts. At most `added_per_minute` replicas are asked for in a minute, and
+    `removed_per_minute` given up; None is no limit.
     """
 
     lead_s: float
@@ -69,6 +71,8 @@ class Settings:
     itl_s: float = 0.1
     missed_share: float = 0.02
     stale_s: float = 60.0
+    added_per_minute: int | None = None
+    removed_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ class Memory:
     """What the law keeps between calls; a caller only hands it back.
 
     `wanted` is the last decision, `since_s` when history began, `needs` are those of the last hour.
-    `patience` (1 to 4) lengthens the window of scale-in, `went_s` is when a replica last went.
+    `patience` (1 to 4) lengthens the window of scale-in, `went_s` is when a replica last went, and
+    `regret_s` when one last had to come back. `counts` are times and decisions of the last minute.
     """
 
     demand: Demand
@@ -111,6 +116,7 @@ class Memory:
     patience: float = 1.0
     went_s: float = -math.inf
     regret_s: float = -math.inf
+    counts: tuple[tuple[float, int], ...] = ()
 
 
 def decide(
@@ -132,7 +138,7 @@ def decide(
     need, asked, inputs = _need(reading, capacity, settings, demand)
     needs = (*(n for n in memory.needs if n.time_s > reading.time_s - KEPT_S), need)
     memory = replace(memory, demand=demand, needs=needs)
-    decision = _bounded(_judged(reading, settings, memory, asked, inputs), settings)
+    decision = _bounded(_judged(reading, settings, memory, asked, inputs), settings, memory)
     return decision, _remembering(memory, decision, reading.time_s)
 
 
@@ -230,11 +236,12 @@ def _scaled_in(time_s: float, settings: Settings, memory: Memory) -> tuple[int, 
     if time_s - memory.since_s < window_s:
         return memory.wanted, Term.Window, f"history does not cover {window_s:.0f} s yet"
     past = [need for need in memory.needs if need.time_s > time_s - window_s]
-    most = max(need.replicas for need in past) + _SPARE
+    needed = max(need.replicas for need in past)
+    most = needed + _SPARE if needed else 0.0  # none at all are enough for nothing at all
     floor = max(need.level for need in past) / _FLOOR
     if floor > most:
         return math.ceil(floor), Term.Floor, f"{floor:.2f} keep the recent peak below {_FLOOR:.0%}"
-    said = f"the most of the last {window_s:.0f} s was {most - _SPARE:.2f}"
+    said = f"the most of the last {window_s:.0f} s was {needed:.2f}"
     return math.ceil(most - _ROUNDING), Term.Window, said
 
 
@@ -245,12 +252,19 @@ def _window_s(settings: Settings, memory: Memory) -> float:
     return min(window_s, KEPT_S)
 
 
-def _bounded(decision: Decision, settings: Settings) -> Decision:
-    wanted = min(max(decision.wanted, settings.min_replicas), settings.max_replicas)
+def _bounded(decision: Decision, settings: Settings, memory: Memory) -> Decision:
+    """`decision` within the bounds: of the count, and of how much it changes in a minute."""
+    counts = [memory.wanted, *(count for _, count in memory.counts)]
+    most, least = settings.max_replicas, settings.min_replicas
+    if settings.added_per_minute is not None:
+        most = min(most, max(least, min(counts) + settings.added_per_minute))
+    if settings.removed_per_minute is not None:
+        least = max(least, min(most, max(counts) - settings.removed_per_minute))
+    wanted = min(max(decision.wanted, least), most)
     if wanted == decision.wanted:
         return decision
-    bound = "least" if wanted > decision.wanted else "most"
-    reason = f"{wanted} is the {bound} that is allowed; {decision.reason}"
+    bound = "fewest" if wanted > decision.wanted else "most"
+    reason = f"{wanted} are the {bound} that are allowed now; {decision.reason}"
     return replace(decision, wanted=wanted, term=Term.Bounds, reason=reason)
 
 
@@ -263,6 +277,12 @@ def _remembering(memory: Memory, decision: Decision, time_s: float) -> Memory:
         patience, regret_s, went_s = min(_MOST_PATIENCE, 2 * patience), time_s, -math.inf
     elif patience > 1 and time_s - regret_s > KEPT_S:
         patience, regret_s = patience / 2, time_s
+    counts = [(at, count) for at, count in memory.counts if at > time_s - _MINUTE_S]
     return replace(
-        memory, wanted=decision.wanted, went_s=went_s, patience=patience, regret_s=regret_s
+        memory,
+        wanted=decision.wanted,
+        went_s=went_s,
+        patience=patience,
+        regret_s=regret_s,
+        counts=(*counts, (time_s, decision.wanted)),
     )
