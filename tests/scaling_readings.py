@@ -52,7 +52,7 @@ class Fed:
         each = arrivals / max(1, self.ready)
         held = kv_usage if kv_usage is not None else 0.1 * bool(arrivals or waiting)
         for name in (f"replica-{number}" for number in range(self.ready)):
-            before = self.counters.get(name, _nothing(name))
+            before = self.counters.get(name, nothing(name))
             self.counters[name] = replace(
                 before,
                 time_s=self.time_s,
@@ -69,5 +69,6 @@ class Fed:
         return Reading(self.time_s, self.ready, self.starting, 0, replicas, missing=missing)
 
 
-def _nothing(name: str) -> ReplicaReading:
+def nothing(name: str) -> ReplicaReading:
+    """A replica that has just started."""
     return ReplicaReading(name, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

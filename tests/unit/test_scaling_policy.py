@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from halftone.scaling.follower import Follower
 from halftone.scaling.policy import Decision, Settings, Term, itl_refusal
-from tests.scaling_readings import CAPACITY, OUTPUT, PROMPT, STEP_S, Fed
+from tests.scaling_readings import CAPACITY, OUTPUT, PROMPT, STEP_S, Fed, nothing
 
 WORK_S = CAPACITY.work_s(PROMPT, OUTPUT)
 SETTINGS = Settings(lead_s=100.0)
@@ -228,10 +228,7 @@ def test_a_clock_that_jumps_holds_the_count_and_begins_anew(moved_s: float, word
 
 def test_a_replica_that_started_anew_is_counted_from_zero() -> None:
     made, follower, fed = follow([arrivals_for(3)] * LONG)
-    before = fed.counters["replica-0"]
-    fed.counters["replica-0"] = replace(before, **dict.fromkeys(
-        ("finished", "prompt_tokens", "generation_tokens", "finished_prompt_tokens",
-         "finished_output_tokens"), 0.0))  # fmt: skip
+    fed.counters["replica-0"] = nothing("replica-0")
     assert follower(fed.next(arrivals_for(3))) == made[-1].wanted
     assert follower.decision is not None
     assert follower.decision.inputs["level"] == pytest.approx(3, rel=0.05)
