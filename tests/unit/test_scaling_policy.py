@@ -23,7 +23,7 @@ WORK_S = CAPACITY.work_s(PROMPT, OUTPUT)
 SETTINGS = Settings(lead_s=100.0)
 # A quarter of an hour: longer than the shortest window of scale-in.
 LONG = 60
-ARRIVALS = st.lists(st.integers(0, 400), min_size=4, max_size=50)
+ARRIVALS = st.lists(st.integers(0, 400), min_size=4, max_size=40)
 
 
 def follow(
@@ -100,7 +100,7 @@ def test_bursts_keep_a_reserve() -> None:
     assert "Reserve" not in calm[-1].asked
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(ARRIVALS, st.floats(1.0, 4.0))
 def test_more_of_the_same_load_never_wants_fewer(arrivals: list[float], factor: float) -> None:
     less, _, _ = follow(arrivals)
@@ -108,11 +108,11 @@ def test_more_of_the_same_load_never_wants_fewer(arrivals: list[float], factor: 
     assert more[-1].wanted >= less[-1].wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(ARRIVALS, st.sampled_from(["missing", "stale", "partial"]))
 def test_nothing_goes_on_missing_data(arrivals: list[float], how: str) -> None:
     made, follower, fed = follow(arrivals)
-    for _ in range(200):
+    for _ in range(80):
         reading = fed.next(0)
         if how == "missing":
             reading = replace(reading, missing=("no series of `vllm:num_requests_waiting`",))

@@ -8,11 +8,12 @@ flight more than before.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.reading import Reading, ReplicaReading
+from halftone.scaling.refining import Measured, stated_s
 
 # Rows are kept as long as the reserve replays, and as the longest window.
 KEPT_S: Final = 3600.0
@@ -70,7 +71,8 @@ class Lengths:
 class Demand:
     """What is known by `time_s` (of the scrapes). `carried` arrivals (at most 0) were counted too
     early and are taken off the next row. `preempted_s` is when requests were last preempted.
-    `restarted` says in words why what was before no longer counts; empty when it does.
+    `restarted` says in words why what was before no longer counts; empty when it does. `measured`
+    corrects the card.
     """
 
     time_s: float
@@ -81,6 +83,7 @@ class Demand:
     carried: float = 0.0
     preempted_s: float = -math.inf
     restarted: str = ""
+    measured: Measured = field(default_factory=Measured)
 
     def work_s(self, capacity: Capacity) -> float:
         """Replica-seconds of a request as they have been of late."""
@@ -90,6 +93,8 @@ class Demand:
 
 def observed(reading: Reading, capacity: Capacity, before: Demand | None) -> Demand:
     """What is known after `reading`; `before` itself where it has nothing newer.
+
+    `capacity` is the card's own; work is counted by what was measured against it.
 
     A first reading, one after a gap or a clock that was set, and one in which every replica has
     another name only say where to count from.
@@ -103,7 +108,8 @@ def observed(reading: Reading, capacity: Capacity, before: Demand | None) -> Dem
         return before
     if why := _broken(seconds, counters, before.counters):
         fresh = Demand(time_s, counters, reading.held, lengths=before.lengths, restarted=why)
-        return replace(fresh, preempted_s=min(before.preempted_s, time_s))
+        preempted_s = min(before.preempted_s, time_s)
+        return replace(fresh, preempted_s=preempted_s, measured=before.measured)
     grown = [_grown(each, before.counters.get(name)) for name, each in counters.items()]
     lengths = _remembered(before.lengths, grown, seconds)
     arrivals = sum(each.finished + each.running + each.waiting for each in grown)
@@ -116,10 +122,12 @@ def observed(reading: Reading, capacity: Capacity, before: Demand | None) -> Dem
         lengths=lengths,
         carried=min(0.0, arrivals),
         restarted="",
+        measured=_measured(before, counters, capacity, seconds),
     )
     if any(each.preemptions > 0 for each in grown):
         known = replace(known, preempted_s=time_s)
-    row = Row(time_s, seconds, max(0.0, arrivals), max(0.0, arrivals) * known.work_s(capacity))
+    work_s = known.work_s(capacity.faster(known.measured.factor))
+    row = Row(time_s, seconds, max(0.0, arrivals), max(0.0, arrivals) * work_s)
     kept = tuple(each for each in before.rows if each.time_s > time_s - KEPT_S)
     return replace(known, rows=(*kept, row))
 
@@ -141,6 +149,21 @@ def _broken(
     if now and before and not now.keys() & before.keys():
         return "every replica has another name than before"
     return ""
+
+
+def _measured(
+    before: Demand, counters: Mapping[str, ReplicaReading], capacity: Capacity, seconds: float
+) -> Measured:
+    known = before.lengths
+    shown = [
+        (stated, each.time_s - before.counters[name].time_s)
+        for name, each in counters.items()
+        if name in before.counters
+        and (stated := stated_s(before.counters[name], each, capacity, known.prompt, known.output))
+    ]
+    return before.measured.after(
+        seconds, sum(stated for stated, _ in shown), sum(taken for _, taken in shown)
+    )
 
 
 def _lost(

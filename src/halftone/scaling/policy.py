@@ -135,7 +135,8 @@ def decide(
     if demand.restarted:
         memory = Memory(demand, count, reading.time_s, went_s=memory.went_s)
         return _held(count, demand.restarted, settings), memory
-    need, asked, inputs = _need(reading, capacity, settings, demand)
+    refined = capacity.faster(demand.measured.factor)
+    need, asked, inputs = _need(reading, refined, settings, demand)
     needs = (*(n for n in memory.needs if n.time_s > reading.time_s - KEPT_S), need)
     memory = replace(memory, demand=demand, needs=needs)
     decision = _bounded(_judged(reading, settings, memory, asked, inputs), settings, memory)
@@ -204,6 +205,7 @@ def _need(
         "output_tokens": demand.lengths.output,
         "waiting": sum(each.waiting for each in reading.replicas) + reading.held,
         "kv_usage": sum(each.kv_usage for each in reading.replicas) / max(1, reading.ready),
+        "capacity_ratio": demand.measured.factor,
         "age_s": reading.age_s,
     }
     return Need(reading.time_s, max(asked.values()), level.now, bursty), asked, inputs
