@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import numba
 
@@ -24,12 +24,19 @@ R = TypeVar("R")
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 _KERNEL_MARKS: Final = (b"halftone.checkpoint.jit", b"numba.extending")  # jit.py holds the first
 
+# Rooms whose kernels may call one another. A change among them compiles them anew, no others.
+_TENSORS: Final = ("checkpoint", "quantize")
+_PLANT: Final = ("scaling/plant",)
+
 
 @cache
-def cache_directory() -> Path | None:
-    """Where compiled kernels are kept, made if need be; None where no place can be written."""
+def cache_directory(rooms: tuple[str, ...] = _TENSORS) -> Path | None:
+    """Where compiled kernels are kept, made if need be; None where no place can be written.
+
+    `rooms` are those whose kernels may call one another, below the package.
+    """
     digest = hashlib.sha256()
-    for room in ("checkpoint", "quantize"):
+    for room in rooms:
         for source in sorted((_PACKAGE / room).glob("*.py")):
             text = source.read_bytes()
             if any(mark in text for mark in _KERNEL_MARKS):
@@ -43,13 +50,31 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     The GIL is released while it runs; arithmetic is IEEE with no re-association, so that results
     do not depend on the machine; a division by zero gives what the hardware gives.
     """
-    directory = cache_directory()
-    if directory is not None:
-        numba.config.CACHE_DIR = str(directory)
-    compiled = numba.njit(nogil=True, cache=directory is not None, error_model="numpy")(function)
-    return cast("Callable[P, R]", compiled)
+    return cast("Callable[P, R]", numba.njit(**_settings(_TENSORS))(function))
 
 
 def inline(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` as a part of the kernels that call it; it is never called from Python."""
     return cast("Callable[P, R]", numba.njit(error_model="numpy", forceinline=True)(function))
+
+
+def uncounted_kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """A kernel of the plant, which takes tuples of dozens of arrays and makes none.
+
+    numba would count references to each of them at every use, which took 30 times as long as the
+    work itself. So nothing in it may make an array, a slice or a list; its caller holds them all.
+    """
+    return cast("Callable[P, R]", numba.njit(**_settings(_PLANT), _nrt=False)(function))
+
+
+def uncounted_inline(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function` as a part of the uncounted kernels that call it."""
+    compiled = numba.njit(error_model="numpy", forceinline=True, _nrt=False)(function)
+    return cast("Callable[P, R]", compiled)
+
+
+def _settings(rooms: tuple[str, ...]) -> dict[str, Any]:
+    directory = cache_directory(rooms)
+    if directory is not None:
+        numba.config.CACHE_DIR = str(directory)
+    return {"nogil": True, "cache": directory is not None, "error_model": "numpy"}

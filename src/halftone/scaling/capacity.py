@@ -17,18 +17,22 @@ class CacheGroup:
     """One KV-cache group of vLLM, whose blocks come from the pool that all groups share.
 
     A group of full attention grows with the request: `most` is None. A window grows until `most`
-    blocks. State pins `most` whatever the length: `pinned`.
+    blocks, which is what vLLM sets aside while it prefills; where `window` (tokens) is known too,
+    a request that decodes holds the window alone. State pins `most` whatever the length: `pinned`.
     """
 
     block_tokens: int
     most: int | None = None
     pinned: bool = False
+    window: int | None = None
 
     def blocks(self, tokens: float) -> float:
         """Blocks that a request of `tokens` tokens holds."""
         if self.pinned and self.most is not None:
             return self.most
         needed = math.ceil(tokens / self.block_tokens)
+        if self.window is not None:
+            needed -= int(max(0.0, tokens - self.window) // self.block_tokens)
         return needed if self.most is None else min(needed, self.most)
 
 

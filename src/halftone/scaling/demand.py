@@ -17,8 +17,10 @@ from halftone.scaling.refining import Measured, stated_s
 
 # Rows are kept as long as the reserve replays, and as the longest window.
 KEPT_S: Final = 3600.0
-# Mean lengths forget with this time constant: as long as the level looks back.
-_FORGET_S: Final = 300.0
+# Mean lengths forget after so many requests, for a mean of fewer says little, ...
+_FORGET_REQUESTS: Final = 400.0
+# ... but not sooner nor later than this.
+_FORGET_S: Final = (60.0, 300.0)
 # Taken until a request has finished: the middle of published chat traces, soon outweighed.
 _PRIOR_PROMPT: Final = 1000.0
 _PRIOR_OUTPUT: Final = 200.0
@@ -221,7 +223,9 @@ def _lifetime(counters: Mapping[str, ReplicaReading]) -> Lengths:
 def _remembered(before: Lengths, grown: list[ReplicaReading], seconds: float) -> Lengths:
     if not any(each.finished for each in grown):
         return before  # nothing was learnt, so nothing is forgotten
-    keep = math.exp(-seconds / _FORGET_S)
+    rate = sum(each.finished for each in grown) / seconds
+    soonest, latest = _FORGET_S
+    keep = math.exp(-seconds / min(max(_FORGET_REQUESTS / rate, soonest), latest))
     return Lengths(
         keep * before.finished + sum(each.finished for each in grown),
         keep * before.prompt_tokens + sum(each.finished_prompt_tokens for each in grown),

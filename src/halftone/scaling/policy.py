@@ -20,15 +20,20 @@ from halftone.scaling.reading import Reading
 
 # Never fewer than would be this busy with the most that arrived of late (rate space).
 _FLOOR: Final = 0.85
+# After a rise replicas may be this busy until more are ready.
+_RISEN: Final = 0.95
 # Scale-in waits this long, and longer where a replica takes long to come back or load is bursty.
 _WINDOW_S: Final = 300.0
 _WINDOW_LEADS: Final = 1.5
 _BURSTY_WINDOW_S: Final = 900.0
+# What somebody set is kept for so long at first: they may know what is to come.
+_FIRST_S: Final = 900.0
+_FIRST_LEADS: Final = 5.0
 # A replica goes only when it is this much of a replica too many, so that noise moves none.
 _SPARE: Final = 0.1
 # After requests were preempted no replica goes for this long.
 _VETO_S: Final = 120.0
-# A need above a whole number by less than this is rounding, not load.
+# A need above a whole number by less than this share of it is noise, not load.
 _ROUNDING: Final = 0.02
 _MINUTE_S: Final = 60.0
 # When a replica had to come back within this time, scale-in was too early: it waits twice as long.
@@ -43,6 +48,7 @@ class Term(StrEnum):
     Memory = "Memory"  # KV blocks
     Backlog = "Backlog"  # what waits
     Reserve = "Reserve"  # bursts of the last half hour, had they come again
+    Rise = "Rise"  # a rise of the last hour, had it come again
     Window = "Window"  # more was wanted not long ago
     Floor = "Floor"  # as much work arrived not long ago
     Preemption = "Preemption"  # no replica goes while requests are preempted
@@ -63,7 +69,7 @@ class Settings:
     """
 
     lead_s: float
-    theta: float = 0.80
+    theta: float = 0.90
     min_replicas: int = 1
     max_replicas: int = 64
     ttft_s: float = 2.5
@@ -190,6 +196,7 @@ def _need(
             reading, level, work_s, settings.lead_s, ttft_s, settings.theta
         ),
     }
+    asked[Term.Rise.value] = terms.rise(demand.rows, settings.lead_s, level.now) / _RISEN
     if bursty:
         asked[Term.Reserve.value] = terms.reserve(
             demand.rows, ttft_s, settings.missed_share, settings.max_replicas
@@ -219,7 +226,7 @@ def _judged(
     inputs: dict[str, float],
 ) -> Decision:
     need = memory.needs[-1]
-    needed = math.ceil(need.replicas - _ROUNDING)
+    needed = _whole(need.replicas)
     term = Term(max(asked, key=lambda name: asked[name]))
     if needed >= memory.wanted:
         what = f"{term.value.lower()} asks for {need.replicas:.2f} replicas"
@@ -235,16 +242,22 @@ def _scaled_in(time_s: float, settings: Settings, memory: Memory) -> tuple[int, 
     if preempted < _VETO_S:
         return memory.wanted, Term.Preemption, f"requests were preempted {preempted:.0f} s ago"
     window_s = _window_s(settings, memory)
-    if time_s - memory.since_s < window_s:
-        return memory.wanted, Term.Window, f"history does not cover {window_s:.0f} s yet"
+    first_s = max(window_s, _FIRST_S, _FIRST_LEADS * settings.lead_s)
+    if time_s - memory.since_s < first_s:
+        return memory.wanted, Term.Window, f"history does not cover {first_s:.0f} s yet"
     past = [need for need in memory.needs if need.time_s > time_s - window_s]
     needed = max(need.replicas for need in past)
     most = needed + _SPARE if needed else 0.0  # none at all are enough for nothing at all
-    floor = max(need.level for need in past) / _FLOOR
+    busy = max(_FLOOR, settings.theta)
+    floor = max(need.level for need in past) / busy
     if floor > most:
-        return math.ceil(floor), Term.Floor, f"{floor:.2f} keep the recent peak below {_FLOOR:.0%}"
+        return _whole(floor), Term.Floor, f"{floor:.2f} keep the recent peak below {busy:.0%}"
     said = f"the most of the last {window_s:.0f} s was {needed:.2f}"
-    return math.ceil(most - _ROUNDING), Term.Window, said
+    return _whole(most), Term.Window, said
+
+
+def _whole(replicas: float) -> int:
+    return math.ceil(replicas / (1 + _ROUNDING))
 
 
 def _window_s(settings: Settings, memory: Memory) -> float:

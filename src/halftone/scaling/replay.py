@@ -3,16 +3,22 @@
     world = World(capacity, lead_s=277, objective=Objective())
     outcome = replay(world, load, autoscaler)
 
-Called by `halftone replay` and by `benchmarks/scaling`.
+Called by `halftone replay` and by `benchmarks/scaling`. The plant is compiled, so its package is
+imported when the first replay begins.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
 
 from halftone.scaling.capacity import Capacity
-from halftone.scaling.loads.load import Floats
+from halftone.scaling.loads.load import Floats, Load
 from halftone.scaling.reading import Reading
+
+if TYPE_CHECKING:
+    from halftone.scaling.plant.endpoint import Plant
 
 DEFAULT_TTFT_S: Final = 2.5
 DEFAULT_PROMPT_TOKENS_PER_SECOND: Final = 4000.0
@@ -91,3 +97,67 @@ class Outcome:
     preemptions: int
     dropped: int
     timeline: Timeline
+
+
+def replay(world: World, load: Load, autoscaler: Autoscaler, name: str = "") -> Outcome:
+    """Run `load` on the plant of `world` while `autoscaler` decides, until all answers are there.
+
+    It is asked at 0 and every `interval_s` from then on; what it wants is kept within the bounds of
+    `world`. Every replica is paid for from its ask until it is gone, or until the last answer.
+    Equal arguments give equal outcomes, as far as the autoscaler does. Raises ValueError for a
+    router that does not exist, and for an interval that is not positive.
+    """
+    from halftone.scaling.plant.endpoint import Plant
+
+    if not autoscaler.interval_s > 0:
+        raise ValueError(f"an autoscaler cannot be asked every {autoscaler.interval_s} s")
+    plant = Plant(world, load)
+    wanted, events, asked = world.start, 0, 0
+    while True:
+        plant.run_until(asked * autoscaler.interval_s)
+        if plant.idle:
+            break
+        before = wanted
+        wanted = min(max(autoscaler(plant.read()), world.min_replicas), world.max_replicas)
+        if wanted != before:
+            plant.scale(wanted)
+            events += 1
+        asked += 1
+    return _outcome(plant, name, events)
+
+
+def _outcome(plant: "Plant", name: str, events: int) -> Outcome:
+    from halftone.scaling.plant.endpoint import answers
+
+    ttft_s, itl_s = answers(plant)
+    end_s = plant.last_answer_s
+    paid_s = plant.paid_s(end_s)
+    met = attained(plant.world.objective, plant.load, ttft_s, itl_s)
+    return Outcome(
+        policy=name,
+        attainment=float(met.mean()) if len(met) else 1.0,
+        replica_seconds=paid_s,
+        mean_replicas=paid_s / end_s if end_s > 0 else 0.0,
+        ttft_s=ttft_s,
+        itl_s=itl_s,
+        scale_events=events,
+        preemptions=plant.preemptions,
+        dropped=plant.dropped,
+        timeline=_timeline(plant),
+    )
+
+
+def attained(
+    objective: Objective, load: Load, ttft_s: Floats, itl_s: Floats
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which requests of `load` met the objective; those without an answer did not."""
+    in_time = ttft_s <= objective.ttft_s + load.prompt / objective.prompt_rate
+    met: np.ndarray[tuple[int], np.dtype[np.bool_]] = in_time & ~(itl_s > objective.itl_s)
+    return met
+
+
+def _timeline(plant: "Plant") -> Timeline:
+    rows = np.array(plant.history, np.float64)
+    time_s, arrived, wanted, ready, starting, kv_usage, waiting = rows.T
+    per_s = np.diff(arrived, prepend=0.0) / plant.world.scrape_interval_s
+    return Timeline(time_s, per_s, wanted, ready, starting, kv_usage, waiting)

@@ -4,6 +4,7 @@ Called by `policy`. Pure; standard library only. `docs/scaling.md` has the formu
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,8 +20,8 @@ _TREND_S: Final = 300.0
 _MINUTE_S: Final = 60.0
 # A slope is trusted so far ahead.
 _AHEAD_S: Final = 300.0
-_SLOPE_SHARE: Final = 0.5
-_MOST_GROWTH: Final = 2.0
+_SLOPE_SHARE: Final = 1.0
+_MOST_GROWTH: Final = 1.2
 # A jump is believed as far as it exceeds the noise of so many standard errors.
 _SURE: Final = 2.0
 # The reserve replays so much of the past.
@@ -30,6 +31,12 @@ _DISPERSION: Final = 3.0
 # ... by this share of the mean at least.
 _BURST_SHARE: Final = 0.35
 _LEAST_ROWS: Final = 12
+# Fewer rows than these have no slope.
+_LEAST_TREND: Final = 4
+# Of the differences so many may be steps.
+_STEPS_SHARE: Final = 0.1
+# A step explains the past better than a line when it leaves less than this share of the error.
+_STEP_ERROR: Final = 0.7
 # A memory term is not to ask for more than this above what the arriving work needs.
 _MEMORY_MARGIN: Final = 1.15
 # What is left of a queue when new replicas come is worked off in this time.
@@ -55,16 +62,18 @@ def recent(rows: Sequence[Row], seconds: float) -> Sequence[Row]:
 
 
 def level(rows: Sequence[Row], lead_s: float, age_s: float, bursty: bool) -> Level:
-    """The larger of the trend's end and the last minute's mean, and its forecast.
+    """The trend's end and its forecast.
 
-    On load that is not bursty a jump counts at once, as far as it is surely more than noise.
+    On load that is not bursty a jump counts at once, as far as it is surely more than noise; the
+    minute's mean counts whole on load that is.
     """
     if not rows:
         return Level(0.0, 0.0, 0.0)
     past = recent(rows, _TREND_S)
-    end, slope = _trend(past)
-    now = max(end, _mean(recent(rows, _MINUTE_S)))
-    if not bursty:
+    now, slope = _trend(past)
+    if bursty:
+        now = max(now, _mean(recent(rows, _MINUTE_S)))
+    else:
         now = max([now, *(_surely(past[-count:]) for count in (1, 2, 4))])
     ahead = min(lead_s, _AHEAD_S) + age_s
     forecast = min(_MOST_GROWTH * now, now + _SLOPE_SHARE * max(0.0, slope) * ahead)
@@ -72,7 +81,10 @@ def level(rows: Sequence[Row], lead_s: float, age_s: float, bursty: bool) -> Lev
 
 
 def is_bursty(rows: Sequence[Row]) -> bool:
-    """Whether neighbouring intervals differ by more than chance and a trend explain."""
+    """Whether neighbouring intervals differ by more than chance and a trend explain.
+
+    The largest differences are left out, so that a few steps make no load bursty.
+    """
     past = recent(rows, _REPLAYED_S)
     if len(past) < _LEAST_ROWS:
         return False
@@ -80,9 +92,50 @@ def is_bursty(rows: Sequence[Row]) -> bool:
     mean = sum(rates) / len(rates)
     if not mean:
         return False
-    spread = sum((after - before) ** 2 for before, after in pairwise(rates)) / 2 / (len(rates) - 1)
+    squares = sorted((after - before) ** 2 for before, after in pairwise(rates))
+    usual = squares[: len(squares) - math.ceil(_STEPS_SHARE * len(squares))]
+    spread = sum(usual) / len(usual) / 2
     seconds = sum(row.seconds for row in past) / len(past)
     return spread * seconds / mean > _DISPERSION and math.sqrt(spread) / mean > _BURST_SHARE
+
+
+def rise(rows: Sequence[Row], lead_s: float, now: float) -> float:
+    """The level that would follow if load rose again as it did within a lead time of the last hour.
+
+    The largest rise of the minute's mean within a lead and a minute, less what chance may have
+    added, on top of `now`; never above the largest mean that was seen.
+    """
+    means = _minute_means(rows)
+    span = lead_s + _MINUTE_S
+    lowest: deque[tuple[float, float]] = deque()
+    most = highest = 0.0
+    for time_s, mean, noise in means:
+        while lowest and lowest[0][0] < time_s - span:
+            lowest.popleft()
+        if lowest:
+            most = max(most, mean - lowest[0][1] - _SURE * noise)
+        while lowest and lowest[-1][1] >= mean:
+            lowest.pop()
+        lowest.append((time_s, mean))
+        highest = max(highest, mean - _SURE * noise)
+    return min(now + most, max(highest, now))
+
+
+def _minute_means(rows: Sequence[Row]) -> list[tuple[float, float, float]]:
+    """(time, mean over the minute before, its standard error) at each row of a whole minute."""
+    found = []
+    work = seconds = arrivals = 0.0
+    first = 0
+    for row in rows:
+        work, seconds, arrivals = work + row.work_s, seconds + row.seconds, arrivals + row.arrivals
+        while seconds - rows[first].seconds >= _MINUTE_S - 1:
+            gone = rows[first]
+            work, seconds = work - gone.work_s, seconds - gone.seconds
+            arrivals, first = arrivals - gone.arrivals, first + 1
+        if seconds >= _MINUTE_S - 1:
+            mean = work / seconds
+            found.append((row.time_s, mean, mean * math.sqrt(2 / max(arrivals, 1.0))))
+    return found
 
 
 def memory(reading: Reading, demand: Demand, capacity: Capacity, rate: float) -> float:
@@ -170,15 +223,44 @@ def _surely(rows: Sequence[Row]) -> float:
 
 
 def _trend(rows: Sequence[Row]) -> tuple[float, float]:
-    """End and slope of a straight line through the rates, by least squares weighted by time."""
+    """End and slope of what fits the rates best: a straight line, or a step and then no slope.
+
+    Least squares, weighted by time. A line through a step would see a climb that does not go on.
+    """
     weight = sum(row.seconds for row in rows)
     mean = _mean(rows)
-    if len(rows) < 2 or not weight:
+    if len(rows) < _LEAST_TREND or not weight:
         return mean, 0.0
+    rates = [row.work_s / row.seconds for row in rows]
     middles = [row.time_s - row.seconds / 2 for row in rows]
-    centre = sum(m * row.seconds for m, row in zip(middles, rows, strict=True)) / weight
-    spread = sum((m - centre) ** 2 * row.seconds for m, row in zip(middles, rows, strict=True))
-    if not spread:
-        return mean, 0.0
-    slope = sum((m - centre) * row.work_s for m, row in zip(middles, rows, strict=True)) / spread
+    weights = [row.seconds for row in rows]
+    centre = sum(m * w for m, w in zip(middles, weights, strict=True)) / weight
+    spread = sum((m - centre) ** 2 * w for m, w in zip(middles, weights, strict=True))
+    slope = 0.0
+    if spread:
+        product = zip(middles, rates, weights, strict=True)
+        slope = sum((m - centre) * rate * w for m, rate, w in product) / spread
+    squares = sum((rate - mean) ** 2 * w for rate, w in zip(rates, weights, strict=True))
+    line_error = squares - slope**2 * spread
+    if slope**2 * spread * (len(rows) - 2) < _SURE**2 * line_error:
+        slope, line_error = 0.0, squares  # a slope that chance explains is none
+    step_error, after = _step(rates, weights, mean, squares)
+    if step_error < _STEP_ERROR * line_error:
+        return after, 0.0
     return max(0.0, mean + slope * (rows[-1].time_s - centre)), slope
+
+
+def _step(
+    rates: Sequence[float], weights: Sequence[float], mean: float, squares: float
+) -> tuple[float, float]:
+    """What the best single step leaves of `squares`, and the mean after it."""
+    total, weight = sum(r * w for r, w in zip(rates, weights, strict=True)), sum(weights)
+    best, after = squares, mean
+    left_sum = left = 0.0
+    for rate, length in zip(rates[:-1], weights[:-1], strict=True):
+        left_sum, left = left_sum + rate * length, left + length
+        right = (total - left_sum) / (weight - left)
+        explained = left * (left_sum / left - mean) ** 2 + (weight - left) * (right - mean) ** 2
+        if squares - explained < best:
+            best, after = squares - explained, right
+    return best, after
