@@ -32,7 +32,9 @@ _VERBS: Final = {
     "recipes": "List the recipes, or print one.",
     "compare": "Replay prompts on two endpoints, and say whether the new one is as good.",
     "bench": "Put load on an endpoint: a table, ratios to another, a capacity card.",
+    "replay": "Replay a load on a model of replicas, scaled by each of several policies.",
     "serve": "Serve an artifact on this machine, behind OpenAI's API.",
+    "autoscale": "Keep as many replicas as the load needs, of Ray Serve or a Deployment.",
     "verify": "Check a published artifact: files, signature, verdict, and its source.",
     "keygen": "Make a key pair that signs artifacts.",
     "gc": "List, or remove, superseded artifacts and dead uploads of a target.",
@@ -83,6 +85,7 @@ _EXTRAS: Final = {
     "huggingface_hub": "hub",
     "httpx": "bench",
     "kr8s": "cluster",
+    "prometheus_client": "operator",
     "kfp": "pipelines",
     "model_signing": "sign",
     "OpenSSL": "sign",  # which model_signing 1.1.1 imports without saying so

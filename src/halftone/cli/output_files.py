@@ -1,6 +1,7 @@
 """Files of `--output`: looked at before anything is measured, and written whole afterwards.
 
-Called by `compare` and `bench`, whose results take minutes. It must leave nothing half-written.
+Called by `compare`, `bench` and `replay`, whose results take minutes. It must leave nothing
+half-written.
 """
 
 import errno
@@ -37,10 +38,10 @@ def require_writable(path: Path) -> None:
         raise _fault(path, error.strerror) from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text`, whole or not at all. Raises EnvironmentFault(StorageFailed)."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write `content`, whole or not at all. Raises EnvironmentFault(StorageFailed)."""
     try:
-        write_atomically(path, text.encode())
+        write_atomically(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise _fault(path, error.strerror) from error
 

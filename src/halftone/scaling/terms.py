@@ -21,7 +21,7 @@ _MINUTE_S: Final = 60.0
 # A slope is trusted so far ahead.
 _AHEAD_S: Final = 300.0
 _SLOPE_SHARE: Final = 1.0
-_MOST_GROWTH: Final = 1.2
+_MOST_GROWTH: Final = 1.15
 # A jump is believed as far as it exceeds the noise of so many standard errors.
 _SURE: Final = 2.0
 # The reserve replays so much of the past.
@@ -39,9 +39,11 @@ _STEPS_SHARE: Final = 0.1
 _STEP_ERROR: Final = 0.7
 # A memory term is not to ask for more than this above what the arriving work needs.
 _MEMORY_MARGIN: Final = 1.15
-# What is left of a queue when new replicas come is worked off in this time.
-_CLEAR_S: Final = 120.0
-_BACKLOG_MARGIN: Final = 1.25
+# What is left of a queue when new replicas come keeps no replica if it is less than this each.
+_CLEAR_S: Final = 45.0
+# While a queue grows what arrives is underestimated, for long answers have not ended yet; and one
+# replica too few is asked for a whole lead time later.
+_HURRY: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +157,10 @@ def memory(reading: Reading, demand: Demand, capacity: Capacity, rate: float) ->
 def backlog(
     reading: Reading, now: Level, work_s: float, lead_s: float, ttft_s: float, theta: float
 ) -> float:
-    """Replicas that work off what will be left of a real queue when new ones can be ready.
+    """Replicas for what arrives, and in place of those that will still work off a real queue.
 
-    Ready replicas take from it until then, and starting ones, for half of that time on average.
+    Ready replicas take from the queue until new ones can be ready, starting ones for half of that
+    time on average. What is left then keeps the ready ones from what arrives.
     """
     waiting = sum(each.waiting for each in reading.replicas) + reading.held
     queued_s = waiting * work_s
@@ -166,7 +169,7 @@ def backlog(
     left_s = queued_s + lead_s * (now.now - reading.ready - reading.starting / 2)
     if left_s <= 0:
         return 0.0
-    return min(now.now + left_s / _CLEAR_S, _BACKLOG_MARGIN * now.now / theta)
+    return now.now / (_HURRY * theta) + min(reading.ready, left_s / _CLEAR_S)
 
 
 def reserve(rows: Sequence[Row], ttft_s: float, missed_share: float, most: int) -> float:

@@ -133,6 +133,8 @@ class Reason(StrEnum):
     UnknownDevice = "UnknownDevice"
     # A trace of requests, a shape of load or a history that is none, or holds no request.
     InvalidTrace = "InvalidTrace"
+    # A profile name that the table does not have, or a file that is no capacity card.
+    UnknownProfile = "UnknownProfile"
     # A file is not the one whose digest was recorded.
     DigestDiffers = "DigestDiffers"
     # Inspect found a defect.
