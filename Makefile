@@ -58,7 +58,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 	$(VENV)/lint-imports && $(VENV)/python -m pytest -q --timeout 60 tests/unit/test_house_rules.py
 
 ##@ Tests
-.PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench
+.PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench bench-scaling
 .PHONY: e2e-kfp e2e-endpoint e2e-nodes record-kfp kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
 	@$(MAKE) tools
@@ -107,6 +107,9 @@ kubeflow-tools: $(DEV) $(KUBEFLOW) tools packages ## Build that back end (once a
 
 bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
 	$(VENV)/python -m benchmarks
+
+bench-scaling: $(DEV) ## Replay every load under every policy (an hour and a half)
+	$(VENV)/python -m benchmarks scaling
 
 ##@ Generated files
 .PHONY: generate requirements verify

@@ -24,9 +24,11 @@ BENCHMARKS = (
     "operator",
     "endpoint_card",
     "serving",
+    "plant_accuracy",
 )
-# As root, with what `make e2e-kfp` builds; only when it is asked for.
-BY_HAND = ("kubeflow",)
+# Only when asked for: the first takes what `make e2e-kfp` builds and the second an hour, both as
+# root; the third is `make bench-scaling`.
+BY_HAND = ("kubeflow", "autoscaling", "scaling")
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks.scaling_matrix import IN_SAMPLE, PEAK, Row
 
-# A static count is good when it attains this much; the cheapest such count is the best in hindsight.
+# A static count is good when it attains this much; the cheapest such is the best in hindsight.
 _GOOD: Final = 0.99
 _REACTIVE: Final = (
     *("hpa-kv", "keda-waiting", "keda-tokens", "latency-ratio", "wva-v1", "ray-ongoing"),

@@ -35,7 +35,7 @@ PEAK = 8
 COLD = 3
 STARTS = {"warm": PEAK, "cold": COLD}
 SEEDS = (1, 2, 3)
-STATIC = tuple(f"static-{count}" for count in range(3, 13))
+STATIC = tuple(f"static-{count}" for count in range(5, 13))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,7 @@ def run_case(case: Case, policies: Sequence[str]) -> list[Row]:
 
 def prepared(case: Case) -> tuple[Load, World]:
     """Its load, scaled so that the peak needs `PEAK` replicas, and its world."""
-    world = World(
-        load_profile(case.profile), case.lead_s, start=STARTS[case.start], seed=case.seed
-    )
+    world = World(load_profile(case.profile), case.lead_s, start=STARTS[case.start], seed=case.seed)
     plain = trace(case.load) if case.load in TRACES else generate(case.load, case.seed)
     factor = peak_factor(plain, world.capacity, PEAK)
     return replace(plain.scaled(factor, case.seed), name=case.load), world
@@ -143,11 +141,10 @@ def run_matrix(
     workers: int = 2,
 ) -> Iterator[Row]:
     """All rows of `chosen`, as they come; those that `kept` has are not run again."""
-    done = {row.case: [] for row in read_rows(kept)} if kept else {}
-    for row in read_rows(kept) if kept else ():
-        done[row.case].append(row)
-        yield row
-    left = [case for case in chosen if {r.policy for r in done.get(case, ())} != {*policies}]
+    found = read_rows(kept) if kept else []
+    yield from found
+    done = {row.case for row in found}
+    left = [case for case in chosen if case not in done]
     with ProcessPoolExecutor(workers) as pool:
         for rows in pool.map(run_case, left, [policies] * len(left)):
             if kept:

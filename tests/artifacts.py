@@ -178,12 +178,12 @@ def written(path: str, data: bytes) -> WrittenFile:
     return WrittenFile(path=path, sizeBytes=len(data), sha256=sha256_hex(data))
 
 
-def write_card(work: Work, device: str = "nvidia-b200") -> Path:
-    """A capacity card of `work`'s checkpoint, in its work directory."""
+def capacity_card(checkpoint_digest: str, device: str = "nvidia-b200") -> CapacityCard:
+    """A capacity card of that checkpoint, with round numbers."""
     fitted = Fitted(value="1.0", standardError="0.1")
     card = CapacityCard(
         digest="",
-        checkpointDigest=work.made.document.digest,
+        checkpointDigest=checkpoint_digest,
         device=device,
         driver=None,
         engine="vllm 0.32.0",
@@ -204,7 +204,12 @@ def write_card(work: Work, device: str = "nvidia-b200") -> Path:
         warmUpSeconds="3.5",
         samples=12,
     )
-    card = card.model_copy(update={"digest": card.compute_digest()})
+    return card.model_copy(update={"digest": card.compute_digest()})
+
+
+def write_card(work: Work, device: str = "nvidia-b200") -> Path:
+    """A capacity card of `work`'s checkpoint, in its work directory."""
+    card = capacity_card(work.made.document.digest, device)
     path = work.directory / card.path
     card.save(path)
     return path

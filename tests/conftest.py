@@ -25,6 +25,7 @@ TIMEOUTS = {
     "api": 180,
     "node": 900,
     "endpoint": 2400,
+    "nodepools": 2400,
     "kubeflow": 2400,
     "gpu": 900,
     "soak": 0,

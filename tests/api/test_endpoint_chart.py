@@ -79,7 +79,8 @@ def test_the_api_server_takes_all_of_it(
     objects = [
         one
         for one in rendered
-        if one["kind"] != "PodMonitor" and one["metadata"]["namespace"] == restricted
+        if one["kind"] != "PodMonitor"
+        and one["metadata"].get("namespace", restricted) == restricted
     ]
     found = ray.kubectl(
         *("apply", "--dry-run=server", "--validate=strict", "--server-side", "-f", "-"),

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import yaml
 
+from halftone.spec.scaling import Autoscaling
 from halftone.spec.serving import Endpoint
 from tests.cluster.chart import REGISTRY, ROOT
 from tools.servers import program
@@ -63,6 +64,16 @@ def templates(service: Object) -> dict[str, Object]:
     return {"head": cluster["headGroupSpec"]["template"], "replica": group["template"]}
 
 
+def standalone(objects: Iterable[Object]) -> Object:
+    """The one Deployment whose pods hold replicas."""
+    (found,) = (
+        one
+        for one in of_kind(objects, "Deployment")
+        if one["metadata"]["labels"]["app.kubernetes.io/component"] == "endpoint"
+    )
+    return found
+
+
 def endpoint_of(objects: Iterable[Object]) -> Endpoint:
     """The application's argument, as Serve or `halftone serve` reads it."""
     objects = list(objects)
@@ -70,9 +81,36 @@ def endpoint_of(objects: Iterable[Object]) -> Endpoint:
         served = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])
         (application,) = served["applications"]
         return Endpoint.model_validate(application["args"])
-    (deployment,) = of_kind(objects, "Deployment")
-    *_, last = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    *_, last = standalone(objects)["spec"]["template"]["spec"]["containers"][0]["args"]
     return Endpoint.model_validate_json(last.replace("$$", "$"))
+
+
+def count_of(deployment: Object) -> Object:
+    """What an `Endpoint` says of its number, as the chart gave it to Ray Serve."""
+    if "num_replicas" in deployment:
+        return {"replicas": deployment["num_replicas"]}
+    policy = deployment["autoscaling_config"]["policy"]["policy_kwargs"]
+    settings = policy["settings"]
+    objectives = {
+        "ttftMilliseconds": round(1000 * settings["ttft_s"]),
+        "promptTokensPerSecond": settings["prompt_rate"],
+        "interTokenMilliseconds": round(1000 * settings["itl_s"]),
+    }
+    wished = {
+        "prometheusUrl": policy["prometheus"],
+        "selector": policy["selector"],
+        "prometheusTokenFile": policy["token_file"],
+        "prometheusCaFile": policy["ca_file"],
+        "minReplicas": settings["min_replicas"],
+        "maxReplicas": settings["max_replicas"],
+        "thetaPercent": round(100 * settings["theta"]),
+        "leadSeconds": policy["lead_s"],
+        "intervalSeconds": policy["interval_s"],
+        "objectives": objectives,
+        "observeOnly": policy["observe_only"],
+        "cardFile": policy["card"],
+    }
+    return {"autoscaling": Autoscaling.model_validate(wished)}
 
 
 def variables(container: Object) -> dict[str, str]:

@@ -21,6 +21,10 @@ DRAFTED = (
     *("--set", "draft.trust.signature=NotRequired,draft.trust.verdicts={Unmeasured}"),
     *("--set-json", 'engineArguments={"num_gpu_blocks_override":16777216,"x":{"y":1.5}}'),
 )
+AUTOSCALED = (
+    *("--set", "autoscaling.prometheusUrl=http://prometheus.monitoring:9090"),
+    *("--set", "autoscaling.capacity.configMapName=card"),
+)
 VARIANTS = {
     "default": (),
     "standalone": (*STANDALONE, "--set", "replicas=2,strategy=Recreate,tensorParallel=2"),
@@ -37,6 +41,22 @@ VARIANTS = {
         *("--set", "cache.maxGigabytes=500,credentials.s3.secretName=s3"),
         *("--set", "credentials.huggingFace.secretName=hub,environment.AWS_REGION=eu-1"),
         *("--set", "trust.publicKeyRef.kind=Secret,trust.platforms={B200}"),
+    ),
+    "autoscaled": (
+        *AUTOSCALED,
+        *("--set", "autoscaling.minReplicas=2,autoscaling.maxReplicas=12"),
+        *("--set", "autoscaling.thetaPercent=72,autoscaling.leadSeconds=277"),
+        *("--set-string", "autoscaling.selector.namespace=team"),
+        *("--set", "podDisruptionBudget.enabled=true,warmNodes=2"),
+        *("--set", "autoscaling.prometheusToken.secretName=scraper"),
+    ),
+    "standalone-autoscaled": (
+        *(*STANDALONE, *MONITORED),
+        *("--set", "autoscaling.prometheusUrl=https://prometheus.test/a,replicas=3"),
+        *("--set-json", 'autoscaling.capacity.card={"kvBlocks":1000}'),
+        *("--set-string", "autoscaling.selector.namespace=team"),
+        *("--set", "autoscaling.observeOnly=true,servedModelName=org/small"),
+        *("--set", "autoscaling.prometheusToken.secretName=scraper"),
     ),
     "speculative": DRAFTED,
     "cpu-open": (

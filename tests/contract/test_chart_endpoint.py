@@ -38,11 +38,13 @@ from tests.api.goldens import agrees_with_golden
 from tests.cluster.endpoint_chart import (
     CHART,
     Object,
+    count_of,
     endpoint_of,
     helm,
     of_kind,
     ray_service,
     render,
+    standalone,
     templates,
     variables,
 )
@@ -70,13 +72,12 @@ def test_a_variant_is_its_snapshot_and_fits_what_reads_it(variant: str) -> None:
     assert agrees_with_golden(f"charts/endpoint-{variant}.yaml", text)
     objects = render("team", *VARIANTS[variant])
     served = endpoint_of(objects)
-    if not of_kind(objects, "Deployment"):
+    if of_kind(objects, "RayService"):
         (application,) = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])[
             "applications"
         ]
         args = Endpoint.model_validate(application["args"])
-        replicas = application["deployments"][0]["num_replicas"]
-        wanted = described(args.model_copy(update={"replicas": replicas}))
+        wanted = described(args.model_copy(update=count_of(application["deployments"][0])))
         assert {**application, "args": wanted["args"]} == wanted
     for container in containers(objects):
         assert environment(served).items() <= variables(container).items()
@@ -84,9 +85,8 @@ def test_a_variant_is_its_snapshot_and_fits_what_reads_it(variant: str) -> None:
 
 def containers(objects: list[Object]) -> list[Object]:
     """The containers of Ray, or of `halftone serve`."""
-    if of_kind(objects, "Deployment"):
-        (deployment,) = of_kind(objects, "Deployment")
-        found: list[Object] = deployment["spec"]["template"]["spec"]["containers"]
+    if not of_kind(objects, "RayService"):
+        found: list[Object] = standalone(objects)["spec"]["template"]["spec"]["containers"]
         return found
     return [
         template["spec"]["containers"][0]
@@ -98,7 +98,9 @@ def containers(objects: list[Object]) -> list[Object]:
 def test_every_field_of_an_endpoint_comes_from_a_value(engine: str) -> None:
     mode = ("--set", f"engine.mode={engine}")
     served = endpoint_of(render("team", *DRAFTED, "--set", "cache.maxGigabytes=9", *mode))
-    assert set(Endpoint.model_fields) - served.model_fields_set == {"artifactFile"}
+    # Replicas read neither where a job wrote an artifact, nor how many they are.
+    beside = {"artifactFile", "autoscaling"}
+    assert set(Endpoint.model_fields) - served.model_fields_set == beside
     assert "artifactFile" in endpoint_of(render("team", *FROM_JOB, *mode)).model_fields_set
     assert (served.maxModelLen, served.maxNumSeqs) == (262144, 16777216)
     assert served.engineArguments == {"num_gpu_blocks_override": 16777216, "x": {"y": 1.5}}
@@ -136,6 +138,10 @@ def test_numbers_have_the_bounds_that_an_endpoint_has() -> None:
     values = schema["properties"] | {"draftTokens": schema["definitions"]["draftTokens"]}
     known = Endpoint.model_json_schema()
     fields = known["properties"] | known["$defs"]["Limits"]["properties"]
+    for part in ("Autoscaling", "Objectives"):
+        fields |= known["$defs"][part]["properties"]
+    values |= values["autoscaling"]["properties"]
+    values |= values["objectives"]["properties"] | {"leadSeconds": schema["definitions"]["seconds"]}
     compared = set()
     for name in values.keys() & fields.keys():
         field = fields[name].get("anyOf", [fields[name]])[0]
@@ -144,6 +150,7 @@ def test_numbers_have_the_bounds_that_an_endpoint_has() -> None:
             assert (values[name]["minimum"], values[name]["maximum"]) == wanted, name
             compared.add(name)
     assert {"draftTokens", "replicas", "tensorParallel", "maxRequestSeconds"} <= compared
+    assert {"maxReplicas", "thetaPercent", "leadSeconds", "ttftMilliseconds"} <= compared
 
 
 def test_one_value_sets_every_timeout() -> None:

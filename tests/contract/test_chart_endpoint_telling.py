@@ -2,6 +2,7 @@
 
 We test these aspects:
 - the notes are three commands, which a shell takes as they are printed;
+- they say whether replicas follow the load;
 - they ask for the key where one is needed, and say what is open where it is;
 - the script of `helm test` asks for a completion, and tells what it was answered;
 - the README's commands render.
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.endpoint_chart import CHART, helm, of_kind, render
+from tests.cluster.endpoint_variants import AUTOSCALED
 from tests.conftest import ROOT
 from tools.servers import program
 
@@ -31,6 +33,14 @@ def test_the_notes_are_three_commands() -> None:
     assert json.loads(words[words.index("-d") + 1])["model"] == "small"
     assert """-o go-template='{{index .data "it.is" | base64decode}}'""" in commands[2]
     assert "Authorization" not in notes_of("--set", "apiKey.authentication=NotRequired")
+
+
+def test_the_notes_say_how_many_replicas_there_will_be() -> None:
+    assert "The number of replicas stays at 1, whatever the load" in notes_of()
+    assert "autoscaling" not in notes_of("--set", "autoscaling.enabled=false")
+    assert "Replicas follow the load, from 1 to 8." in notes_of(*AUTOSCALED)
+    observed = notes_of(*AUTOSCALED, "--set", "autoscaling.observeOnly=true")
+    assert "with which nothing is changed" in observed
 
 
 def notes_of(*options: str) -> str:

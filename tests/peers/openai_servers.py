@@ -2,10 +2,11 @@
 
     python openai_servers.py REQUEST.json
 
-REQUEST: a list of {model, port, name, key, replicas, digest}; `key` may be null. Each gets vLLM's
-own application around an engine of its own, and what a replica of ours adds for `halftone bench`:
-`GET /halftone/engine`, of as many `replicas`; 0 leaves it out, as a bare server does. Prints one
-line when all answer, and ends when its standard input does.
+REQUEST: a list of {model, port, name, key, replicas, digest, arguments}; `key` may be null, and
+`arguments` are further ones of the command line. Each gets vLLM's own application around an engine
+of its own, and what a replica of ours adds for `halftone bench`: `GET /halftone/engine`, of as many
+`replicas`; 0 leaves it out, as a bare server does. Prints one line when all answer, and ends when
+its standard input does.
 """
 
 import asyncio
@@ -57,6 +58,7 @@ def arguments(asked: dict[str, Any]) -> Any:
     command += ["--limit-mm-per-prompt", '{"image": 0, "video": 0}']
     if asked["key"]:
         command += ["--api-key", asked["key"]]
+    command += asked["arguments"]
     return make_arg_parser(FlexibleArgumentParser()).parse_args(command)
 
 

@@ -37,11 +37,13 @@ _SETTINGS = {
 @dataclass(frozen=True)
 class Asked:
     """One server: its checkpoint, the key it wants, and how many replicas it says it is one of;
-    without any it does not say what its engine is, as a bare server does not."""
+    without any it does not say what its engine is, as a bare server does not. `arguments` are
+    further ones of vLLM's command line."""
 
     model: Path
     key: str | None = None
     replicas: int = 0
+    arguments: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -59,6 +61,7 @@ def vllm_servers(work: Path, asked: Mapping[str, Asked]) -> Iterator[dict[str, s
                     "key": each.key,
                     "replicas": each.replicas,
                     "digest": DIGEST,
+                    "arguments": each.arguments,
                 }
                 for name, each in asked.items()
             ]

@@ -5,9 +5,12 @@
 - what no replica answered with a byte is asked once more, unless the buffer is the router's;
 - no variable holds a secret;
 - a wrong field is a sentence with its name; several give several;
-- surge lets one replica more start, `Recreate` none; a number of replicas restarts none.
+- surge lets one replica more start, `Recreate` none; a number of replicas restarts none;
+- autoscaling stands beside the arguments too, as Ray reads it and as the policy does.
 """
 
+import importlib
+import json
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from halftone.serve.ray_environment import environment, longest_wait_s
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.serving import Endpoint
+from tests.acting_cases import CARD, Context
 
 MINIMAL: dict[str, Any] = {
     "servedModelName": "model",
@@ -123,3 +127,51 @@ def test_the_number_of_replicas_is_no_reason_to_start_them_anew() -> None:
 
 def test_no_secret_is_in_the_variables() -> None:
     assert not [name for name in environment(endpoint()) if "KEY" in name or "TOKEN" in name]
+
+
+AUTOSCALING: dict[str, Any] = {
+    "prometheusUrl": "http://prometheus:9090",
+    "minReplicas": 2,
+    "maxReplicas": 40,
+    "thetaPercent": 72,
+    "leadSeconds": 277,
+    "card": CARD,
+}
+
+
+def test_autoscaling_restarts_no_replica_and_reaches_the_policy() -> None:
+    served = endpoint(autoscaling=AUTOSCALING)
+    application = described(served)
+    assert application["args"] == described(endpoint(replicas=5))["args"]
+    (deployment,) = application["deployments"]
+    assert "num_replicas" not in deployment
+    assert deployment["max_surge_percent"] == 2
+    config = deployment["autoscaling_config"]
+    assert (config["min_replicas"], config["max_replicas"]) == (2, 40)
+    # Ray would wait on top of the law, or go back to where it began at each new artifact.
+    assert (config["upscale_delay_s"], config["downscale_delay_s"]) == (0, 0)
+    assert "initial_replicas" not in config
+    module, name = config["policy"]["policy_function"].split(":")
+    policy = getattr(importlib.import_module(module), name)
+    arguments = json.loads(json.dumps(config["policy"]["policy_kwargs"]))
+    wanted, state = policy(**arguments)(Context(3, 3))
+    assert wanted == 3
+    assert "cannot be used" not in state["held"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"minReplicas": 0}, "minReplicas"),
+        ({"maxReplicas": 1}, "`minReplicas`, 2, must not be more than `maxReplicas`, 1"),
+        ({"card": None}, "exactly one of `card` and `cardFile` must be set"),
+        ({"cardFile": "/card.json"}, "exactly one of `card` and `cardFile` must be set"),
+        ({"thetaPercent": 96}, "thetaPercent"),
+        ({"prometheusUrl": "prometheus:9090"}, "prometheusUrl"),
+        ({"theta": 0.8}, "`autoscaling.theta` is no field of an endpoint"),
+    ],
+)
+def test_autoscaling_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RefusedInput) as refused:
+        endpoint(autoscaling={**AUTOSCALING, **changes})
+    assert said in refused.value.message

@@ -51,9 +51,15 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- toYaml (merge $own (omit $root.Values.commonLabels "app.kubernetes.io/name" "app.kubernetes.io/created-by")) }}
 {{- end }}
 
-{{- /* The whole name of the image. */}}
+{{- /* The whole name of the endpoint's image. */}}
 {{- define "halftone.image" -}}
-{{- $name := .Values.images.endpoint }}
+{{ include "halftone.imageNamed" (list . .Values.images.endpoint) }}
+{{- end }}
+
+{{- /* (list . "name"): the whole name of an image. */}}
+{{- define "halftone.imageNamed" -}}
+{{- $name := index . 1 }}
+{{- with index . 0 }}
 {{- $registry := required "`image.registry` must be set to the registry that holds Halftone's images, such as `--set image.registry=registry.example.com/halftone`; `make images` builds them." .Values.image.registry }}
 {{- if not (regexMatch "^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$" $registry) }}
 {{- fail (printf "`image.registry` must be a host and perhaps folders, such as `registry.example.com/halftone`, without `https://` and without a '/' at its end; it is '%s'." $registry) }}
@@ -64,9 +70,10 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ printf "%s/%s:%s" $registry $name (default .Chart.AppVersion .Values.image.tag) }}
 {{- end }}
 {{- end }}
+{{- end }}
 
 {{- /*
-  The pods of replicas, as JSON: GPUs of each, and how many there are. Each stage of a replica lies in one pod whole; several stages, and several replicas, may share one.
+  The pods of replicas, as JSON: GPUs of each, and how many there are at first. Each stage of a replica lies in one pod whole; several stages, and several replicas, may share one.
 */}}
 {{- define "halftone.pods" -}}
 {{- $values := .Values }}
@@ -84,16 +91,18 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- fail (printf "`engine.mode: Standalone` holds a whole replica in each pod, which needs `tensorParallel` times `pipelineParallel`, %d GPUs; `worker.gpus` is %d. Leave it out, or use `engine.mode: RayService`, whose pods can share a replica." (mul $width $stages) $gpus) }}
 {{- end }}
 {{- $there := div $gpus $width | int }}
-{{- $replicas := int $values.replicas }}
+{{- $bounds := include "halftone.bounds" . | fromJson }}
+{{- $replicas := int $bounds.most }}
 {{- $one := div (sub (add $stages $there) 1) $there | int }}
 {{- $shared := max (div $there $stages) 1 | int }}
 {{- $needed := ternary (mul $replicas $one) (div (sub (add $replicas $shared) 1) $shared) (gt $one 1) | int }}
+{{- $first := ternary (mul $bounds.least $one) (div (sub (add $bounds.least $shared) 1) $shared) (gt $one 1) | int }}
 {{- $room := ternary (add $needed $one) $needed (eq $values.strategy "Surge") | int }}
 {{- $most := int $values.worker.maxPods }}
 {{- if and (lt $most $room) (eq $values.engine.mode "RayService") }}
 {{- fail (printf "`worker.maxPods` is %d; %d replicas need %d pods%s. Set it to %d or more." $most $replicas $needed (ternary (printf ", and `strategy: Surge` needs %d more for the next artifact" $one) "" (eq $values.strategy "Surge")) $room) }}
 {{- end }}
-{{- dict "gpus" (ternary 0 $gpus (eq $values.accelerator "CPU")) "needed" $needed | toJson }}
+{{- dict "gpus" (ternary 0 $gpus (eq $values.accelerator "CPU")) "needed" $first | toJson }}
 {{- end }}
 
 {{- /* Seconds that whatever is in front of an answer waits: more than the answer may take. halftone.serve.ray_environment has the same. */}}

@@ -125,7 +125,7 @@
 
 {{- define "halftone.ownVolumes" -}}
 {{- range .Values.extraVolumes }}
-{{- if has .name (list "tmp" "shm" "cache" "trust" "draft-trust" "s3" "claim" "artifact" "token" "ray-logs") }}
+{{- if has .name (list "tmp" "shm" "cache" "capacity" "trust" "draft-trust" "s3" "claim" "artifact" "prometheus" "token" "ray-logs") }}
 {{- fail (printf "`extraVolumes` has a volume '%s', which is a name of the chart's own; choose another." .name) }}
 {{- end }}
 {{- end }}
@@ -219,9 +219,16 @@ initContainers:
 {{- end }}
 {{- end }}
 
-{{- /* Where pods of replicas run. */}}
+{{- /* Where pods of replicas run, and before whom. */}}
 {{- define "halftone.placement" -}}
-{{- with .Values.worker }}
+{{- include "halftone.placementWith" (list . .Values.worker.priorityClassName) }}
+{{- end }}
+
+{{- /* (list . "priority"): the same with another priority. */}}
+{{- define "halftone.placementWith" -}}
+{{- $ := index . 0 }}
+{{- $priority := index . 1 }}
+{{- with $.Values.worker }}
 {{- if and .computeMajor (eq $.Values.accelerator "GPU") }}
 affinity:
   nodeAffinity:
@@ -239,7 +246,7 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .runtimeClassName }}
 runtimeClassName: {{ quote . }}
 {{- end }}
-{{- with .priorityClassName }}
+{{- with $priority }}
 priorityClassName: {{ quote . }}
 {{- end }}
 {{- end }}

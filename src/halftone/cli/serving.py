@@ -28,6 +28,7 @@ from halftone.serve.http.keys import API_KEY, client_keys
 from halftone.serve.local import live
 from halftone.serve.local.asking import Answer, ask
 from halftone.serve.local.cluster import Address, LocalRay
+from halftone.serve.local.metrics_door import metrics_door
 from halftone.serve.reference import reference_of
 from halftone.serve.served_model import ServedModel
 from halftone.serve.weights import Lease, Place, obtain
@@ -45,10 +46,19 @@ _LOOK_S: Final = 10.0  # how far apart lines stand where nobody watches a termin
 @click.option("--endpoint", "document", required=True)
 @click.option("--once")
 @click.option("--key-file")
-def serving(host: str, port: int, document: str, once: str | None, key_file: str | None) -> None:
+@click.option("--metrics-port", type=int)
+def serving(
+    host: str,
+    port: int,
+    document: str,
+    once: str | None,
+    key_file: str | None,
+    metrics_port: int | None,
+) -> None:
     """Serve until a signal ends us, or until `--once` is answered.
 
-    The key is in the environment; `--key-file` is where a user has it, for the line of curl.
+    The key is in the environment; `--key-file` is where a user has it, for the line of curl. With
+    `--metrics-port` Ray's metrics are told there too, where `--host` says.
     """
     endpoint = Endpoint.model_validate_json(document)
     address = Address(host, port)
@@ -60,7 +70,9 @@ def serving(host: str, port: int, document: str, once: str | None, key_file: str
         bars.callback(worker.shutdown, wait=False, cancel_futures=True)
         proof = worker.submit(_prove, endpoint, bars)
         # Once more inside: Ray takes the signals for itself when it starts.
-        with LocalRay(endpoint, address) as ray, ended_in_order():
+        with LocalRay(endpoint, address) as ray, ended_in_order(), ExitStack() as doors:
+            if metrics_port is not None:
+                doors.enter_context(metrics_door(host, metrics_port, ray.metrics_port))
             _say(f"Ray is up after {time.monotonic() - began:.0f} s")
             while not wait((proof,), timeout=_REFRESH_S).done:
                 ray.require_alive()

@@ -25,6 +25,9 @@ _FORGET_S: Final = (60.0, 300.0)
 _PRIOR_PROMPT: Final = 1000.0
 _PRIOR_OUTPUT: Final = 200.0
 _PRIOR_WEIGHT: Final = 2.0
+# So many finished requests make a mean; until then no answer is guessed to be longer than this.
+_FEW: Final = 50.0
+_LONGEST_GUESS: Final = 1000.0
 # Two readings further apart than this say nothing of when it arrived.
 _GAP_S: Final = 180.0
 _SAME_S: Final = 0.5
@@ -42,8 +45,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Sums over recent requests, forgetting: `finished` requests, their tokens, and of the prompt
-    tokens prefilled (`prompts`) those that a prefix cache held (`cached`).
+    """Sums over recent requests, forgetting: `finished` requests and their tokens, of the prompt
+    tokens prefilled (`prompts`) those that a prefix cache held (`cached`), and all `generated`.
     """
 
     finished: float = _PRIOR_WEIGHT
@@ -51,6 +54,7 @@ class Lengths:
     output_tokens: float = _PRIOR_WEIGHT * _PRIOR_OUTPUT
     prompts: float = 0.0
     cached: float = 0.0
+    generated: float = 0.0
 
     @property
     def prompt(self) -> float:
@@ -59,8 +63,15 @@ class Lengths:
 
     @property
     def output(self) -> float:
-        """Mean answer, tokens; at least 1."""
-        return max(1.0, self.output_tokens / self.finished)
+        """Mean answer, tokens; at least 1.
+
+        Short answers finish first. While few have, tokens generated for each that did are counted
+        instead, which is too much rather than too little.
+        """
+        mean = max(1.0, self.output_tokens / self.finished)
+        if self.finished >= _FEW:
+            return mean
+        return max(mean, min(self.generated / self.finished, _LONGEST_GUESS))
 
     @property
     def computed(self) -> float:
@@ -221,15 +232,16 @@ def _lifetime(counters: Mapping[str, ReplicaReading]) -> Lengths:
 
 
 def _remembered(before: Lengths, grown: list[ReplicaReading], seconds: float) -> Lengths:
-    if not any(each.finished for each in grown):
+    if not any(each.finished or each.generation_tokens for each in grown):
         return before  # nothing was learnt, so nothing is forgotten
-    rate = sum(each.finished for each in grown) / seconds
     soonest, latest = _FORGET_S
-    keep = math.exp(-seconds / min(max(_FORGET_REQUESTS / rate, soonest), latest))
+    rate = max(sum(each.finished for each in grown) / seconds, _FORGET_REQUESTS / latest)
+    keep = math.exp(-seconds / max(_FORGET_REQUESTS / rate, soonest))
     return Lengths(
         keep * before.finished + sum(each.finished for each in grown),
         keep * before.prompt_tokens + sum(each.finished_prompt_tokens for each in grown),
         keep * before.output_tokens + sum(each.finished_output_tokens for each in grown),
         keep * before.prompts + sum(each.prompt_tokens for each in grown),
         keep * before.cached + sum(each.cached_tokens for each in grown),
+        keep * before.generated + sum(each.generation_tokens for each in grown),
     )

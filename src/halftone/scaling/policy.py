@@ -59,7 +59,7 @@ class Term(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a user says. `theta` is the one knob between cost and attainment: the share of a
-    replica's time that arriving work may take (0.72 safe, 0.80 middle, 0.85 lean).
+    replica's time that arriving work may take (0.80 safe, 0.90 middle, 0.95 lean).
 
     `lead_s` is from the ask until a replica is ready (its 90th percentile). A request should have
     its first token within `ttft_s + prompt / prompt_rate`, and its later ones `itl_s` apart.

@@ -43,7 +43,7 @@ _MEMORY_MARGIN: Final = 1.15
 _CLEAR_S: Final = 45.0
 # While a queue grows what arrives is underestimated, for long answers have not ended yet; and one
 # replica too few is asked for a whole lead time later.
-_HURRY: Final = 0.85
+_HURRY: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ APPLICATION: Final = "halftone"
 IMPORT_PATH: Final = "halftone.serve.application:build"
 # As Ray names it: the class and the name that `configuration` gives.
 DEPLOYMENT: Final = "EndpointServer:endpoint"
+POLICY: Final = "halftone.scaling.ray_policy:KVPressurePolicy"
 # Where a replica finds its endpoint in the configuration that Ray hands it.
 ENDPOINT_KEY: Final = "halftone_endpoint"
 _ROUTERS: Final = {
@@ -66,20 +67,56 @@ def described(endpoint: Endpoint) -> dict[str, Any]:
     """The endpoint's entry among `applications` of a Ray Serve configuration.
 
     Ray starts every replica anew when `args` change, and how many there are is no reason to: their
-    number stands beside the arguments, which Ray changes in place.
+    number, or what decides it, stands beside the arguments, which Ray changes in place.
     """
+    fixed = endpoint.model_copy(update={"replicas": 1, "autoscaling": None})
     return {
         "name": APPLICATION,
         "route_prefix": "/",
         "import_path": IMPORT_PATH,
-        "args": endpoint.model_copy(update={"replicas": 1}).model_dump(mode="json"),
+        "args": fixed.model_dump(mode="json"),
         "deployments": [
             {
                 "name": DEPLOYMENT,
-                "num_replicas": endpoint.replicas,
+                **_count(endpoint),
                 "max_surge_percent": _surge_percent(endpoint),
             }
         ],
+    }
+
+
+def _count(endpoint: Endpoint) -> dict[str, Any]:
+    """How many replicas, or who says so.
+
+    Ray begins with the least, or with as many as there are; `initial_replicas` would go back to
+    them whenever the configuration changes. The law has its own patience, so Ray adds none.
+    """
+    wished = endpoint.autoscaling
+    if wished is None:
+        return {"num_replicas": endpoint.replicas}
+    card = wished.cardFile if wished.card is None else wished.card
+    return {
+        "autoscaling_config": {
+            "min_replicas": wished.minReplicas,
+            "max_replicas": wished.maxReplicas,
+            "upscale_delay_s": 0,
+            "downscale_delay_s": 0,
+            "policy": {
+                "policy_function": POLICY,
+                "policy_kwargs": {
+                    "prometheus": wished.prometheusUrl,
+                    "model": endpoint.servedModelName,
+                    "selector": wished.selector,
+                    "token_file": wished.prometheusTokenFile,
+                    "ca_file": wished.prometheusCaFile,
+                    "card": card,
+                    "settings": wished.law(),
+                    "lead_s": wished.leadSeconds,
+                    "observe_only": wished.observeOnly,
+                    "interval_s": wished.intervalSeconds,
+                },
+            },
+        }
     }
 
 
@@ -143,4 +180,5 @@ def _surge_percent(endpoint: Endpoint) -> int:
     """The least that lets one replica more start while the others serve; Ray rounds up."""
     if endpoint.strategy is Strategy.Recreate:
         return 0
-    return max(1, 100 // endpoint.replicas)
+    wished = endpoint.autoscaling
+    return max(1, 100 // (endpoint.replicas if wished is None else wished.maxReplicas))

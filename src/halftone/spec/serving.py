@@ -12,6 +12,7 @@ from pydantic import Field, StrictInt, model_validator
 
 from halftone.spec.api_model import ApiModel, FilePath, HttpUrl, Percent, ShortText
 from halftone.spec.reports import Verdict
+from halftone.spec.scaling import Autoscaling
 
 _LONGEST_PLACE: Final = 2048
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -164,6 +165,7 @@ class Endpoint(ApiModel):
     draftTokens: Annotated[StrictInt, Field(ge=1, le=16)] | None = None
     engineArguments: Annotated[dict[str, Argument], Field(default_factory=dict, max_length=64)]
     replicas: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
+    autoscaling: Autoscaling | None = None
     routing: Routing = Routing.RoundRobin
     strategy: Strategy = Strategy.Surge
     warmUp: WarmUp = WarmUp.Enabled

@@ -12,9 +12,15 @@ import numpy as np
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.loads.load import Floats, Load
 
-# The peak is the minute with the most work: what comes faster is what queues are for, and what is
-# spread over more is a level, which a burst in it does not change.
-_PEAK_S: Final = 60.0
+# The peak is what the load needs: a queue takes up bursts as long as few requests wait in it for
+# longer than a usual objective. The busiest minute would be far too few for a load that comes in
+# bursts of seconds.
+_BIN_S: Final = 1.0
+_WAIT_S: Final = 2.0
+_LATE_SHARE: Final = 0.01
+_LEVELS: Final = 32
+# As near as this is near enough.
+_CLOSE: Final = 0.005
 # What a replica's time may be taken to before requests wait too long; more than the law itself
 # allows.
 BUSY: Final = 0.9
@@ -31,15 +37,36 @@ def works(load: Load, capacity: Capacity) -> Floats:
 
 
 def peak_level(load: Load, capacity: Capacity) -> float:
-    """Replica-seconds of work that arrive per second in the minute that has the most.
+    """The least work per second (replica-seconds) that must be done for all but `_LATE_SHARE` of
+    the requests to wait at most `_WAIT_S` behind the work before them.
 
-    Of a load that is shorter, the mean; 0 of an empty one.
+    One queue for all, second by second. The mean of a load of one second; 0 of an empty one.
     """
     if not len(load):
         return 0.0
-    minute = (load.arrival_s // _PEAK_S).astype(np.int64)
-    sums = np.bincount(minute, weights=works(load, capacity))
-    return float(sums.max() / min(_PEAK_S, max(load.duration_s, 1.0)))
+    second = (load.arrival_s // _BIN_S).astype(np.int64)
+    arrived = np.bincount(second, weights=works(load, capacity)) / _BIN_S
+    requests = np.bincount(second).astype(np.float64)
+    low, high = float(arrived.mean()), float(arrived.max())
+    while high - low > _CLOSE * high:
+        levels = np.linspace(low, high, _LEVELS)
+        enough = _late(arrived, requests, levels) <= _LATE_SHARE * len(load)
+        found = int(np.argmax(enough)) if enough.any() else _LEVELS - 1
+        low, high = float(levels[max(found - 1, 0)]), float(levels[found])
+        if not found:
+            break
+    return high
+
+
+def _late(arrived: Floats, requests: Floats, levels: Floats) -> Floats:
+    """Requests that wait longer than `_WAIT_S`, for each of `levels`; float64."""
+    queue = np.zeros(len(levels))
+    late = np.zeros(len(levels))
+    for work, count in zip(arrived.tolist(), requests.tolist(), strict=True):
+        if count:
+            late += count * (queue > levels * _WAIT_S)
+        queue = np.maximum(queue + (work - levels) * _BIN_S, 0.0)
+    return late
 
 
 def peak_need(load: Load, capacity: Capacity) -> int:

@@ -1,0 +1,115 @@
+"""Holds each replica of an endpoint on this machine to a share of a core, as a pod's limit would.
+
+    with HeldReplicas(0.5) as held:
+        held.watch(mark)        # every replica of the endpoint with that mark, from its start on
+
+Called by `autoscaling`. Replicas of one machine would else take each other's cores, and more of
+them would not be faster. A replica is a process of Ray's with an engine below it; both are put into
+a control group of their own whose quota the kernel enforces. The quota is counted in periods of
+10 ms, the kernel's usual 100 ms would stop a replica for the time of several tokens. Needs root and
+control groups of either version; it must not touch a process without the mark.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from halftone.serve.local.leftovers import MARK
+
+_GROUPS = Path("/sys/fs/cgroup")
+_PERIOD_US = 10_000
+_LOOK_S = 0.3
+_REPLICA = b"EndpointServer"  # in the title of the process that Ray gives a replica
+_ENDING_S = 20.0
+
+
+class HeldReplicas:
+    """Looks for replicas in a thread of its own while the block runs."""
+
+    def __init__(self, cores: float) -> None:
+        self._cores = cores
+        self._mark = ""
+        self._held: dict[int, Path] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._first = _GROUPS / "cpu"  # version 1 has a tree for each resource
+        self._root = self._first if self._first.is_dir() else _GROUPS
+
+    def __enter__(self) -> Self:
+        if os.geteuid() != 0 or not os.access(self._root / "cgroup.procs", os.W_OK):
+            raise RuntimeError(
+                f"replicas can be held to a share of a core by root alone, below {self._root}; "
+                "run this benchmark as root."
+            )
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Called when the replicas have ended; a group with a process in it stays, and is told."""
+        self._stop.set()
+        self._thread.join()
+        for group in self._held.values():
+            for _ in range(int(_ENDING_S / _LOOK_S)):
+                with suppress(OSError):
+                    group.rmdir()
+                if not group.exists():
+                    break
+                threading.Event().wait(_LOOK_S)
+
+    def watch(self, mark: str) -> None:
+        """Hold the replicas of the endpoint whose processes carry `mark`."""
+        self._mark = mark
+
+    def throttled_s(self) -> dict[int, float]:
+        """How long each replica that is there had to wait for its quota, by its process."""
+        found = {}
+        for process, group in self._held.items():
+            with suppress(OSError):
+                words = (group / "cpu.stat").read_text().split()
+                stated = dict(zip(words[::2], words[1::2], strict=True))
+                nanoseconds = int(stated.get("throttled_time", 0))
+                nanoseconds += 1000 * int(stated.get("throttled_usec", 0))
+                found[process] = nanoseconds / 1e9
+        return found
+
+    def _run(self) -> None:
+        while not self._stop.wait(_LOOK_S):
+            for process in self._replicas() if self._mark else ():
+                with suppress(OSError):  # it ended meanwhile
+                    self._hold(process)
+
+    def _replicas(self) -> Iterator[int]:
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit() and int(entry.name) not in self._held:
+                with suppress(OSError):
+                    title = Path(entry.path, "cmdline").read_bytes().partition(b"\0")[0]
+                    if _REPLICA in title and self._is_ours(entry.path):
+                        yield int(entry.name)
+
+    def _is_ours(self, place: str) -> bool:
+        wanted = f"{MARK}={self._mark}".encode()
+        return wanted in Path(place, "environ").read_bytes().split(b"\0")
+
+    def _hold(self, process: int) -> None:
+        group = self._root / f"halftone-{self._mark}-{process}"
+        group.mkdir()
+        self._held[process] = group
+        quota = round(self._cores * _PERIOD_US)
+        if self._root == self._first:
+            (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+            (group / "cpu.cfs_quota_us").write_text(str(quota))
+        else:
+            (group / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
+        for each in [process, *_descendants(process)]:
+            (group / "cgroup.procs").write_text(str(each))
+
+
+def _descendants(process: int) -> Iterator[int]:
+    """Its children of any thread, and theirs; those that come later are born into the group."""
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield int(child)
+            yield from _descendants(int(child))

@@ -1,0 +1,99 @@
+{{- /* Not empty where something else than `replicas` says how many there are. */}}
+{{- define "halftone.autoscaled" -}}
+{{- if and .Values.autoscaling.enabled .Values.autoscaling.prometheusUrl -}}
+true
+{{- end }}
+{{- end }}
+
+{{- /* The fewest and the most replicas, as JSON; the same number where none follows the load. */}}
+{{- define "halftone.bounds" -}}
+{{- with .Values.autoscaling }}
+{{- if include "halftone.autoscaled" $ }}
+{{- if gt (int .minReplicas) (int .maxReplicas) }}
+{{- fail (printf "`autoscaling.minReplicas`, %d, is more than `autoscaling.maxReplicas`, %d; lower the one, or raise the other." (int .minReplicas) (int .maxReplicas)) }}
+{{- end }}
+{{- dict "least" (int .minReplicas) "most" (int .maxReplicas) | toJson }}
+{{- else }}
+{{- dict "least" (int $.Values.replicas) "most" (int $.Values.replicas) | toJson }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Refuses autoscaling that could never decide, or two places for one card. */}}
+{{- define "halftone.checkCapacity" -}}
+{{- with .Values.autoscaling.capacity }}
+{{- if and .card .configMapName }}
+{{- fail "`autoscaling.capacity.card` and `autoscaling.capacity.configMapName` are both set; leave one of them out." }}
+{{- end }}
+{{- if not (or .card .configMapName) }}
+{{- fail "`autoscaling.prometheusUrl` is set, and nothing says what a replica can do. Put the artifact's capacity card for this device (it lies in `capacity/`; `halftone bench` writes one) into a ConfigMap (`kubectl create configmap card --from-file=card.json`) and name it in `autoscaling.capacity.configMapName`, or set `autoscaling.enabled: false`." }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* What Serve decides by: the fields of halftone.serve.application, as YAML. */}}
+{{- define "halftone.servedCount" -}}
+{{- with .Values.autoscaling }}
+{{- if include "halftone.autoscaled" $ }}
+{{- include "halftone.checkCapacity" $ }}
+autoscaling_config:
+  min_replicas: {{ int .minReplicas }}
+  max_replicas: {{ int .maxReplicas }}
+  # The law has its own patience.
+  upscale_delay_s: 0
+  downscale_delay_s: 0
+  policy:
+    policy_function: halftone.scaling.ray_policy:KVPressurePolicy
+    policy_kwargs:
+      prometheus: {{ toJson .prometheusUrl }}
+      model: {{ include "halftone.modelName" $ | quote }}
+      selector: {{ toJson .selector }}
+      token_file: {{ if .prometheusToken.secretName }}/etc/halftone/prometheus/token{{ else }}null{{ end }}
+      ca_file: {{ if .prometheusCaFile }}{{ toJson .prometheusCaFile }}{{ else }}null{{ end }}
+      {{- if .capacity.card }}
+      card: {{ toJson .capacity.card }}
+      {{- else }}
+      card: /etc/halftone/capacity/card.json
+      {{- end }}
+      settings:
+        theta: {{ divf (int .thetaPercent) 100 }}
+        min_replicas: {{ int .minReplicas }}
+        max_replicas: {{ int .maxReplicas }}
+        ttft_s: {{ divf (int .objectives.ttftMilliseconds) 1000 }}
+        prompt_rate: {{ int .objectives.promptTokensPerSecond }}
+        itl_s: {{ divf (int .objectives.interTokenMilliseconds) 1000 }}
+      lead_s: {{ .leadSeconds | toJson }}
+      observe_only: {{ .observeOnly }}
+      interval_s: {{ int .intervalSeconds }}
+{{- else }}
+num_replicas: {{ int $.Values.replicas }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Volumes of the card and of Prometheus's token, for whoever decides. */}}
+{{- define "halftone.decidingVolumes" -}}
+{{- with .Values.autoscaling.capacity }}
+{{- if and (include "halftone.autoscaled" $) .configMapName }}
+- name: capacity
+  configMap: {name: {{ quote .configMapName }}, items: [{key: {{ quote .key }}, path: card.json}]}
+{{- end }}
+{{- end }}
+{{- with .Values.autoscaling.prometheusToken }}
+{{- if and (include "halftone.autoscaled" $) .secretName }}
+- name: prometheus
+  secret: {secretName: {{ quote .secretName }}, items: [{key: {{ quote .key }}, path: token}]}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "halftone.decidingMounts" -}}
+{{- if include "halftone.autoscaled" . }}
+{{- if .Values.autoscaling.capacity.configMapName }}
+- {name: capacity, mountPath: /etc/halftone/capacity, readOnly: true}
+{{- end }}
+{{- if .Values.autoscaling.prometheusToken.secretName }}
+- {name: prometheus, mountPath: /etc/halftone/prometheus, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,206 @@
+"""`halftone autoscale`: the external controller, for what Ray Serve's own autoscaler does not run.
+
+The options are read here; `scaling.acting` does the work. It runs until SIGTERM or Ctrl-C, and then
+gives its Lease back, so that another one acts at once.
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any, Final
+
+import click
+
+from halftone.cli.autoscale_options import (
+    Wishes,
+    check,
+    connection,
+    identity,
+    law,
+    lease,
+    needs_cluster,
+    reader,
+    target,
+)
+from halftone.spec.errors import EnvironmentFault
+from halftone.spec.names import Reason
+
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_PORT: Final = click.IntRange(0, 65_535)
+# Of OpenTelemetry's exporter for Prometheus, so that it is nobody else's of ours.
+_METRICS_PORT: Final = 9464
+
+
+@click.command()
+@click.option("--prometheus", required=True, metavar="URL", help="Whose answers are read.")
+@click.option("--model", required=True, help="The model as it is served.")
+@click.option(
+    "--selector",
+    multiple=True,
+    metavar="LABEL=VALUE",
+    help="A label that all series have, where several endpoints serve this name.",
+)
+@click.option("--prometheus-token-file", type=_FILE, help="A bearer token for Prometheus.")
+@click.option("--prometheus-ca-file", type=_FILE, help="Certificates to trust.")
+@click.option("--card", type=_FILE, help="Its capacity card (`halftone bench` writes one).")
+@click.option("--profile", help="A simulated capacity; see `halftone replay --list-profiles`.")
+@click.option("--ray", metavar="URL", help="Scale an application of Ray Serve, at its dashboard.")
+@click.option("--application", default="halftone", show_default=True, help="Of Ray Serve.")
+@click.option(
+    "--ray-deployment",
+    default="EndpointServer:endpoint",
+    show_default=True,
+    help="Of that application.",
+)
+@click.option("--ray-token-file", type=_FILE, help="[default: the variable RAY_AUTH_TOKEN]")
+@click.option("--deployment", metavar="NAMESPACE/NAME", help="Scale a Deployment of Kubernetes.")
+@click.option("--min", "least", type=int, default=1, show_default=True, help="Fewest replicas.")
+@click.option("--max", "most", type=int, default=8, show_default=True, help="Most replicas.")
+@click.option(
+    "--theta",
+    type=click.FloatRange(0.3, 0.95),
+    default=0.8,
+    show_default=True,
+    help="Share of a replica's time that may be taken: 0.72 safe, 0.85 lean.",
+)
+@click.option(
+    "--lead-seconds",
+    type=click.FloatRange(min=1),
+    help="From the ask until a replica is ready, until that was measured. [default: the card's]",
+)
+@click.option(
+    "--slo-ttft",
+    type=click.FloatRange(min=0.01),
+    default=2.5,
+    show_default=True,
+    help="Seconds to the first token, beside what its prompt takes at --slo-prompt-rate.",
+)
+@click.option(
+    "--slo-prompt-rate",
+    type=click.FloatRange(min=1),
+    default=4000.0,
+    show_default=True,
+    help="Tokens of a prompt a second.",
+)
+@click.option(
+    "--slo-itl",
+    type=click.FloatRange(min=0.001),
+    default=0.1,
+    show_default=True,
+    help="Seconds between later tokens.",
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(1, 300),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--observe-only", is_flag=True, help="Decide and tell, and change nothing.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Of our metrics.")
+@click.option(
+    "--metrics-port",
+    type=_PORT,
+    default=_METRICS_PORT,
+    show_default=True,
+    help="0 takes a free one, which is printed.",
+)
+@click.option(
+    "--leader-election/--no-leader-election",
+    default=True,
+    show_default=True,
+    help="Of several that scale one target, one acts.",
+)
+@click.option(
+    "--lease", metavar="NAMESPACE/NAME", help="[default: the Deployment's name and '-autoscale']"
+)
+@click.option("--kubeconfig", type=click.Path(), help="[default: this pod's account, or kubectl's]")
+@click.option("--context", help="Of the kubeconfig.")
+def autoscale(
+    observe_only: bool,
+    metrics_host: str,
+    metrics_port: int,
+    kubeconfig: str | None,
+    context: str | None,
+    **options: Any,
+) -> None:
+    """Keep as many replicas as the load needs, of a Ray Serve application or a Deployment.
+
+    An endpoint of the chart does this by itself. A count that somebody else sets stands until it is
+    also what is wanted for five minutes.
+    """
+    from prometheus_client import CollectorRegistry
+
+    from halftone.scaling.acting.api_server import ApiServer
+    from halftone.scaling.acting.controlling import Controller
+    from halftone.scaling.acting.deciding import Decider
+    from halftone.scaling.acting.exporting import metrics_in, served
+    from halftone.scaling.follower import Follower
+    from halftone.scaling.policy import itl_refusal
+
+    wishes = Wishes(**options)
+    check(wishes)
+    capacity, settings = law(wishes)
+    _log_to_stderr()
+    if (warning := itl_refusal(capacity, settings)) is not None:
+        click.echo(f"halftone: {warning}", err=True)
+    me = identity()
+    api = ApiServer(connection(kubeconfig, context)) if needs_cluster(wishes) else None
+    registry = CollectorRegistry()
+    follower = Follower(capacity, settings, wishes.interval)
+    controller = Controller(
+        target(wishes, api, me),
+        Decider(reader(wishes), follower, settings.lead_s),
+        metrics_in(registry, wishes.model),
+        lease(wishes, api, me),
+        observe_only=observe_only,
+    )
+    with _ended() as stop, _told(served(registry, metrics_host, metrics_port), metrics_port):
+        controller.run(wishes.interval, stop)
+    if api is not None:
+        api.close()
+
+
+@contextmanager
+def _told(serving: Any, port: int) -> Iterator[None]:
+    """Metrics, and where they are."""
+    try:
+        found = serving.__enter__()
+    except OSError as error:
+        raise EnvironmentFault(
+            Reason.EndpointUnavailable,
+            "--metrics-port",
+            f"`--metrics-port {port}` cannot be listened at ({error.strerror}); choose another.",
+        ) from error
+    try:
+        click.echo(f"halftone: metrics on port {found}", err=True)
+        yield
+    finally:
+        serving.__exit__(None, None, None)
+
+
+@contextmanager
+def _ended() -> Iterator[Event]:
+    """What SIGTERM and Ctrl-C set; a look that is under way comes to its end."""
+    stop = Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }  # fmt: skip
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for noisy in ("httpx", "httpcore", "kr8s"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,243 @@
+"""The command line of `halftone autoscale` becomes a target, a law and a reader.
+
+Called by `autoscale`. What is wrong with an option is a sentence that names it; what is wrong with
+the world is for the controller to wait out.
+"""
+
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from halftone.scaling.capacity import Capacity
+from halftone.scaling.policy import Settings
+from halftone.spec.errors import RefusedInput
+from halftone.spec.names import Reason
+
+if TYPE_CHECKING:
+    from halftone.scaling.acting.api_server import ApiServer, Connection
+    from halftone.scaling.acting.leading import Lease
+    from halftone.scaling.acting.targets import Target
+    from halftone.scaling.inputs.prometheus import PrometheusReader
+
+# Where Ray's own tools find the token.
+RAY_TOKEN: Final = "RAY_AUTH_TOKEN"  # noqa: S105  # a name
+# A profile says nothing of how long a replica takes; a large model with a warm cache takes this.
+_PROFILE_LEAD_S: Final = 300.0
+_OBJECT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
+_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The options as click gives them."""
+
+    prometheus: str
+    model: str
+    selector: tuple[str, ...]
+    prometheus_token_file: Path | None
+    prometheus_ca_file: Path | None
+    card: Path | None
+    profile: str | None
+    ray: str | None
+    application: str
+    ray_deployment: str
+    ray_token_file: Path | None
+    deployment: str | None
+    least: int
+    most: int
+    theta: float
+    lead_seconds: float | None
+    slo_ttft: float
+    slo_prompt_rate: float
+    slo_itl: float
+    interval: float
+    lease: str | None
+    leader_election: bool
+
+
+def refuse(option: str, sentence: str) -> RefusedInput:
+    """For an option that cannot be as it is."""
+    return RefusedInput(Reason.InvalidEndpoint, option, sentence)
+
+
+def check(wishes: Wishes) -> None:
+    """Raise RefusedInput for options that do not fit each other."""
+    if (wishes.ray is None) == (wishes.deployment is None):
+        raise refuse(
+            "--ray",
+            "Exactly one of `--ray` and `--deployment` must be given: what is to be scaled.",
+        )
+    if (wishes.card is None) == (wishes.profile is None):
+        raise refuse(
+            "--card",
+            "Exactly one of `--card` and `--profile` must be given: what a replica can do. "
+            "`halftone bench` measures a card.",
+        )
+    if wishes.least < 1:
+        raise refuse(
+            "--min",
+            "`--min` must be 1 or more: with no replica there is nobody whose metrics say that "
+            "requests wait, so nothing would ever start one.",
+        )
+    if wishes.most < wishes.least:
+        raise refuse("--max", f"`--max`, {wishes.most}, is less than `--min`, {wishes.least}.")
+    for option, url in (("--prometheus", wishes.prometheus), ("--ray", wishes.ray)):
+        if url is not None:
+            _require_url(option, url)
+    for option, place in (("--deployment", wishes.deployment), ("--lease", wishes.lease)):
+        if place is not None and not _OBJECT.fullmatch(place):
+            raise refuse(option, f"`{option} {place}` must be NAMESPACE/NAME.")
+
+
+def _require_url(option: str, url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise refuse(option, f"`{option} {url}` must be a URL, such as `http://host:9090`.")
+    if "@" in parts.netloc:
+        raise refuse(option, f"`{option}` must hold no user name and no password.")
+
+
+def law(wishes: Wishes) -> tuple[Capacity, Settings]:
+    """What a replica can do, and what is wanted of all. Raises RefusedInput."""
+    capacity, lead_s = _capacity(wishes)
+    settings = Settings(
+        lead_s=lead_s if wishes.lead_seconds is None else wishes.lead_seconds,
+        theta=wishes.theta,
+        min_replicas=wishes.least,
+        max_replicas=wishes.most,
+        ttft_s=wishes.slo_ttft,
+        prompt_rate=wishes.slo_prompt_rate,
+        itl_s=wishes.slo_itl,
+    )
+    return capacity, settings
+
+
+def _capacity(wishes: Wishes) -> tuple[Capacity, float]:
+    """With the lead that is assumed until some were measured, in seconds."""
+    if wishes.card is None:
+        from halftone.scaling.profiles import load_profile
+
+        return load_profile(str(wishes.profile)), _PROFILE_LEAD_S
+    from pydantic import ValidationError
+
+    from halftone.spec.capacity import CapacityCard
+
+    try:
+        stated: dict[str, Any] = json.loads(wishes.card.read_text(encoding="utf-8"))
+        CapacityCard.model_validate(stated)
+        return Capacity.from_card(stated), float(stated["warmUpSeconds"])
+    except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
+        raise refuse(
+            "--card",
+            f"`--card {wishes.card}` is no capacity card of this version; `halftone bench` "
+            "writes one.",
+        ) from error
+
+
+def reader(wishes: Wishes) -> "PrometheusReader":
+    """What asks Prometheus."""
+    from halftone.scaling.inputs.prometheus import Access, PrometheusReader
+
+    return PrometheusReader(
+        wishes.prometheus,
+        wishes.model,
+        selector=dict(_label(text) for text in wishes.selector),
+        access=Access({}, wishes.prometheus_token_file, wishes.prometheus_ca_file),
+    )
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not _LABEL.fullmatch(name):
+        raise refuse("--selector", f"`--selector {text}` must be LABEL=VALUE.")
+    return name, value
+
+
+def target(wishes: Wishes, api: "ApiServer | None", identity: str) -> "Target":
+    """What is scaled; a Deployment needs `api`."""
+    if wishes.ray is not None:
+        from halftone.scaling.acting.ray_application import RayApplication, RayPlace
+
+        place = RayPlace(wishes.ray, wishes.application, wishes.ray_deployment, ray_token(wishes))
+        return RayApplication(place)
+    from halftone.scaling.acting.deployment_scale import DeploymentScale
+
+    assert api is not None
+    assert wishes.deployment is not None
+    namespace, _, name = wishes.deployment.partition("/")
+    return DeploymentScale(api, namespace, name, identity)
+
+
+def lease(wishes: Wishes, api: "ApiServer | None", identity: str) -> "Lease | None":
+    """The Lease of `--lease`, or one beside the Deployment; None without an election."""
+    place = wishes.lease or (wishes.deployment and f"{wishes.deployment}-autoscale")
+    if not wishes.leader_election or api is None or not place:
+        return None
+    from halftone.scaling.acting.leading import Lease
+
+    namespace, _, name = place.partition("/")
+    # Some looks may fail before somebody else takes over.
+    return Lease(api, namespace, name, identity, max(15.0, 4 * wishes.interval))
+
+
+def needs_cluster(wishes: Wishes) -> bool:
+    """Whether an API server is asked for anything."""
+    return wishes.deployment is not None or (wishes.leader_election and wishes.lease is not None)
+
+
+def ray_token(wishes: Wishes) -> str | None:
+    """Of the file, else of the variable; None where Ray asks for none. Raises RefusedInput."""
+    if wishes.ray_token_file is None:
+        return os.environ.get(RAY_TOKEN) or None
+    try:
+        return wishes.ray_token_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(
+            "--ray-token-file", f"`--ray-token-file {wishes.ray_token_file}`: {error}."
+        ) from error
+
+
+def connection(kubeconfig: str | None, context: str | None) -> "Callable[[], Connection]":
+    """The way to the API server: as the pod that this is, else as a kubeconfig says.
+
+    Raises RefusedInput for a kubeconfig that cannot be used, EnvironmentFault for a silent server.
+    """
+    from halftone.scaling.acting.api_server import in_cluster, is_in_cluster
+
+    if kubeconfig is None and context is None and is_in_cluster():
+        return in_cluster
+    first = [_of_kubeconfig(kubeconfig, context)]
+    return lambda: first.pop() if first else _of_kubeconfig(kubeconfig, context)
+
+
+def _of_kubeconfig(kubeconfig: str | None, context: str | None) -> "Connection":
+    import asyncio
+
+    from halftone.cli.cluster_access import connection as connected
+    from halftone.scaling.acting.api_server import Connection
+
+    async def found() -> Connection:
+        # It keeps keys in files that are gone afterwards, so the context is made inside.
+        async with connected(None, kubeconfig, context) as (client, _):
+            auth = client.auth
+            try:
+                verify = await auth.ssl_context()
+                return Connection(str(auth.server), verify, str(auth.token or ""))
+            finally:
+                if client._session is not None:  # kr8s has no other way to close it
+                    await client._session.aclose()
+
+    return asyncio.run(found())
+
+
+def identity() -> str:
+    """Of this process, as no other has it."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"

@@ -1,0 +1,75 @@
+"""What a user says of autoscaling: bounds, the one knob, objectives, and where numbers come from.
+
+`spec.serving.Endpoint` has it as `autoscaling`; the chart renders it, and `serve.application` makes
+of it the arguments of Ray's policy. The law's own words are in `halftone.scaling.policy`.
+"""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StrictBool, StrictInt, model_validator
+
+from halftone.spec.api_model import ApiModel, FilePath, HttpUrl
+
+_Replicas = Annotated[StrictInt, Field(ge=1, le=1000)]
+
+
+class Objectives(ApiModel):
+    """What an answer should be like.
+
+    Its first token comes within `ttftMilliseconds` and the time that the prompt takes at
+    `promptTokensPerSecond`; the others `interTokenMilliseconds` apart.
+    """
+
+    ttftMilliseconds: Annotated[StrictInt, Field(ge=1, le=3_600_000)] = 2500
+    promptTokensPerSecond: Annotated[StrictInt, Field(ge=1, le=10_000_000)] = 4000
+    interTokenMilliseconds: Annotated[StrictInt, Field(ge=1, le=60_000)] = 100
+
+
+class Autoscaling(ApiModel):
+    """Replicas that follow the load, between two bounds.
+
+    `thetaPercent` is the share of a replica's time that arriving work may take: 72 is safe, 80 the
+    middle, 85 lean. `leadSeconds` is how long a replica takes from the ask until it is ready, until
+    that was measured; what the card says of its warm-up if left out. Exactly one of `card` (a
+    capacity card as JSON) and `cardFile` is set. `selector` are labels that all series have, where
+    several endpoints serve one name. Files are those of whoever decides. With `observeOnly` it
+    decides and tells, and changes nothing.
+
+    The least is 1: with no replica there is nobody whose metrics say that requests wait.
+    """
+
+    prometheusUrl: HttpUrl
+    prometheusTokenFile: FilePath | None = None
+    prometheusCaFile: FilePath | None = None
+    selector: Annotated[dict[str, str], Field(default_factory=dict, max_length=16)]
+    minReplicas: _Replicas = 1
+    maxReplicas: _Replicas = 8
+    thetaPercent: Annotated[StrictInt, Field(ge=30, le=95)] = 80
+    leadSeconds: Annotated[StrictInt, Field(ge=1, le=86_400)] | None = None
+    intervalSeconds: Annotated[StrictInt, Field(ge=1, le=300)] = 5
+    objectives: Objectives = Objectives()
+    observeOnly: StrictBool = False
+    card: dict[str, Any] | None = None
+    cardFile: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _bounds_and_card(self) -> Self:
+        if self.minReplicas > self.maxReplicas:
+            raise ValueError(
+                f"`minReplicas`, {self.minReplicas}, must not be more than `maxReplicas`, "
+                f"{self.maxReplicas}"
+            )
+        if (self.card is None) == (self.cardFile is None):
+            raise ValueError("exactly one of `card` and `cardFile` must be set")
+        return self
+
+    def law(self) -> dict[str, float]:
+        """As fields of `halftone.scaling.policy.Settings`, but the lead."""
+        return {
+            "theta": self.thetaPercent / 100,
+            "min_replicas": self.minReplicas,
+            "max_replicas": self.maxReplicas,
+            "ttft_s": self.objectives.ttftMilliseconds / 1000,
+            "prompt_rate": float(self.objectives.promptTokensPerSecond),
+            "itl_s": self.objectives.interTokenMilliseconds / 1000,
+        }

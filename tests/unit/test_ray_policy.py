@@ -1,0 +1,181 @@
+"""The law in Ray Serve's controller, which it may neither hold up nor break.
+
+We test these aspects:
+- it wants what the law wants, and says why in its state
+- on missing data, a reader or a law that raises, and arguments that cannot be used, the count holds
+- a call does not wait for a reader that hangs, and an answer that is too old counts no more
+- `observeOnly` decides and changes nothing
+- it travels as Ray has it travel, and its thread ends with it
+- replicas are counted as Ray names them
+"""
+
+import gc
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from halftone.scaling.acting.deciding import Decider, Judgement
+from halftone.scaling.acting.ray_carrier import RayCarrier, counts
+from halftone.scaling.follower import Follower
+from halftone.scaling.inputs.counts import ReplicaCounts
+from halftone.scaling.policy import Settings
+from halftone.scaling.ray_policy import KVPressurePolicy
+from halftone.scaling.reading import Reading
+from tests.acting_cases import CARD, Context, Recorded
+from tests.fed_endpoints import CAPACITY, Fed
+from tests.servers.ports import free_port
+
+LEAD_S = 120.0
+
+
+def carrier(
+    readings: list[Reading | Exception], *, observe_only: bool = False, fresh_s: float = 60.0
+) -> tuple[RayCarrier, list[Judgement], Recorded]:
+    """A carrier that looks every few milliseconds, and what it told."""
+    told: list[Judgement] = []
+    reader = Recorded(readings)
+    decider = Decider(reader, Follower(CAPACITY, Settings(lead_s=LEAD_S)), LEAD_S)
+    made = RayCarrier(decider, 0.005, fresh_s, observe_only=observe_only, told=told.append)
+    return made, told, reader
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """A hang ends with the test's own limit."""
+    while not is_so():
+        time.sleep(0.002)
+
+
+def loaded(looks: int = 40) -> list[Reading | Exception]:
+    """Readings of four replicas' work, on two."""
+    fed = Fed(ready=2)
+    return [fed.next(200) for _ in range(looks)]
+
+
+def test_it_wants_what_the_law_wants_and_says_why() -> None:
+    policy, told, _ = carrier(loaded())
+    context = Context(target_num_replicas=2, running=2)
+    policy(context)
+    until(lambda: len(told) >= 40)
+    wanted, state = policy(context)
+    policy.end()
+    assert told[39].decision is not None
+    assert wanted == told[39].decision.wanted > 2
+    assert state["term"] == "Rate"
+    assert state["reason"].startswith(f"{wanted} wanted")
+    assert "held" not in state
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Fed(ready=2).next(0, missing=("no series of `vllm:num_requests_waiting`",)), "no series"),
+        (RuntimeError("a bug"), "because the law failed: RuntimeError: a bug"),
+    ],
+)
+def test_the_count_holds_on_whatever_is_wrong(answer: Reading | Exception, said: str) -> None:
+    policy, told, _ = carrier([*loaded(), answer])
+    policy(Context(target_num_replicas=2, running=2))
+    until(lambda: len(told) > 41)
+    wanted, state = policy(Context(target_num_replicas=7, running=2))
+    policy.end()
+    assert wanted == 7
+    assert said in state["held"]
+
+
+class Hanging:
+    """A reader that answers once somebody lets it."""
+
+    def __init__(self) -> None:
+        self.let = threading.Event()
+
+    def read(self, counts: ReplicaCounts) -> Reading:
+        self.let.wait()
+        return Fed(ready=2).next(0)
+
+
+def test_a_call_does_not_wait_for_a_reader_that_hangs() -> None:
+    reader = Hanging()
+    decider = Decider(reader, Follower(CAPACITY, Settings(lead_s=LEAD_S)), LEAD_S)
+    policy = RayCarrier(decider, 0.005, 60, observe_only=False, told=lambda _: None)
+    # Were one of them to wait, the test would never come to its end.
+    answers = [policy(Context(3, 3)) for _ in range(100)]
+    assert {wanted for wanted, _ in answers} == {3}
+    assert {state["held"] for _, state in answers} == {"Prometheus has not answered yet."}
+    policy.end()
+    reader.let.set()
+
+
+def test_an_answer_that_is_too_old_counts_no_more() -> None:
+    policy, told, _ = carrier(loaded(), fresh_s=-1.0)
+    policy(Context(2, 2))
+    until(lambda: len(told) >= 40)
+    wanted, state = policy(Context(2, 2))
+    policy.end()
+    assert wanted == 2
+    assert state["held"].startswith("The last look was")
+
+
+def test_observe_only_decides_and_changes_nothing() -> None:
+    policy, told, _ = carrier(loaded(), observe_only=True)
+    policy(Context(2, 2))
+    until(lambda: len(told) >= 40)
+    wanted, state = policy(Context(2, 2))
+    policy.end()
+    assert wanted == 2
+    assert state["wanted"] > 2
+    assert state["held"] == "observeOnly"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"card": {}}, "KeyError"),
+        ({"card": "nowhere/card.json"}, "nowhere/card.json"),
+        ({"prometheus": "prometheus:9090"}, "no URL of Prometheus"),
+        ({"settings": {"thetta": 0.8}}, "thetta"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_arguments_that_cannot_be_used_hold_the_count(changes: dict[str, Any], said: str) -> None:
+    arguments = {"prometheus": "http://localhost:9", "model": "model", "card": CARD, **changes}
+    wanted, state = KVPressurePolicy(**arguments)(Context(4, 4))
+    assert wanted == 4
+    assert said in state["held"]
+
+
+def test_a_context_of_another_ray_holds_the_count() -> None:
+    policy, _, _ = carrier(loaded())
+
+    class Other:
+        target_num_replicas = 5
+
+    wanted, state = policy(Other())
+    assert wanted == 5
+    assert "running_replicas" in state["held"]
+
+
+def test_it_travels_and_its_thread_ends_with_it() -> None:
+    others = set(threading.enumerate())
+    unheard = f"http://127.0.0.1:{free_port()}"
+    policy = KVPressurePolicy(prometheus=unheard, model="model", card=CARD, interval_s=0.01)
+    again = pickle.loads(pickle.dumps(policy))
+    said: dict[str, Any] = {"held": "not answered yet"}
+    while "not answered yet" in said["held"]:
+        _, said = again(Context(3, 3))
+    assert "does not answer" in said["held"]
+    (thread,) = set(threading.enumerate()) - others
+    del again
+    gc.collect()
+    thread.join()
+
+
+def test_replicas_are_counted_as_ray_names_them() -> None:
+    names = frozenset({"replica-0", "replica-1"})
+    assert counts(Context(5, 2)) == ReplicaCounts(2, 3, 0, names)
+    # One more for a moment, as in a rollout.
+    assert counts(Context(1, 2)) == ReplicaCounts(2, 0, 0, names)
+    assert counts(Context(1, 0, 4.0)) == ReplicaCounts(0, 1, 0, frozenset(), 4.0)
