@@ -3,9 +3,10 @@
     python -P autoscaled_endpoint.py ENDPOINT_JSON PORT MOST_REPLICAS EXPORT_MILLISECONDS
 
 Runs in the environment that has Ray and vLLM, for `autoscaling`. It says `{"mark", "metricsPort"}`
-when Ray is up, and answers a JSON line each: `{"deploy": {...}}` replaces what is served,
-`{"wait": true}` returns when it answers or says why it does not, `{"replicas": true}` says how many
-replicas are in which of Ray Serve's states. End of input ends it.
+when Ray is up, and answers a JSON line each: `{"deploy": {...}, "most": N}` replaces what is served
+by at most so many replicas, `{"wait": true}` returns when it answers or says why it does not,
+`{"replicas": true}` says how many replicas are in which of Ray Serve's states. End of input ends
+it.
 """
 
 import json
@@ -13,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from halftone.serve.application import APPLICATION, DEPLOYMENT
+from halftone.serve.application import APPLICATION, DEPLOYMENT, described
 from halftone.serve.local.cluster import Address, LocalRay
 from halftone.serve.local.leftovers import MARK
 from halftone.spec.errors import HalftoneError
@@ -25,14 +26,25 @@ class Exporting(LocalRay):
 
     export_ms = ""
 
+    def deploy_at_most(self, endpoint: Endpoint, most: int) -> None:
+        """Ray's own bound, while the policy's arguments stay: other ones replace every replica."""
+        from ray import serve
+        from ray.serve.schema import ServeDeploySchema
+
+        application = described(endpoint)
+        application["deployments"][0]["autoscaling_config"]["max_replicas"] = most
+        serve.context._get_global_client().deploy_apps(
+            ServeDeploySchema.model_validate({"applications": [application]})
+        )
+
     def _variables(self) -> dict[str, str]:
         return super()._variables() | {"RAY_metrics_report_interval_ms": self.export_ms}
 
 
-def answer(ray: LocalRay, request: dict[str, Any]) -> Any:
+def answer(ray: Exporting, request: dict[str, Any]) -> Any:
     """What the last line asked for."""
     if "deploy" in request:
-        ray.deploy(Endpoint.model_validate(request["deploy"]))
+        ray.deploy_at_most(Endpoint.model_validate(request["deploy"]), request["most"])
         return None
     if "wait" in request:
         try:

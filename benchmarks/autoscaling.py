@@ -42,7 +42,6 @@ from halftone.serve.measuring.connection import Place
 from halftone.serve.measuring.load import LoadProcess
 from halftone.serve.measuring.rounds import Shape
 from halftone.serve.measuring.steps import measure_card
-from halftone.spec.scaling import Autoscaling
 from tests.endpoints import MODEL, pocket_artifact
 from tests.environments import python_of
 
@@ -51,14 +50,15 @@ DEFAULT = Exports("default", export_s=10, scrape_s=15, look_s=5)
 FAST = Exports("fast", export_s=2, scrape_s=5, look_s=1)
 _DECIDED_S = {DEFAULT.name: 30.0, FAST.name: 8.0}
 _REPEATS = 5
-# What a step goes from and to, in replicas kept busy, and how long the first lasts.
-_LOW, _HIGH, _BEFORE_S = 0.4, 2.5, 60
+# What a step goes from and to, in replicas kept busy, and how many scrapes the first lasts: as many
+# as the law needs before it says whether load is bursty.
+_LOW, _HIGH, _BEFORE_SCRAPES = 0.2, 2.5, 14
 _MOST_WAIT_S = 120  # for a decision
 _SETTLED_S = 600  # for replicas to go that are not wanted
 _PROMPT, _OUTPUT = Lengths(64, 0.4, most=2), Lengths(32, 0.4, most=2)
 _FIT = Shape(64, 26, (8,), 1, 1)
 # The episode: (replicas kept busy, seconds until it is so).
-EPISODE = ((0.4, 60), (2.4, 540), (2.4, 120), (0.3, 180), (0.3, 780))
+EPISODE = ((0.3, 60), (2.4, 540), (2.4, 120), (0.3, 180), (0.3, 780))
 _NEAR = 1  # replicas
 
 
@@ -67,7 +67,6 @@ class Measured:
     """An endpoint whose replica was measured: its card, and how long its first one took."""
 
     endpoint: ScaledEndpoint
-    exports: Exports
     card: dict[str, Any]
     client: Client
 
@@ -75,17 +74,6 @@ class Measured:
     def capacity(self) -> Capacity:
         """As the policy and the plant take it."""
         return Capacity.from_card(self.card)
-
-    def policy(self, most: int = MOST) -> Autoscaling:
-        """As the chart's values make it."""
-        return Autoscaling(
-            prometheusUrl=self.endpoint.prometheus.url,
-            maxReplicas=most,
-            intervalSeconds=self.exports.look_s,
-            leadSeconds=round(self.endpoint.started_s),
-            selector={},
-            card=self.card,
-        )
 
     def load(self, busy: Floats, seed: int) -> Load:
         """Poisson arrivals that keep so many replicas busy in each second."""
@@ -104,7 +92,7 @@ def main(scratch: Path, repeats: int = _REPEATS) -> list[Result]:
     results = []
     for exports in (FAST, DEFAULT):
         with ScaledEndpoint(artifact, exports, scratch) as endpoint:
-            measured = measure(endpoint, exports, scratch)
+            measured = measure(endpoint, scratch)
             steps = [step(measured, number) for number in range(repeats)]
             results.append(_step_row(exports, steps, measured))
             if exports is DEFAULT:
@@ -112,8 +100,8 @@ def main(scratch: Path, repeats: int = _REPEATS) -> list[Result]:
     return results
 
 
-def measure(endpoint: ScaledEndpoint, exports: Exports, scratch: Path) -> Measured:
-    """Fit the card of the one replica that is there.
+def measure(endpoint: ScaledEndpoint, scratch: Path) -> Measured:
+    """Fit the card of the one replica that is there, and give it to the policy.
 
     Raises RuntimeError with the reason where there is none.
     """
@@ -123,7 +111,8 @@ def measure(endpoint: ScaledEndpoint, exports: Exports, scratch: Path) -> Measur
     if card.card is None:
         raise RuntimeError(card.noCardBecause)
     stated = card.card.model_dump(mode="json")
-    return Measured(endpoint, exports, stated, client_of(endpoint.url, MODEL))
+    endpoint.card_file.write_text(card.card.model_dump_json())
+    return Measured(endpoint, stated, client_of(endpoint.url, MODEL))
 
 
 # Steps --------------------------------------------------------------------------------------------
@@ -135,8 +124,10 @@ def step(measured: Measured, number: int) -> dict[str, Any]:
     The step comes at any moment between two scrapes, which differs from repeat to repeat.
     """
     _afresh(measured)
-    period_s = measured.exports.export_s + measured.exports.scrape_s
-    before_s = _BEFORE_S + random.Random(number).randrange(round(period_s))
+    exports = measured.endpoint.exports
+    period_s = exports.export_s + exports.scrape_s
+    before_s = _BEFORE_SCRAPES * exports.scrape_s
+    before_s += random.Random(number).randrange(round(period_s))
     busy = np.concatenate([np.full(before_s, _LOW), np.full(_MOST_WAIT_S, _HIGH)])
     decided = threading.Event()
 
@@ -160,9 +151,9 @@ def step(measured: Measured, number: int) -> dict[str, Any]:
 
 def _afresh(measured: Measured) -> None:
     """One replica, and a policy that remembers nothing."""
-    measured.endpoint.deploy(measured.policy(most=1).model_dump(mode="json"))
+    measured.endpoint.allow(1)
     _until(lambda: _counts(measured.endpoint.replicas()) == (1, 1, 0), _SETTLED_S)
-    measured.endpoint.deploy(measured.policy().model_dump(mode="json"))
+    measured.endpoint.allow(MOST)
 
 
 def _step_row(exports: Exports, steps: list[dict[str, Any]], measured: Measured) -> Result:
@@ -219,17 +210,17 @@ def episode(measured: Measured, stages: Sequence[tuple[float, int]] = EPISODE) -
 
 def predict(measured: Measured, load: Load) -> Outcome:
     """The plant under the same arrivals, with the same law and settings."""
-    stated: dict[str, Any] = dict(measured.policy().law())
-    settings = Settings(lead_s=measured.endpoint.started_s, **stated)
+    stated: dict[str, Any] = dict(measured.endpoint.autoscaling.law())
+    settings = Settings(lead_s=float(measured.card["warmUpSeconds"]), **stated)
     world = World(
         measured.capacity,
         lead_s=measured.endpoint.started_s,
         start=1,
         max_replicas=MOST,
-        scrape_interval_s=measured.exports.scrape_s,
+        scrape_interval_s=measured.endpoint.exports.scrape_s,
         client_timeout_s=float("inf"),
     )
-    law = Follower(measured.capacity, settings, float(measured.exports.look_s))
+    law = Follower(measured.capacity, settings, float(measured.endpoint.exports.look_s))
     return replay(world, load, law, "halftone")
 
 

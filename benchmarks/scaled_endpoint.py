@@ -1,8 +1,9 @@
 """A real endpoint of the pocket model that can be scaled, with a real Prometheus that scrapes it.
 
     with ScaledEndpoint(artifact, EXPORTS, scratch) as endpoint:
-        endpoint.deploy(autoscaling)
-        endpoint.replicas()             # Replicas(wanted=1, ready=1)
+        endpoint.card_file.write_text(card)     # fitted on the one replica that there is
+        endpoint.allow(3)                       # from here on the policy decides
+        endpoint.replicas()                     # Replicas(wanted=1, ready=1)
 
 Called by `autoscaling`. Ray Serve, vLLM and HAProxy run as users have them (`autoscaled_endpoint`),
 each replica held to half a core (`held_replicas`).
@@ -11,6 +12,7 @@ each replica held to half a core (`held_replicas`).
 import json
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from typing import Any, Self
 
 from benchmarks.held_replicas import HeldReplicas
 from benchmarks.measuring import ROOT
+from halftone.spec.scaling import Autoscaling
 from tests.endpoints import described
 from tests.environments import python_of
 from tests.servers.ports import free_port
@@ -61,12 +64,17 @@ class Replicas:
 
 
 class ScaledEndpoint:
-    """One Ray with the endpoint in it, of one replica until `deploy` says otherwise."""
+    """One Ray with the endpoint in it, of one replica until `allow` lets the policy have more.
+
+    The policy is there from the start, and says that it has no card until there is one: Ray
+    replaces every replica when the arguments of a policy change.
+    """
 
     def __init__(self, artifact: Path, exports: Exports, scratch: Path) -> None:
         self._artifact = artifact
-        self._exports = exports
-        self._scratch = scratch
+        self.exports = exports
+        self._folder = Path(tempfile.mkdtemp(prefix=f"autoscaling-{exports.name}-", dir=scratch))
+        self.card_file = self._folder / "card.json"
         self._stack = ExitStack()
         self._lock = threading.Lock()  # one question at a time
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -78,15 +86,12 @@ class ScaledEndpoint:
             stack.enter_context(self.held)
             told = self._start(stack)
             self.held.watch(told["mark"])
-            self.metrics = f"127.0.0.1:{told['metricsPort']}"
-            folder = self._scratch / f"autoscaling-{self._exports.name}-{self.url[-5:]}"
+            jobs = {"ray": Job([f"127.0.0.1:{told['metricsPort']}"])}
             self.prometheus = stack.enter_context(
-                Prometheus(
-                    folder, {"ray": Job([self.metrics])}, interval=f"{self._exports.scrape_s}s"
-                )
+                Prometheus(self._folder, jobs, interval=f"{self.exports.scrape_s}s")
             )
             began = time.monotonic()
-            self.deploy(None)
+            self.allow(1)
             problem = self.ask(wait=True)
             if problem is not None:
                 raise RuntimeError(problem)
@@ -97,10 +102,22 @@ class ScaledEndpoint:
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
 
-    def deploy(self, autoscaling: dict[str, Any] | None) -> None:
-        """Serve with these fields of `Endpoint.autoscaling`; running replicas stay."""
-        scaled = {} if autoscaling is None else {"autoscaling": autoscaling}
-        self.ask(deploy=self._endpoint(**scaled))
+    def allow(self, most: int) -> None:
+        """Let the policy have so many replicas. Ray makes it anew, and it remembers nothing."""
+        self.ask(
+            deploy=self._endpoint(autoscaling=self.autoscaling.model_dump(mode="json")), most=most
+        )
+
+    @property
+    def autoscaling(self) -> Autoscaling:
+        """As the chart's values make it."""
+        return Autoscaling(
+            prometheusUrl=self.prometheus.url,
+            maxReplicas=MOST,
+            intervalSeconds=self.exports.look_s,
+            selector={},
+            cardFile=str(self.card_file),
+        )
 
     def replicas(self) -> Replicas:
         """How many there are now."""
@@ -137,8 +154,8 @@ class ScaledEndpoint:
     def _start(self, stack: ExitStack) -> dict[str, Any]:
         port = self.url.rpartition(":")[2]
         arguments = [json.dumps(self._endpoint()), port, str(MOST)]
-        arguments.append(str(round(1000 * self._exports.export_s)))
-        log = stack.enter_context((self._scratch / "autoscaling-endpoint.log").open("wb"))
+        arguments.append(str(round(1000 * self.exports.export_s)))
+        log = stack.enter_context((self._folder / "endpoint.log").open("wb"))
         # -P: a benchmark beside the script is called `operator`, as a module of Python is.
         self._process = subprocess.Popen(
             [str(python_of("serve")), "-P", str(_PLACE), *arguments],
@@ -158,7 +175,7 @@ class ScaledEndpoint:
         for line in self._process.stdout:
             if line.startswith('{"answer"'):
                 return json.loads(line)["answer"]
-        raise RuntimeError("the endpoint's process ended; see autoscaling-endpoint.log")
+        raise RuntimeError("the endpoint's process ended; see endpoint.log")
 
 
 class Watch:

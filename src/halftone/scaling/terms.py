@@ -26,6 +26,11 @@ _MOST_GROWTH: Final = 1.15
 _SURE: Final = 2.0
 # The reserve replays so much of the past.
 _REPLAYED_S: Final = 1800.0
+# A mean this much above all before it is a climb, and counts as one so long; a rise that comes
+# again may then lead this far above the most that was seen.
+_CLIMB: Final = 1.15
+_CLIMBING_S: Final = 600.0
+_ABOVE: Final = 1.5
 # Load is bursty when neighbouring intervals differ more than Poisson arrivals would, ...
 _DISPERSION: Final = 3.0
 # ... by this share of the mean at least.
@@ -105,22 +110,41 @@ def rise(rows: Sequence[Row], lead_s: float, now: float) -> float:
     """The level that would follow if load rose again as it did within a lead time of the last hour.
 
     The largest rise of the minute's mean within a lead and a minute, less what chance may have
-    added, on top of `now`; never above the largest mean that was seen.
+    added, on top of `now`. It leads no higher than the largest mean that was seen, unless that was
+    reached just now: a climb often goes on.
     """
     means = _minute_means(rows)
     span = lead_s + _MINUTE_S
     lowest: deque[tuple[float, float]] = deque()
     most = highest = 0.0
-    for time_s, mean, noise in means:
+    climbed_s = -math.inf
+    before = _highest_before(means)
+    for (time_s, mean, noise), known in zip(means, before, strict=True):
         while lowest and lowest[0][0] < time_s - span:
             lowest.popleft()
+        sure = mean - noise
         if lowest:
-            most = max(most, mean - lowest[0][1] - _SURE * noise)
+            most = max(most, sure - lowest[0][1])
         while lowest and lowest[-1][1] >= mean:
             lowest.pop()
         lowest.append((time_s, mean))
-        highest = max(highest, mean - _SURE * noise)
-    return min(now + most, max(highest, now))
+        highest = max(highest, sure)
+        if 0 < _CLIMB * known < sure:
+            climbed_s = time_s
+    climbs = means and means[-1][0] - climbed_s < _CLIMBING_S
+    return min(now + most, max((_ABOVE if climbs else 1.0) * highest, now))
+
+
+def _highest_before(means: Sequence[tuple[float, float, float]]) -> list[float]:
+    """For each, the highest of those that were over two minutes before."""
+    found = []
+    highest, at = 0.0, 0
+    for time_s, _, _ in means:
+        while means[at][0] < time_s - 2 * _MINUTE_S:
+            highest = max(highest, means[at][1] - means[at][2])
+            at += 1
+        found.append(highest)
+    return found
 
 
 def _minute_means(rows: Sequence[Row]) -> list[tuple[float, float, float]]:
