@@ -14,17 +14,19 @@ from benchmarks import scaling_judging as judging
 from benchmarks.measuring import HALFTONE, RESULTS, Result, run
 from benchmarks.scaling_matrix import LOADS, SEEDS, cases, run_matrix
 from halftone.scaling.baselines.policies import POLICIES, make
-from halftone.scaling.loads.generators import generate
+from halftone.scaling.loads.generators import Lengths, generate
 from halftone.scaling.loads.load import Load
 from halftone.scaling.loads.peaks import peak_factor
 from halftone.scaling.profiles import load_profile
-from halftone.scaling.replay import Objective, World, replay
+from halftone.scaling.reading import Reading
+from halftone.scaling.replay import Autoscaler, Objective, World, replay
 
 _MINUTES = 90
 _SHOWN = tuple(name for name in POLICIES if name != "static-N")
 _PUBLISHED_LEAD_S = 120.0  # 93 to 140 s were published
 _PUBLISHED = (0.958, 5.93)
 _RAMP_ATTAINMENT, _RAMP_REPLICAS = 0.97, 6.0
+_BESIDE = ("static-8", "hpa-kv", "oracle")
 _SPEED_SECONDS, _SPEED_REQUESTS = 15.0, 20_000
 
 
@@ -47,6 +49,7 @@ def main(_scratch: Path) -> list[Result]:
         _listed("misses beyond the lead's bound", judging.beyond_bound(table), len(table)),
         _listed("cost above 1.25 of the peak's count", judging.too_dear(table), len(table)),
         *ramp(),
+        kv_bound(),
         speed(),
     ]  # fmt: skip
 
@@ -93,6 +96,45 @@ def ramp() -> list[Result]:
                abs(theirs - _PUBLISHED[0]) <= 0.02 and abs(their_replicas - _PUBLISHED[1]) <= 0.5,
                said),
     ]  # fmt: skip
+
+
+def kv_bound() -> Result:
+    """Long contexts on replicas with little cache: how often the memory term decided, and with what
+    result beside the rule that looks at KV use alone.
+    """
+    load = generate("diurnal", 1, Lengths(24_000, 0.3, 2.0), Lengths(800, 0.3, 2.0))
+    capacity = load_profile("dense-27b-small-cache")
+    load = load.scaled(peak_factor(load, capacity, 8), 1)
+    world = World(capacity, 100.0, start=8, seed=1)
+    ours = _Asked(make("halftone", world, load))
+    outcome = replay(world, load, ours, name="halftone")
+    said = {
+        name: f"{100 * o.attainment:.1f} % at {o.replica_seconds / 3600:.1f} replica-hours"
+        for name, o in (
+            ("halftone", outcome),
+            *((n, replay(world, load, make(n, world, load), name=n)) for n in _BESIDE),
+        )
+    }
+    share = ours.by_memory / ours.decisions
+    measured = f"{100 * share:.0f} % of decisions; {said['halftone']}"
+    return Result("scaling: long contexts, memory decides", "some", measured, share > 0, said)
+
+
+class _Asked:
+    """Counts how often the memory term asked for the most."""
+
+    def __init__(self, autoscaler: Autoscaler) -> None:
+        self.interval_s = autoscaler.interval_s
+        self.by_memory = self.decisions = 0
+        self._autoscaler = autoscaler
+
+    def __call__(self, reading: Reading) -> int:
+        wanted = self._autoscaler(reading)
+        decision = getattr(self._autoscaler, "decision", None)
+        asked = decision.asked if decision else {}
+        self.decisions += 1
+        self.by_memory += bool(asked) and max(asked, key=lambda name: asked[name]) == "Memory"
+        return wanted
 
 
 def speed() -> Result:
