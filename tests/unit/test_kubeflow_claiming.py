@@ -137,7 +137,7 @@ _BY_REPLICA = [f"{verb} {who}" for verb in ("decide", "apply", "kill", "visit") 
 _ACTS = st.sampled_from([*_BY_REPLICA, "suspend", "resume", "retry", "work", "end", "fail", "time"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(_ACTS, max_size=40), st.booleans())
 def test_one_run_of_a_name_is_made_and_the_job_ends(acts: list[str], lost: bool) -> None:
     world = RunWorld()
