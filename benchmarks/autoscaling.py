@@ -86,7 +86,7 @@ class Measured:
 
 def main(scratch: Path, repeats: int = _REPEATS) -> list[Result]:
     """Two rows of steps, then those of the episode."""
-    artifact = scratch / "served-pocket" / "artifact"
+    artifact = (scratch / "served-pocket" / "artifact").resolve()
     if not artifact.exists():
         pocket_artifact(artifact.parent)
     results = []
@@ -172,7 +172,7 @@ def _step_row(exports: Exports, steps: list[dict[str, Any]], measured: Measured)
         f"<= {target:.0f} s",
         said,
         met,
-        {"steps": steps, "card": measured.card, "leadS": measured.endpoint.started_s},
+        {"steps": steps, "card": measured.card, "leadS": measured.endpoint.lead_s},
     )
 
 
@@ -194,7 +194,7 @@ def episode(measured: Measured, stages: Sequence[tuple[float, int]] = EPISODE) -
         "requests": len(answers.rows),
         "failures": answers.failures,
         "sentLate": answers.late_share,
-        "leadS": measured.endpoint.started_s,
+        "leadS": measured.endpoint.lead_s,
         "card": measured.card,
         "seen": _changes(watch.seen, answers.began),
         "predicted": _changes(_of_plant(predicted), 0.0),
@@ -214,7 +214,7 @@ def predict(measured: Measured, load: Load) -> Outcome:
     settings = Settings(lead_s=float(measured.card["warmUpSeconds"]), **stated)
     world = World(
         measured.capacity,
-        lead_s=measured.endpoint.started_s,
+        lead_s=measured.endpoint.lead_s,
         start=1,
         max_replicas=MOST,
         scrape_interval_s=measured.endpoint.exports.scrape_s,

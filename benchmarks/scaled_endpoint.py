@@ -39,6 +39,7 @@ _PLACE = Path(__file__).with_name("autoscaled_endpoint.py")
 # Ray Serve's states of replicas that are there or will be.
 _COUNTED = ("PENDING_MIGRATION", "RECOVERING", "RUNNING", "STARTING", "UPDATING")
 _LOOK_S = 0.25
+_START_S = 900  # half a core is slow
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,14 @@ class ScaledEndpoint:
     def __init__(self, artifact: Path, exports: Exports, scratch: Path) -> None:
         self._artifact = artifact
         self.exports = exports
-        self._folder = Path(tempfile.mkdtemp(prefix=f"autoscaling-{exports.name}-", dir=scratch))
+        folder = tempfile.mkdtemp(prefix=f"autoscaling-{exports.name}-", dir=scratch)
+        self._folder = Path(folder).resolve()
         self.card_file = self._folder / "card.json"
         self._stack = ExitStack()
         self._lock = threading.Lock()  # one question at a time
         self.url = f"http://127.0.0.1:{free_port()}"
         self.held = HeldReplicas(CORES)
-        self.started_s = 0.0
+        self.lead_s = 0.0  # of the first replica, from the ask until it was ready
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -90,12 +92,8 @@ class ScaledEndpoint:
             self.prometheus = stack.enter_context(
                 Prometheus(self._folder, jobs, interval=f"{self.exports.scrape_s}s")
             )
-            began = time.monotonic()
             self.allow(1)
-            problem = self.ask(wait=True)
-            if problem is not None:
-                raise RuntimeError(problem)
-            self.started_s = time.monotonic() - began
+            self.lead_s = self._first_lead_s()
             self._stack = stack.pop_all()
         return self
 
@@ -125,6 +123,19 @@ class ScaledEndpoint:
         wanted = sum(states.get(each, 0) for each in _COUNTED)
         ready, leaving = (states.get(each, 0) for each in ("RUNNING", "STOPPING"))
         return Replicas(time.monotonic(), wanted, ready, leaving)
+
+    def _first_lead_s(self) -> float:
+        """Wait for the first replica. Raises RuntimeError with what it said where none comes."""
+        deadline = time.monotonic() + _START_S
+        asked = seen = self.replicas()
+        while not seen.ready and seen.time_s < deadline and seen.wanted >= asked.wanted:
+            time.sleep(_LOOK_S)
+            seen = self.replicas()
+            if not asked.wanted:
+                asked = seen
+        if not seen.ready:
+            raise RuntimeError(self.ask(wait=True) or "the endpoint started too slowly")
+        return seen.time_s - asked.time_s
 
     def ask(self, **request: Any) -> Any:
         """Hand a request to the process of the endpoint."""
