@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from halftone.scaling.acting.leading import NOTE
 from halftone.spec import cluster as words
 from halftone.spec import pipelines
 from halftone.spec.formats import Format
@@ -220,9 +221,11 @@ def test_documents_name_conditions_and_annotations_that_exist() -> None:
         value.partition("/")[2]
         for value in [*vars(words).values(), *vars(pipelines).values()]
         if isinstance(value, str) and value.startswith(f"{words.GROUP}/")
-    } | {words.VERSION}
+    } | {words.VERSION, NOTE.partition("/")[2]}
     for where, text in prose().items():
         conditions = re.findall(r"condition=([A-Za-z]+)", text)
         conditions += re.findall(r"`([A-Z][a-z]+)=(?:True|False|Unknown)", text)
         assert set(conditions) <= {*words.Condition, "Established"}, where
-        assert set(re.findall(r"(?<![.\w/])halftone\.dev/([\w-]+)", text)) <= known, where
+        named = re.findall(r"(?<![.\w/])halftone\.dev/([\w-]+)", text)
+        # `kubectl annotate` takes a name with a hyphen behind it away.
+        assert {name.removesuffix("-") for name in named} <= known, where
