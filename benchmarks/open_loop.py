@@ -65,6 +65,11 @@ class Answers:
         return [each.failure for each in self.rows if each.failure]
 
     @property
+    def late_s(self) -> Floats:
+        """When each was really sent, after its time; float64."""
+        return np.array([each.late_s for each in self.rows])
+
+    @property
     def ttft_s(self) -> Floats:
         """Of those that were answered; float64."""
         return np.array([each.first_s for each in self.rows if not each.failure])
@@ -79,8 +84,7 @@ class Answers:
     @property
     def late_share(self) -> float:
         """How many were sent so late that the client, not the endpoint, made them wait."""
-        late = [each.late_s > _LATE_S for each in self.rows]
-        return sum(late) / len(late) if late else 0.0
+        return float((self.late_s > _LATE_S).mean()) if self.rows else 0.0
 
 
 def client_of(url: str, model: str) -> Client:
