@@ -9,6 +9,7 @@ We test these aspects:
 - the preflight of the time between tokens
 """
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -109,7 +110,7 @@ def test_more_of_the_same_load_never_wants_fewer(arrivals: list[float], factor: 
 
 
 @settings(max_examples=25, deadline=None)
-@given(ARRIVALS, st.sampled_from(["missing", "stale", "partial"]))
+@given(ARRIVALS, st.sampled_from(["missing", "stale", "partial", "nan", "inf", "below", "twice"]))
 def test_nothing_goes_on_missing_data(arrivals: list[float], how: str) -> None:
     made, follower, fed = follow(arrivals)
     for _ in range(80):
@@ -118,8 +119,14 @@ def test_nothing_goes_on_missing_data(arrivals: list[float], how: str) -> None:
             reading = replace(reading, missing=("no series of `vllm:num_requests_waiting`",))
         elif how == "stale":
             reading = replace(reading, time_s=reading.time_s + 61)
-        else:
+        elif how == "partial":
             reading = replace(reading, ready=reading.ready + 1)
+        elif how == "twice":
+            reading = replace(reading, replicas=(*reading.replicas, reading.replicas[0]))
+        else:
+            number = {"nan": math.nan, "inf": math.inf, "below": -1.0}[how]
+            first, *others = reading.replicas
+            reading = replace(reading, replicas=(replace(first, finished=number), *others))
         assert follower(reading) == made[-1].wanted
         assert follower.decision is not None
         assert follower.decision.term is Term.Missing
@@ -241,6 +248,45 @@ def test_replicas_that_are_all_called_otherwise_hold_the_count() -> None:
     assert follower(replace(reading, replicas=renamed)) == made[-1].wanted
     assert follower.decision is not None
     assert "another name" in follower.decision.reason
+
+
+def test_one_replica_that_is_called_otherwise_has_a_past_that_did_not_arrive_now() -> None:
+    made, follower, fed = follow([arrivals_for(3)] * 2 * LONG)
+    for _ in range(8):
+        reading = fed.next(arrivals_for(3))
+        first, *others = reading.replicas
+        renamed = (replace(first, name="another"), *others)
+        assert follower(replace(reading, replicas=renamed)) == made[-1].wanted
+
+
+def test_the_last_scraped_replica_may_go_without_a_jump_of_the_clock() -> None:
+    _, follower, fed = follow([arrivals_for(1)] * LONG)
+    reading = fed.next(arrivals_for(1))
+    first, *others = reading.replicas
+    staggered = (first, *(replace(each, time_s=each.time_s + 7) for each in others))
+    follower(replace(reading, replicas=staggered, time_s=reading.time_s + 7))
+    known = follower.memory
+    follower(replace(reading, ready=1, replicas=(first,), time_s=reading.time_s + 8))
+    assert known is not None
+    assert follower.memory is not None
+    assert follower.memory.demand.rows == known.demand.rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"theta": 0.0}, "`theta`"),
+        ({"theta": math.nan}, "`theta`"),
+        ({"theta": 1.5}, "`theta`"),
+        ({"lead_s": 0.0}, "`lead_s`"),
+        ({"prompt_rate": 0.0}, "`prompt_rate`"),
+        ({"min_replicas": 9, "max_replicas": 3}, "`min_replicas`"),
+        ({"removed_per_minute": -3}, "`removed_per_minute`"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Settings(**{"lead_s": 100.0, **changes})  # type: ignore[arg-type]
 
 
 def test_what_a_prefix_cache_held_is_no_work() -> None:

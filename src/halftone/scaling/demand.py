@@ -9,7 +9,7 @@ flight more than before.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.reading import Reading, ReplicaReading
@@ -31,6 +31,15 @@ _LONGEST_GUESS: Final = 1000.0
 # Two readings further apart than this say nothing of when it arrived.
 _GAP_S: Final = 180.0
 _SAME_S: Final = 0.5
+# Scrapes are staggered, so their middle moves back a little when the last of them goes.
+_SWAY_S: Final = 60.0
+# A replica that nobody saw before has done at most so many times what its card allows since the
+# last reading; one that says more has a past, which did not arrive now.
+_NEW_SPEED: Final = 8.0
+_COUNTERS: Final = (
+    *("finished", "prompt_tokens", "cached_tokens", "generation_tokens"),
+    *("finished_prompt_tokens", "finished_output_tokens", "preemptions"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +126,14 @@ def observed(reading: Reading, capacity: Capacity, before: Demand | None) -> Dem
     if before is None:
         return Demand(time_s, counters, reading.held, lengths=_lifetime(counters))
     seconds = time_s - before.time_s
-    if abs(seconds) < _SAME_S:
+    if -_SWAY_S < seconds < _SAME_S:
         return before
     if why := _broken(seconds, counters, before.counters):
         fresh = Demand(time_s, counters, reading.held, lengths=before.lengths, restarted=why)
         preempted_s = min(before.preempted_s, time_s)
         return replace(fresh, preempted_s=preempted_s, measured=before.measured)
-    grown = [_grown(each, before.counters.get(name)) for name, each in counters.items()]
+    most = _NEW_SPEED * seconds / before.work_s(capacity)
+    grown = [_grown(each, before.counters.get(name), most) for name, each in counters.items()]
     lengths = _remembered(before.lengths, grown, seconds)
     arrivals = sum(each.finished + each.running + each.waiting for each in grown)
     arrivals += reading.held - before.held + before.carried
@@ -191,29 +201,23 @@ def _lost(
     }
 
 
-def _grown(now: ReplicaReading, before: ReplicaReading | None) -> ReplicaReading:
-    """How much more of everything; all of it for a new replica or one that started anew."""
-    if before is None or now.finished < before.finished:
-        return now
+def _grown(now: ReplicaReading, before: ReplicaReading | None, most: float) -> ReplicaReading:
+    """How much more of everything; all of it for a new replica or one that started anew.
 
-    def more(name: str) -> float:
-        grown: float = getattr(now, name) - getattr(before, name)
-        return grown
-
-    def count(name: str) -> float:
-        return max(0.0, more(name))
-
+    One that finished more than `most` requests is not new, and what it did before is not counted.
+    """
+    seen = before is not None and before.finished + before.running + before.waiting > 0
+    if before is None or not seen or now.finished < before.finished:
+        none: dict[str, Any] = dict.fromkeys(_COUNTERS, 0.0)
+        return now if now.finished <= most else replace(now, **none)
+    more: dict[str, Any] = {
+        name: max(0.0, getattr(now, name) - getattr(before, name)) for name in _COUNTERS
+    }
     return replace(
         now,
-        running=more("running"),
-        waiting=more("waiting"),
-        finished=count("finished"),
-        prompt_tokens=count("prompt_tokens"),
-        cached_tokens=count("cached_tokens"),
-        generation_tokens=count("generation_tokens"),
-        finished_prompt_tokens=count("finished_prompt_tokens"),
-        finished_output_tokens=count("finished_output_tokens"),
-        preemptions=count("preemptions"),
+        running=now.running - before.running,
+        waiting=now.waiting - before.waiting,
+        **more,
     )
 
 

@@ -34,6 +34,10 @@ class Follower:
         self.decision, self.memory = decide(reading, self.capacity, self.settings, self.memory)
         return self.decision.wanted
 
+    def forget(self) -> None:
+        """Take the count that is there for the right one: somebody set it and means it."""
+        self.memory = None
+
     def expect_lead(self, lead_s: float) -> None:
         """From here on a replica that is asked for is taken to need `lead_s` seconds."""
         self.settings = replace(self.settings, lead_s=lead_s)

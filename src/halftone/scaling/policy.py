@@ -41,6 +41,13 @@ _REGRET_S: Final = 900.0
 _MOST_PATIENCE: Final = 4.0
 
 
+# What must be a number and not negative in every replica's reading.
+_NUMBERS: Final = (
+    *("running", "waiting", "kv_usage", "finished", "prompt_tokens", "cached_tokens"),
+    *("generation_tokens", "finished_prompt_tokens", "finished_output_tokens", "preemptions"),
+)
+
+
 class Term(StrEnum):
     """What decided."""
 
@@ -79,6 +86,23 @@ class Settings:
     stale_s: float = 60.0
     added_per_minute: int | None = None
     removed_per_minute: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the field."""
+        positive = ("lead_s", "ttft_s", "prompt_rate", "itl_s", "stale_s")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, and must be above 0")
+        if not 0 < self.theta <= 1:
+            raise ValueError(f"`theta` is {self.theta}, and must be above 0 and at most 1")
+        if not 0 <= self.min_replicas <= self.max_replicas:
+            raise ValueError(
+                f"`min_replicas` {self.min_replicas} must be at most `max_replicas` "
+                f"{self.max_replicas}, and not negative"
+            )
+        for name in ("added_per_minute", "removed_per_minute"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, and must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +196,16 @@ def _problems(reading: Reading, settings: Settings) -> str:
         return "; ".join(reading.missing)
     if not math.isfinite(reading.age_s) or reading.age_s > settings.stale_s:
         return f"the oldest input is {reading.age_s:.0f} s old"
-    if len(reading.replicas) < reading.ready:
-        return f"{len(reading.replicas)} of {reading.ready} replicas were read"
+    names = {each.name for each in reading.replicas}
+    if len(names) < len(reading.replicas):
+        return "a replica was read twice"
+    if len(names) < reading.ready:
+        return f"{len(names)} of {reading.ready} replicas were read"
+    for each in reading.replicas:
+        if wrong := [name for name in _NUMBERS if not 0 <= getattr(each, name) < math.inf]:
+            return f"`{wrong[0]}` of {each.name} is {getattr(each, wrong[0])}"
+    if not 0 <= reading.held < math.inf:
+        return f"`held` is {reading.held}"
     return ""
 
 

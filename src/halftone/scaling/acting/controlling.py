@@ -93,6 +93,7 @@ class Controller:
             log.info("this controller acts now")
         elif held.cleared:
             self._conflicts.clear()
+            self._decider.forget()
             log.info("the conflict was cleared")
         return held.leads
 

@@ -66,6 +66,10 @@ class Decider:
         """Replicas as they are at `time_s`; may be called more often than `decide`."""
         self._leads.observe(time_s, counts.ready + counts.starting, counts.ready)
 
+    def forget(self) -> None:
+        """Take the count that is there for the right one."""
+        self._follower.forget()
+
     def decide(self, counts: ReplicaCounts) -> Judgement:
         """What should be, with `counts` there."""
         lead_s = self._leads.lead_s(self._prior_s)

@@ -39,6 +39,9 @@ class LeadTimes:
     def observe(self, time_s: float, wanted: int, ready: int) -> None:
         """What is there at `time_s`, by a clock that only goes forward."""
         outstanding = max(0, wanted - ready)
+        # A replica that was ready and is not does not say when it was asked for: one that misses a
+        # probe and is back ten seconds later was never started.
+        lost = 0 if self._ready is None else max(0, self._ready - ready)
         if self._ready is None:
             self._asked.extend([None] * outstanding)
         else:
@@ -50,7 +53,8 @@ class LeadTimes:
         while len(self._asked) > outstanding:
             self._asked.pop()  # the last one asked for is the first that is given up
         while len(self._asked) < outstanding:
-            self._asked.append(time_s)
+            self._asked.append(None if lost > 0 else time_s)
+            lost -= 1
 
     def lead_s(self, prior_s: float) -> float:
         """The 90th percentile of the last leads; with few of them not less than the prior."""
