@@ -19,11 +19,10 @@ from halftone.cli.autoscale_options import (
     Wishes,
     check,
     connection,
+    decider,
     identity,
-    law,
     lease,
     needs_cluster,
-    reader,
     target,
 )
 from halftone.spec.errors import EnvironmentFault
@@ -46,7 +45,7 @@ _METRICS_PORT: Final = 9464
 )
 @click.option("--prometheus-token-file", type=_FILE, help="A bearer token for Prometheus.")
 @click.option("--prometheus-ca-file", type=_FILE, help="Certificates to trust.")
-@click.option("--card", type=_FILE, help="Its capacity card (`halftone bench` writes one).")
+@click.option("--card", type=_FILE, help="Its capacity card. [default: replicas say theirs]")
 @click.option("--profile", help="A simulated capacity; see `halftone replay --list-profiles`.")
 @click.option("--ray", metavar="URL", help="Scale an application of Ray Serve, at its dashboard.")
 @click.option("--application", default="halftone", show_default=True, help="Of Ray Serve.")
@@ -137,24 +136,18 @@ def autoscale(
 
     from halftone.scaling.acting.api_server import ApiServer
     from halftone.scaling.acting.controlling import Controller
-    from halftone.scaling.acting.deciding import Decider
     from halftone.scaling.acting.exporting import metrics_in, served
-    from halftone.scaling.follower import Follower
-    from halftone.scaling.policy import itl_refusal
 
     wishes = Wishes(**options)
     check(wishes)
-    capacity, settings = law(wishes)
     _log_to_stderr()
-    if (warning := itl_refusal(capacity, settings)) is not None:
-        click.echo(f"halftone: {warning}", err=True)
+    deciding = decider(wishes)
     me = identity()
     api = ApiServer(connection(kubeconfig, context)) if needs_cluster(wishes) else None
     registry = CollectorRegistry()
-    follower = Follower(capacity, settings, wishes.interval)
     controller = Controller(
         target(wishes, api, me),
-        Decider(reader(wishes), follower, settings.lead_s),
+        deciding,
         metrics_in(registry, wishes.model),
         lease(wishes, api, me),
         observe_only=observe_only,

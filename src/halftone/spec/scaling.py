@@ -30,8 +30,9 @@ class Autoscaling(ApiModel):
 
     `thetaPercent` is the share of a replica's time that arriving work may take: 72 is safe, 80 the
     middle, 85 lean. `leadSeconds` is how long a replica takes from the ask until it is ready, until
-    that was measured; what the card says of its warm-up if left out. Exactly one of `card` (a
-    capacity card as JSON) and `cardFile` is set. `selector` are labels that all series have, where
+    that was measured; what the card says of its warm-up if left out. At most one of `card` (a
+    capacity card as JSON) and `cardFile` is set; with neither, replicas say what they can do, of
+    the card that their artifact has. `selector` are labels that all series have, where
     several endpoints serve one name. Files are those of whoever decides. With `observeOnly` it
     decides and tells, and changes nothing.
 
@@ -59,8 +60,8 @@ class Autoscaling(ApiModel):
                 f"`minReplicas`, {self.minReplicas}, must not be more than `maxReplicas`, "
                 f"{self.maxReplicas}"
             )
-        if (self.card is None) == (self.cardFile is None):
-            raise ValueError("exactly one of `card` and `cardFile` must be set")
+        if self.card is not None and self.cardFile is not None:
+            raise ValueError("`card` and `cardFile` must not both be set")
         return self
 
     def law(self) -> dict[str, float]:
