@@ -3,9 +3,12 @@
 Called by unit tests of `halftone.scaling.inputs`. Times are Prometheus's, and `NOW` is its clock.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from halftone.scaling.capacity import CacheGroup, Capacity
+from halftone.scaling.capacity_fields import Stated, told
 from halftone.scaling.inputs import queries
 from halftone.scaling.inputs.assembling import Asked, Remembered, assemble
 from halftone.scaling.inputs.counts import ReplicaCounts
@@ -14,6 +17,20 @@ from halftone.scaling.inputs.parsing import Sample
 from halftone.scaling.inputs.queries import FIELD, NODE, TARGET, TIME
 from halftone.scaling.reading import Reading
 
+# Of a hybrid model: attention grows, a window and states do not.
+SAID: Final = Stated(
+    Capacity(
+        prefill_tokens_per_second=5000.0,
+        step_base_s=0.02,
+        seconds_per_kv_token=1e-8,
+        seconds_per_sequence=0.0,
+        kv_blocks=2000,
+        groups=(CacheGroup(16), CacheGroup(16, 64), CacheGroup(784, 3, pinned=True)),
+        token_budget=1024,
+        max_sequences=64,
+    ),
+    warm_up_s=120.5,
+)
 NOW: Final = 5000.0
 STALE_S: Final = 60.0
 
@@ -47,6 +64,37 @@ def replica(
         samples.append(Sample({**told, FIELD: field}, values.get(field, 0.0)))
         samples.append(Sample({**told, FIELD: field + TIME}, at))
     return samples
+
+
+def capacity_gauges(
+    said: Stated,
+    name: str = "a",
+    *,
+    prefix: str = "ray_",
+    without: Iterable[str] = (),
+    **changes: float,
+) -> list[Sample]:
+    """What one replica exports of what it can do, as Prometheus has it; some fields changed."""
+    labels = {
+        "__name__": f"{prefix}halftone_endpoint_capacity",
+        "model": "qwen",
+        "job": "endpoint",
+        "instance": f"{name}:8080",
+        "WorkerId": name,
+    }
+    fields = {**told(said), **changes}
+    return [
+        Sample({**labels, "field": field}, value)
+        for field, value in fields.items()
+        if field not in without
+    ]
+
+
+def vector_of(samples: Iterable[Sample]) -> bytes:
+    """Prometheus's answer with these samples."""
+    result = [{"metric": one.labels, "value": [NOW, str(one.value)]} for one in samples]
+    answer = {"status": "success", "data": {"resultType": "vector", "result": result}}
+    return json.dumps(answer).encode()
 
 
 def idle(name: str, *, at: float = NOW - 4, **values: float) -> list[Sample]:

@@ -2,7 +2,8 @@
 
 We test these aspects:
 - without a Prometheus nothing of it is rendered, and `replicas` counts
-- Ray Serve gets our policy, the head the card, and the pool has room for the most replicas
+- Ray Serve gets our policy, the head the card, if one is given, and the pool has room for the most
+  replicas
 - of a standalone endpoint only the autoscaler says how many there are, and its options are those of
   `halftone autoscale`
 - its rights are those that `tests/api/test_autoscale.py` proves enough, on its own objects alone
@@ -94,6 +95,17 @@ def test_a_card_in_values_reaches_the_policy_as_it_is() -> None:
     objects = render("team", *STANDALONE, *url, *options)
     (config,) = of_kind(objects, "ConfigMap")
     assert json.loads(config["data"]["card.json"]) == card
+
+
+def test_without_a_card_whoever_decides_is_told_none() -> None:
+    options = (*AUTOSCALED, "--set", "autoscaling.capacity.configMapName=")
+    objects = render("team", *options)
+    assert served(objects)["autoscaling_config"]["policy"]["policy_kwargs"]["card"] is None
+    alone = autoscaler(render("team", *STANDALONE, *options))["spec"]["template"]["spec"]
+    (container,) = alone["containers"]
+    assert not [one for one in container["args"] if one.startswith("--card")]
+    pods = [*(one["spec"] for one in templates(ray_service(objects)).values()), alone]
+    assert not [one for pod in pods for one in pod["volumes"] if one["name"] == "capacity"]
 
 
 def autoscaler(objects: list[Object]) -> Object:
@@ -204,7 +216,6 @@ def test_warm_nodes_are_held_by_pods_that_give_way() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ("autoscaling.capacity.configMapName=", "nothing says what a replica can do"),
         ("autoscaling.minReplicas=9", "`autoscaling.minReplicas`, 9, is more than"),
         ("autoscaling.minReplicas=0", "minimum: got 0, want 1"),
         ("autoscaling.thetaPercent=96", "maximum: got 96, want 95"),

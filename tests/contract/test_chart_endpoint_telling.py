@@ -2,7 +2,7 @@
 
 We test these aspects:
 - the notes are three commands, which a shell takes as they are printed;
-- they say whether replicas follow the load;
+- they say whether replicas follow the load, and where what one of them can do comes from;
 - they ask for the key where one is needed, and say what is open where it is;
 - the script of `helm test` asks for a completion, and tells what it was answered;
 - the README's commands render.
@@ -41,6 +41,14 @@ def test_the_notes_say_how_many_replicas_there_will_be() -> None:
     assert "Replicas follow the load, from 1 to 8." in notes_of(*AUTOSCALED)
     observed = notes_of(*AUTOSCALED, "--set", "autoscaling.observeOnly=true")
     assert "with which nothing is changed" in observed
+
+
+def test_the_notes_say_where_capacity_comes_from() -> None:
+    assert "says the ConfigMap 'card'" in notes_of(*AUTOSCALED)
+    nowhere = (*AUTOSCALED, "--set", "autoscaling.capacity.configMapName=")
+    assert "says the capacity card that the artifact has for its device" in notes_of(*nowhere)
+    inline = ("--set-json", 'autoscaling.capacity.card={"kvBlocks":1}')
+    assert "says `autoscaling.capacity.card`" in notes_of(*nowhere, *inline)
 
 
 def notes_of(*options: str) -> str:

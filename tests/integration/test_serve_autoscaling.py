@@ -2,6 +2,7 @@
 
 We test these aspects:
 - Ray takes the policy by its name, at rest the count stays, and under load replicas come
+- without a card it learns from the replicas what they can do
 - what it decides is exported by Ray under the names of `telemetry.scaling`
 - a deployment of an application that allows it is scaled through REST, another one is refused
 - without a replica a request is held until one has come, or gets 503 with Retry-After, and no 404
@@ -51,6 +52,11 @@ def test_replicas_follow_the_load_inside_ray_serve(seen: dict[str, Any]) -> None
     assert seen["read"]
     assert (seen["idle"], seen["loaded"]) == (1, 3)
     assert seen["desired"] == 3
+
+
+def test_replicas_say_what_they_can_do(seen: dict[str, Any]) -> None:
+    # The lead that is reckoned with is the card's, and no longer the one that is assumed.
+    assert seen["lead"] == float(CARD["warmUpSeconds"])
 
 
 def test_ray_exports_what_was_decided(seen: dict[str, Any]) -> None:

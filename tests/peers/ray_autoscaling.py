@@ -2,10 +2,11 @@
 
     python ray_autoscaling.py REQUEST_JSON ANSWER_JSON
 
-The request has `prometheus` (a URL), `metrics_port`, `dashboard_port`, `card` (a capacity card),
-`directory` and `seconds` to wait at most for each step. The answer has, of the policy, `idle` and
-`loaded` (replicas), `state` (what it said last) and `metrics` (names that Ray exports of it); and
-of the external interface `outside` (replicas that were asked for and came) and `refused`.
+The request has `prometheus` (a URL), `metrics_port`, `dashboard_port`, `card` (a capacity card,
+which the replicas tell and the policy is not given), `directory` and `seconds` to wait at most for
+each step. The answer has, of the policy, `idle` and `loaded` (replicas), `lead` (seconds that it
+reckoned with at rest) and `metrics` (names that Ray exports of it); and of the external interface
+`outside` (replicas that were asked for and came) and `refused`.
 
 The replicas compute nothing: a file says how many requests a second each has answered, and they
 count as vLLM does, through Ray's metrics.
@@ -27,8 +28,12 @@ import httpx
 
 from halftone.scaling.acting.ray_application import RayApplication, RayPlace
 from halftone.scaling.acting.targets import TargetError
+from halftone.scaling.capacity import Capacity
+from halftone.scaling.capacity_fields import Stated
+from halftone.scaling.capacity_fields import told as told_fields
 from halftone.serve.application import POLICY
 from halftone.serve.local.leftovers import MARK
+from halftone.telemetry.endpoint import EndpointMetrics
 
 PROMPT, OUTPUT = 1000, 100
 MODEL = "model"
@@ -37,11 +42,13 @@ MODEL = "model"
 class Counting:
     """The series of one replica, which grow as the file `level` says."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, able: dict[str, float]) -> None:
         from ray import serve
         from ray.util.metrics import Counter, Gauge, Histogram
 
         self._level = Path(level)
+        self._able = able
+        self._endpoint = EndpointMetrics(MODEL, Counter, Gauge)
         self._labels = {
             "model_name": MODEL,
             "engine": "0",
@@ -74,6 +81,7 @@ class Counting:
     def _run(self) -> None:
         while True:
             requests = int(self._level.read_text())
+            self._endpoint.set_capacity(self._able, is_exact=True)
             for gauge in self._gauges.values():
                 gauge.set(0.01 * requests, tags=self._labels)
             for _ in range(requests):
@@ -123,7 +131,6 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
     kwargs = {
         "prometheus": request["prometheus"],
         "model": MODEL,
-        "card": request["card"],
         "interval_s": 1,
         "settings": {"max_replicas": 3},
     }
@@ -136,7 +143,9 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
     }
     deployment = serve.deployment(Counting, name="replica", autoscaling_config=scaling)
     level.write_text("1")
-    serve.run(deployment.bind(str(level)), name="followed", route_prefix="/a", blocking=False)
+    card = request["card"]
+    able = told_fields(Stated(Capacity.from_card(card), float(card["warmUpSeconds"])))
+    serve.run(deployment.bind(str(level), able), name="followed", route_prefix="/a", blocking=False)
 
     def running() -> int:
         states = serve.status().applications["followed"].deployments["replica"].replica_states
@@ -150,7 +159,7 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
         return None if found is None else float(found[1])
 
     is_read = until(request["seconds"], lambda: told("held") == 0)
-    idle = running()
+    idle, lead = running(), told("lead_seconds")
     level.write_text("6")
     until(request["seconds"], lambda: running() == 3)
     text = httpx.get(metrics, timeout=10).text
@@ -158,6 +167,7 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
     return {
         "read": bool(is_read),
         "idle": idle,
+        "lead": lead,
         "loaded": running(),
         "metrics": names,
         "desired": told("desired_replicas"),
@@ -171,7 +181,7 @@ def from_outside(request: dict[str, Any], level: Path) -> dict[str, Any]:
     level.write_text("0")
     deployment = serve.deployment(Counting, name="replica", num_replicas=1)
     serve.run(
-        deployment.bind(str(level)),
+        deployment.bind(str(level), {}),
         name="outside",
         route_prefix="/b",
         external_scaler_enabled=True,

@@ -2,7 +2,7 @@
 
 We test these aspects:
 - what is wrong with an option is refused with a sentence that names it and the way out
-- a card and a profile give the law what it needs
+- a card and a profile give the law what it needs; without either it waits for replicas to say it
 - replicas of Ray are counted by their states, also those that Ray has not begun to start
 - what Ray refuses is told in a sentence, and its token is shown to it
 - metrics of Ray that listen on loopback are handed on, and nothing else
@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from halftone.cli.autoscale import autoscale
-from halftone.cli.autoscale_options import Wishes, law
+from halftone.cli.autoscale_options import Wishes, decider, law
 from halftone.scaling.acting.ray_application import RayApplication, RayPlace, observed
 from halftone.scaling.acting.targets import TargetError
 from halftone.scaling.inputs.counts import ReplicaCounts
@@ -42,8 +42,7 @@ def card(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--deployment a/b", "Exactly one of `--card` and `--profile` must be given"),
-        ("--profile x --card CARD --deployment a/b", "Exactly one of `--card` and `--profile`"),
+        ("--profile x --card CARD --deployment a/b", "`--card` and `--profile` both say what"),
         ("--card CARD", "Exactly one of `--ray` and `--deployment` must be given"),
         ("--card CARD --ray http://x --deployment a/b", "Exactly one of `--ray`"),
         ("--card CARD --deployment b", "`--deployment b` must be NAMESPACE/NAME"),
@@ -85,6 +84,7 @@ def wishes(**changes: Any) -> Wishes:
 
 def test_a_card_gives_capacity_and_lead(card: Path) -> None:
     capacity, settings = law(wishes(card=card))
+    assert capacity is not None
     assert (capacity.kv_blocks, capacity.max_sequences) == (999, 64)
     assert (settings.lead_s, settings.max_replicas, settings.theta) == (3.5, 8, 0.8)
     _, told = law(wishes(card=card, lead_seconds=277.0))
@@ -93,8 +93,19 @@ def test_a_card_gives_capacity_and_lead(card: Path) -> None:
 
 def test_a_profile_gives_capacity_and_a_lead_that_is_assumed() -> None:
     capacity, settings = law(wishes(profile="dense-27b"))
+    assert capacity is not None
     assert capacity.prefill_tokens_per_second > 0
     assert settings.lead_s == 300
+
+
+def test_without_a_card_the_law_waits_for_replicas_to_say_what_they_can_do() -> None:
+    unheard = f"http://127.0.0.1:{free_port()}"
+    given = wishes(prometheus=unheard, model="m", interval=5.0, selector=())
+    judgement = decider(given).decide(ReplicaCounts(3))
+    assert judgement.is_held
+    assert "The count holds until it is known what a replica can do" in judgement.reason
+    assert f"Prometheus at {unheard} does not answer" in judgement.reason
+    assert judgement.lead_s == 300
 
 
 def details(wanted: int, *states: str) -> dict[str, Any]:

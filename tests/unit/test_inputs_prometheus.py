@@ -1,6 +1,7 @@
 """The reader against HTTP servers that answer as Prometheus does, and against some that do not.
 
 We test these aspects:
+- what replicas say they can do is asked for the model and its labels alone;
 - names are looked for once, the best family is taken, and again when its series are gone;
 - whatever a server or the network does is a sentence, and no exception;
 - tokens and headers are sent, read anew each time, and taken nowhere else;
@@ -8,6 +9,7 @@ We test these aspects:
 """
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +21,11 @@ import pytest
 
 from halftone.scaling.inputs import queries, recording
 from halftone.scaling.inputs.names import NATIVE, RAY, RECORDED, Family
-from halftone.scaling.inputs.parsing import Sample
+from halftone.scaling.inputs.parsing import Sample, UnusableAnswer
 from halftone.scaling.inputs.prometheus import Access, PrometheusReader
 from halftone.scaling.reading import Reading
 from tests.doubles.exporters import AnsweringServer
-from tests.input_samples import NOW, ready, replica
+from tests.input_samples import NOW, SAID, capacity_gauges, ready, replica, vector_of
 
 ACCESS = Access(timeout_s=1.0)
 
@@ -47,12 +49,6 @@ class Answers:
         now = Sample({queries.FIELD: queries.NOW}, NOW)
         asked = (each for each in self.families if query == queries.read(each, "qwen", {}))
         return [now, *(sample for family in asked for sample in replica("a", family))]
-
-
-def vector_of(samples: list[Sample]) -> bytes:
-    result = [{"metric": one.labels, "value": [NOW, str(one.value)]} for one in samples]
-    told = {"status": "success", "data": {"resultType": "vector", "result": result}}
-    return json.dumps(told).encode()
 
 
 @contextmanager
@@ -118,6 +114,29 @@ def test_a_model_that_is_not_there_is_told_with_those_that_are() -> None:
         "has no series of `halftone:replica_requests_running`, `vllm:num_requests_running`, "
         "`ray_vllm_num_requests_running` with model_name='qwen'; it knows 'gemma'"
     )
+
+
+def test_what_replicas_say_they_can_do_is_asked_by_model_and_selector() -> None:
+    asked: list[str] = []
+
+    def answer(body: bytes) -> tuple[int, bytes]:
+        asked.extend(parse_qs(body.decode())["query"])
+        return 200, vector_of(capacity_gauges(SAID))
+
+    with serving(answer) as server:
+        source = PrometheusReader(server.origin, "qwen", selector={"namespace": "team"})
+        assert source.stated() == SAID
+    (query,) = asked
+    assert query == (
+        '{__name__=~"(ray_)?halftone_endpoint_capacity", model="qwen", namespace="team"}'
+    )
+
+
+def test_what_goes_wrong_when_capacity_is_asked_for_is_a_sentence() -> None:
+    with serving(lambda _: (401, b"")) as server:
+        said = f"Prometheus at {server.origin} answers with status 401: it does not say why"
+        with pytest.raises(UnusableAnswer, match=re.escape(said)):
+            reader(server.origin).stated()
 
 
 REFUSED = json.dumps({"errorType": "execution", "error": "too many samples"}).encode()

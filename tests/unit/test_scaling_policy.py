@@ -278,7 +278,7 @@ def test_the_last_scraped_replica_may_go_without_a_jump_of_the_clock() -> None:
         ({"theta": 0.0}, "`theta`"),
         ({"theta": math.nan}, "`theta`"),
         ({"theta": 1.5}, "`theta`"),
-        ({"lead_s": 0.0}, "`lead_s`"),
+        ({"lead_s": -1.0}, "`lead_s`"),
         ({"prompt_rate": 0.0}, "`prompt_rate`"),
         ({"min_replicas": 9, "max_replicas": 3}, "`min_replicas`"),
         ({"removed_per_minute": -3}, "`removed_per_minute`"),

@@ -139,8 +139,9 @@ AUTOSCALING: dict[str, Any] = {
 }
 
 
-def test_autoscaling_restarts_no_replica_and_reaches_the_policy() -> None:
-    served = endpoint(autoscaling=AUTOSCALING)
+@pytest.mark.parametrize("card", [CARD, None])
+def test_autoscaling_restarts_no_replica_and_reaches_the_policy(card: Any) -> None:
+    served = endpoint(autoscaling={**AUTOSCALING, "card": card})
     application = described(served)
     assert application["args"] == described(endpoint(replicas=5))["args"]
     (deployment,) = application["deployments"]
@@ -164,8 +165,7 @@ def test_autoscaling_restarts_no_replica_and_reaches_the_policy() -> None:
     [
         ({"minReplicas": 0}, "minReplicas"),
         ({"maxReplicas": 1}, "`minReplicas`, 2, must not be more than `maxReplicas`, 1"),
-        ({"card": None}, "exactly one of `card` and `cardFile` must be set"),
-        ({"cardFile": "/card.json"}, "exactly one of `card` and `cardFile` must be set"),
+        ({"cardFile": "/card.json"}, "`card` and `cardFile` must not both be set"),
         ({"thetaPercent": 96}, "thetaPercent"),
         ({"prometheusUrl": "prometheus:9090"}, "prometheusUrl"),
         ({"theta": 0.8}, "`autoscaling.theta` is no field of an endpoint"),

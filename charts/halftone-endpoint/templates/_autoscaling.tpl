@@ -19,14 +19,11 @@ true
 {{- end }}
 {{- end }}
 
-{{- /* Refuses autoscaling that could never decide, or two places for one card. */}}
+{{- /* Refuses two places for one card. */}}
 {{- define "halftone.checkCapacity" -}}
 {{- with .Values.autoscaling.capacity }}
 {{- if and .card .configMapName }}
 {{- fail "`autoscaling.capacity.card` and `autoscaling.capacity.configMapName` are both set; leave one of them out." }}
-{{- end }}
-{{- if not (or .card .configMapName) }}
-{{- fail "`autoscaling.prometheusUrl` is set, and nothing says what a replica can do. Put the artifact's capacity card for this device (it lies in `capacity/`; `halftone bench` writes one) into a ConfigMap (`kubectl create configmap card --from-file=card.json`) and name it in `autoscaling.capacity.configMapName`, or set `autoscaling.enabled: false`." }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -52,8 +49,11 @@ autoscaling_config:
       ca_file: {{ if .prometheusCaFile }}{{ toJson .prometheusCaFile }}{{ else }}null{{ end }}
       {{- if .capacity.card }}
       card: {{ toJson .capacity.card }}
-      {{- else }}
+      {{- else if .capacity.configMapName }}
       card: /etc/halftone/capacity/card.json
+      {{- else }}
+      # Replicas say it, of the card that their artifact has.
+      card: null
       {{- end }}
       settings:
         theta: {{ divf (int .thetaPercent) 100 }}

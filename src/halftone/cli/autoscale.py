@@ -19,13 +19,13 @@ from halftone.cli.autoscale_options import (
     Wishes,
     check,
     connection,
+    decider,
     identity,
-    law,
     lease,
     needs_cluster,
-    reader,
     target,
 )
+from halftone.cli.numbers import Finite
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import Reason
 
@@ -46,7 +46,7 @@ _METRICS_PORT: Final = 9464
 )
 @click.option("--prometheus-token-file", type=_FILE, help="A bearer token for Prometheus.")
 @click.option("--prometheus-ca-file", type=_FILE, help="Certificates to trust.")
-@click.option("--card", type=_FILE, help="Its capacity card (`halftone bench` writes one).")
+@click.option("--card", type=_FILE, help="Its capacity card. [default: replicas say theirs]")
 @click.option("--profile", help="A simulated capacity; see `halftone replay --list-profiles`.")
 @click.option("--ray", metavar="URL", help="Scale an application of Ray Serve, at its dashboard.")
 @click.option("--application", default="halftone", show_default=True, help="Of Ray Serve.")
@@ -62,40 +62,40 @@ _METRICS_PORT: Final = 9464
 @click.option("--max", "most", type=int, default=8, show_default=True, help="Most replicas.")
 @click.option(
     "--theta",
-    type=click.FloatRange(0.3, 0.95),
-    default=0.8,
+    type=Finite(0.3, 0.95),
+    default=0.9,
     show_default=True,
-    help="Share of a replica's time that may be taken: 0.72 safe, 0.85 lean.",
+    help="Share of a replica's time that may be taken: 0.80 safe, 0.95 lean.",
 )
 @click.option(
     "--lead-seconds",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     help="From the ask until a replica is ready, until that was measured. [default: the card's]",
 )
 @click.option(
     "--slo-ttft",
-    type=click.FloatRange(min=0.01),
+    type=Finite(min=0.01),
     default=2.5,
     show_default=True,
     help="Seconds to the first token, beside what its prompt takes at --slo-prompt-rate.",
 )
 @click.option(
     "--slo-prompt-rate",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     default=4000.0,
     show_default=True,
     help="Tokens of a prompt a second.",
 )
 @click.option(
     "--slo-itl",
-    type=click.FloatRange(min=0.001),
+    type=Finite(min=0.001),
     default=0.1,
     show_default=True,
     help="Seconds between later tokens.",
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(1, 300),
+    type=Finite(1, 300),
     default=5.0,
     show_default=True,
     help="Seconds between two looks.",
@@ -137,24 +137,18 @@ def autoscale(
 
     from halftone.scaling.acting.api_server import ApiServer
     from halftone.scaling.acting.controlling import Controller
-    from halftone.scaling.acting.deciding import Decider
     from halftone.scaling.acting.exporting import metrics_in, served
-    from halftone.scaling.follower import Follower
-    from halftone.scaling.policy import itl_refusal
 
     wishes = Wishes(**options)
     check(wishes)
-    capacity, settings = law(wishes)
     _log_to_stderr()
-    if (warning := itl_refusal(capacity, settings)) is not None:
-        click.echo(f"halftone: {warning}", err=True)
+    deciding = decider(wishes)
     me = identity()
     api = ApiServer(connection(kubeconfig, context)) if needs_cluster(wishes) else None
     registry = CollectorRegistry()
-    follower = Follower(capacity, settings, wishes.interval)
     controller = Controller(
         target(wishes, api, me),
-        Decider(reader(wishes), follower, settings.lead_s),
+        deciding,
         metrics_in(registry, wishes.model),
         lease(wishes, api, me),
         observe_only=observe_only,

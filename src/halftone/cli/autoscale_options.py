@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import click
+
+from halftone.scaling.acting.learning import ASSUMED_LEAD_S
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.policy import Settings
 from halftone.spec.errors import RefusedInput
@@ -22,14 +25,13 @@ from halftone.spec.names import Reason
 
 if TYPE_CHECKING:
     from halftone.scaling.acting.api_server import ApiServer, Connection
+    from halftone.scaling.acting.deciding import Deciding
     from halftone.scaling.acting.leading import Lease
     from halftone.scaling.acting.targets import Target
     from halftone.scaling.inputs.prometheus import PrometheusReader
 
 # Where Ray's own tools find the token.
 RAY_TOKEN: Final = "RAY_AUTH_TOKEN"  # noqa: S105  # a name
-# A profile says nothing of how long a replica takes; a large model with a warm cache takes this.
-_PROFILE_LEAD_S: Final = 300.0
 _OBJECT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -75,11 +77,11 @@ def check(wishes: Wishes) -> None:
             "--ray",
             "Exactly one of `--ray` and `--deployment` must be given: what is to be scaled.",
         )
-    if (wishes.card is None) == (wishes.profile is None):
+    if wishes.card is not None and wishes.profile is not None:
         raise refuse(
             "--card",
-            "Exactly one of `--card` and `--profile` must be given: what a replica can do. "
-            "`halftone bench` measures a card.",
+            "`--card` and `--profile` both say what a replica can do; leave one of them out, or "
+            "both, and replicas say it themselves.",
         )
     if wishes.least < 1:
         raise refuse(
@@ -105,8 +107,8 @@ def _require_url(option: str, url: str) -> None:
         raise refuse(option, f"`{option}` must hold no user name and no password.")
 
 
-def law(wishes: Wishes) -> tuple[Capacity, Settings]:
-    """What a replica can do, and what is wanted of all. Raises RefusedInput."""
+def law(wishes: Wishes) -> tuple[Capacity | None, Settings]:
+    """What a replica can do, if that was given, and what is wanted of all. Raises RefusedInput."""
     capacity, lead_s = _capacity(wishes)
     settings = Settings(
         lead_s=lead_s if wishes.lead_seconds is None else wishes.lead_seconds,
@@ -120,12 +122,14 @@ def law(wishes: Wishes) -> tuple[Capacity, Settings]:
     return capacity, settings
 
 
-def _capacity(wishes: Wishes) -> tuple[Capacity, float]:
+def _capacity(wishes: Wishes) -> tuple[Capacity | None, float]:
     """With the lead that is assumed until some were measured, in seconds."""
-    if wishes.card is None:
+    if wishes.profile is not None:
         from halftone.scaling.profiles import load_profile
 
-        return load_profile(str(wishes.profile)), _PROFILE_LEAD_S
+        return load_profile(wishes.profile), ASSUMED_LEAD_S
+    if wishes.card is None:
+        return None, ASSUMED_LEAD_S
     from pydantic import ValidationError
 
     from halftone.spec.capacity import CapacityCard
@@ -152,6 +156,22 @@ def reader(wishes: Wishes) -> "PrometheusReader":
         selector=dict(_label(text) for text in wishes.selector),
         access=Access({}, wishes.prometheus_token_file, wishes.prometheus_ca_file),
     )
+
+
+def decider(wishes: Wishes) -> "Deciding":
+    """The law with what it reads. Raises RefusedInput; warns of objectives that no count meets."""
+    from halftone.scaling.acting.deciding import Decider
+    from halftone.scaling.acting.learning import LearningDecider
+    from halftone.scaling.follower import Follower
+    from halftone.scaling.policy import itl_refusal
+
+    capacity, settings = law(wishes)
+    asked = reader(wishes)
+    if capacity is None:
+        return LearningDecider(asked, settings, wishes.lead_seconds, wishes.interval)
+    if (warning := itl_refusal(capacity, settings)) is not None:
+        click.echo(f"halftone: {warning}", err=True)
+    return Decider(asked, Follower(capacity, settings, wishes.interval), settings.lead_s)
 
 
 def _label(text: str) -> tuple[str, str]:

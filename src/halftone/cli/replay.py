@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from halftone.cli.numbers import Finite
 from halftone.cli.output_files import require_writable, write_whole
 from halftone.cli.progress import steps
 from halftone.cli.replay_options import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from halftone.scaling.replay import Outcome, World
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
-_POSITIVE: Final = click.FloatRange(min=0, min_open=True)
+_POSITIVE: Final = Finite(min=0, min_open=True)
 
 
 def _list_profiles(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -44,7 +45,7 @@ def _list_profiles(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.option("--profile", required=True, metavar="NAME_OR_CARD", help="What a replica can do.")
 @click.option(
     "--lead-seconds",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     required=True,
     metavar="N",
     help="From asking for a replica until it is ready.",

@@ -89,7 +89,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
-        positive = ("lead_s", "ttft_s", "prompt_rate", "itl_s", "stale_s")
+        if not 0 <= self.lead_s < math.inf:
+            raise ValueError(f"`lead_s` is {self.lead_s}, and must be 0 or more")
+        positive = ("ttft_s", "prompt_rate", "itl_s", "stale_s")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, and must be above 0")

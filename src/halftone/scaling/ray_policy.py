@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halftone.scaling.acting.deciding import Decider
+from halftone.scaling.acting.deciding import Decider, Deciding
+from halftone.scaling.acting.learning import ASSUMED_LEAD_S, LearningDecider
 from halftone.scaling.acting.ray_carrier import RayCarrier
 from halftone.scaling.acting.ray_metrics import tell_ray
 from halftone.scaling.capacity import Capacity
@@ -31,12 +32,12 @@ class KVPressurePolicy:
     """Wants what the law wants; every argument is JSON.
 
     `prometheus` is the URL of the server and `model` the name that the endpoint serves. `card` is a
-    capacity card, or the path of one. `lead_s` is the lead until leads were measured, by default
-    what the card says that warming up takes. `settings` are other fields of
-    `halftone.scaling.policy.Settings`. With `observe_only` it decides and tells, and changes
-    nothing. `interval_s` lies between two looks. `selector` are labels that all series have,
-    `token_file` and `ca_file` are for a Prometheus that asks for a token or has a certificate of
-    one's own.
+    capacity card, or the path of one; without it replicas say what they can do, of the card that
+    their artifact has. `lead_s` is the lead until leads were measured, by default what the card
+    says that warming up takes. `settings` are other fields of `halftone.scaling.policy.Settings`.
+    With `observe_only` it decides and tells, and changes nothing. `interval_s` lies between two
+    looks. `selector` are labels that all series have, `token_file` and `ca_file` are for a
+    Prometheus that asks for a token or has a certificate of one's own.
 
     Arguments that cannot be used do not raise, as Ray would try its whole configuration again: the
     count holds, and the state says why.
@@ -74,7 +75,7 @@ def _carrier(
     *,
     prometheus: str,
     model: str,
-    card: Mapping[str, Any] | str,
+    card: Mapping[str, Any] | str | None = None,
     settings: Mapping[str, Any] | None = None,
     lead_s: float | None = None,
     observe_only: bool = False,
@@ -84,13 +85,18 @@ def _carrier(
     ca_file: str | None = None,
 ) -> RayCarrier:
     stated = json.loads(Path(card).read_text()) if isinstance(card, str) else card
-    prior_s = float(stated["warmUpSeconds"] if lead_s is None else lead_s)
+    assumed_s = ASSUMED_LEAD_S if stated is None else stated["warmUpSeconds"]
+    prior_s = float(assumed_s if lead_s is None else lead_s)
     law = Settings(**{**(settings or {}), "lead_s": prior_s})
     access = Access({}, _path(token_file), _path(ca_file))
     reader = PrometheusReader(
         prometheus, model, selector=selector, access=access, stale_s=law.stale_s
     )  # fmt: skip
-    decider = Decider(reader, Follower(Capacity.from_card(stated), law, interval_s), prior_s)
+    decider: Deciding = (
+        LearningDecider(reader, law, lead_s, interval_s)
+        if stated is None
+        else Decider(reader, Follower(Capacity.from_card(stated), law, interval_s), prior_s)
+    )
     return RayCarrier(
         decider,
         interval_s,

@@ -7,6 +7,7 @@ Ray Serve shows the sentence in its status; those that serve already go on.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable
 from contextlib import suppress
@@ -30,6 +31,7 @@ from halftone.serve.http.middleware import GENERATING, Door, Rules
 from halftone.serve.load_failures import tell
 from halftone.serve.measuring.engine_document import ENGINE_PATH
 from halftone.serve.measuring.engine_facts import served_engine
+from halftone.serve.measuring.known_capacity import known_capacity, unknown_sentence
 from halftone.serve.measuring.speculation import count_speculation
 from halftone.spec.errors import EnvironmentFault, HalftoneError
 from halftone.spec.names import Reason
@@ -39,6 +41,7 @@ from halftone.telemetry.endpoint import EndpointMetrics
 
 Result = TypeVar("Result")
 
+_LOG: Final = logging.getLogger("ray.serve")
 _WARM_UP_TOKENS: Final = 8
 _WARM_UP_S: Final = 600
 # How often gauges are brought up to date.
@@ -118,6 +121,9 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
         self._admission = Admission(config.max_num_seqs, endpoint.limits.maxQueuedRequests)
         verdict = Verdict.Unmeasured if model.report is None else model.report.verdict
         self._metrics.set_artifact(model.digest, verdict)
+        self._capacity = known_capacity(model.cards, self._served.engine)
+        if self._capacity is None:
+            _LOG.warning("halftone: %s", unknown_sentence(self._served.engine))
         self._gauges = asyncio.create_task(self._keep_gauges())
 
     async def _timed(self, step: str, work: Awaitable[Result]) -> Result:
@@ -169,6 +175,9 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
     async def _keep_gauges(self) -> None:
         while True:
             self._metrics.set_requests(self._admission.in_flight, self._admission.limit)
+            if self._capacity is not None:  # Ray drops a gauge that nobody sets again
+                fields, is_exact = self._capacity
+                self._metrics.set_capacity(fields, is_exact=is_exact)
             await asyncio.sleep(_GAUGES_S)
 
     async def __serve_build_asgi_app__(self) -> Any:

@@ -7,6 +7,7 @@ formula: a step takes `stepBase + a * KV tokens + b * sequences` seconds, a prom
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -70,10 +71,7 @@ class CapacityCard(Document):
 
     def compute_digest(self) -> str:
         """Of all that changes what a card says beside the checkpoint; equal to `digest`."""
-        keyed = self.model_dump(
-            mode="json", include={"device", "driver", "engine", "engineArguments"}
-        )
-        return sha256_hex(canonical_json(keyed))
+        return engine_digest(self.device, self.driver, self.engine, self.engineArguments)
 
     @property
     def path(self) -> str:
@@ -81,6 +79,19 @@ class CapacityCard(Document):
         device, engine = _word(self.device), _word(self.engine)
         name = f"{device}-{engine}-tp{self.tensorParallel}-{self.digest[:SHORT_DIGEST]}.json"
         return f"{CAPACITY_DIRECTORY}/{name}"
+
+
+def engine_digest(
+    device: str, driver: str | None, engine: str, engine_arguments: Mapping[str, str]
+) -> str:
+    """The digest of the card that such an engine would be measured for."""
+    keyed = {
+        "device": device,
+        "driver": driver,
+        "engine": engine,
+        "engineArguments": dict(engine_arguments),
+    }
+    return sha256_hex(canonical_json(keyed))
 
 
 def _word(text: str) -> str:

@@ -28,10 +28,11 @@ class Objectives(ApiModel):
 class Autoscaling(ApiModel):
     """Replicas that follow the load, between two bounds.
 
-    `thetaPercent` is the share of a replica's time that arriving work may take: 72 is safe, 80 the
-    middle, 85 lean. `leadSeconds` is how long a replica takes from the ask until it is ready, until
-    that was measured; what the card says of its warm-up if left out. Exactly one of `card` (a
-    capacity card as JSON) and `cardFile` is set. `selector` are labels that all series have, where
+    `thetaPercent` is the share of a replica's time that arriving work may take: 80 is safe, 90 the
+    middle, 95 lean. `leadSeconds` is how long a replica takes from the ask until it is ready, until
+    that was measured; what the card says of its warm-up if left out. At most one of `card` (a
+    capacity card as JSON) and `cardFile` is set; with neither, replicas say what they can do, of
+    the card that their artifact has. `selector` are labels that all series have, where
     several endpoints serve one name. Files are those of whoever decides. With `observeOnly` it
     decides and tells, and changes nothing.
 
@@ -44,7 +45,7 @@ class Autoscaling(ApiModel):
     selector: Annotated[dict[str, str], Field(default_factory=dict, max_length=16)]
     minReplicas: _Replicas = 1
     maxReplicas: _Replicas = 8
-    thetaPercent: Annotated[StrictInt, Field(ge=30, le=95)] = 80
+    thetaPercent: Annotated[StrictInt, Field(ge=30, le=95)] = 90
     leadSeconds: Annotated[StrictInt, Field(ge=1, le=86_400)] | None = None
     intervalSeconds: Annotated[StrictInt, Field(ge=1, le=300)] = 5
     objectives: Objectives = Objectives()
@@ -59,8 +60,8 @@ class Autoscaling(ApiModel):
                 f"`minReplicas`, {self.minReplicas}, must not be more than `maxReplicas`, "
                 f"{self.maxReplicas}"
             )
-        if (self.card is None) == (self.cardFile is None):
-            raise ValueError("exactly one of `card` and `cardFile` must be set")
+        if self.card is not None and self.cardFile is not None:
+            raise ValueError("`card` and `cardFile` must not both be set")
         return self
 
     def law(self) -> dict[str, float]:

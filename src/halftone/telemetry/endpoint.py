@@ -5,7 +5,7 @@ Ray's kinds of metrics: this room imports no ray. vLLM's own metrics lie beside 
 `ray_vllm_…`. No label has values without a bound.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 # Name without prefix -> what it counts, and its labels.
@@ -35,6 +35,14 @@ GAUGES: Final = {
     "halftone_endpoint_artifact": (
         "1 for the artifact that a replica serves.",
         ("model", "digest", "verdict"),
+    ),
+    "halftone_endpoint_capacity": (
+        "What a replica can do, of the capacity card of its artifact that fits its engine.",
+        ("model", "field"),
+    ),
+    "halftone_endpoint_capacity_exact": (
+        "1 where that card was measured with just this engine, 0 where with one like it.",
+        ("model",),
     ),
 }
 
@@ -73,6 +81,12 @@ class EndpointMetrics:
     def set_artifact(self, digest: str, verdict: str) -> None:
         """What is served from now on."""
         self._set("halftone_endpoint_artifact", 1, digest=digest, verdict=verdict)
+
+    def set_capacity(self, fields: Mapping[str, float], *, is_exact: bool) -> None:
+        """What the replica can do, by the names of `halftone.scaling.capacity_fields`."""
+        for field, value in fields.items():
+            self._set("halftone_endpoint_capacity", value, field=field)
+        self._set("halftone_endpoint_capacity_exact", float(is_exact))
 
     def _add(self, name: str, **labels: str) -> None:
         self._metrics[name].inc(1, tags={"model": self._model, **labels})

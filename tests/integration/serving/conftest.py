@@ -9,13 +9,24 @@ from pathlib import Path
 import httpx
 import pytest
 
+from halftone.spec.artifacts import Artifact
+from halftone.validate.serving.loading import processor
+from tests.artifacts import capacity_card
 from tests.endpoints import KEY, TOOLS, Served, described, pocket_artifact
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pocket model in NVFP4A16, published without a signature, verdict Emulated."""
-    return pocket_artifact(tmp_path_factory.mktemp("pocket"))
+    """The pocket model in NVFP4A16, published without a signature, verdict Emulated.
+
+    It has a capacity card of this machine, measured with other arguments than tests serve it with.
+    """
+    published = pocket_artifact(tmp_path_factory.mktemp("pocket"))
+    digest = Artifact.load(published / "artifact.json").checkpointDigest
+    card = capacity_card(digest, processor())
+    (published / card.path).parent.mkdir()
+    card.save(published / card.path)
+    return published
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@
   waited for a whole answer;
 - HAProxy's own answers are mended in the configuration that this Ray writes;
 - listed models name the artifact's digest, and not where it lies;
+- what a replica can do is exported, of the artifact's capacity card;
 - an artifact that was tampered with, one without a signature, one of another key and one that was
   not measured do not replace a good one: the old serves on, the reason is in status and metrics;
   another good one does.
@@ -234,6 +235,19 @@ def test_models_name_the_artifact_and_not_its_place(served: Served, artifact: Pa
     assert served.client().models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         served.client().models.retrieve("another")
+
+
+def test_a_replica_says_what_its_artifacts_card_says_it_can_do(served: Served) -> None:
+    name = "ray_halftone_endpoint_capacity"
+    assert eventually(lambda: served.counted(name, 'field="groups"') > 0)
+    # Costs are the card's; it was measured with another engine, and blocks are this one's.
+    assert served.counted(name, 'field="prefill_tokens_per_second"') == 1.0
+    assert served.counted(name, 'field="warm_up_s"') == 3.5
+    told = httpx.get(f"{served.url}/halftone/engine", headers={"Authorization": f"Bearer {KEY}"})
+    blocks = told.json()["engine"]["kvBlocks"]
+    assert served.counted(name, 'field="kv_blocks"') == blocks - 1
+    assert f"{name}_exact" in served.metrics()
+    assert served.counted(f"{name}_exact") == 0
 
 
 def test_who_leaves_before_a_whole_answer_ends_its_generation(served: Served) -> None:

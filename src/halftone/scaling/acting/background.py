@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from halftone.scaling.acting.deciding import Decider, Judgement
+from halftone.scaling.acting.deciding import Deciding, Judgement
 from halftone.scaling.inputs.counts import ReplicaCounts
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Background:
     """`see` hands counts over, `judgement` is the last answer; neither waits for anything."""
 
     def __init__(
-        self, decider: Decider, interval_s: float, told: Callable[[Judgement], None]
+        self, decider: Deciding, interval_s: float, told: Callable[[Judgement], None]
     ) -> None:
         self.stop = threading.Event()
         self._decider = decider

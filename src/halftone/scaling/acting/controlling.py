@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Event
 
 from halftone.scaling.acting.conflicts import Conflict, Conflicts
-from halftone.scaling.acting.deciding import Decider, Judgement
+from halftone.scaling.acting.deciding import Deciding, Judgement
 from halftone.scaling.acting.leading import Lease
 from halftone.scaling.acting.targets import Observed, Target, TargetError
 from halftone.scaling.acting.telling import tell_judgement
@@ -40,7 +40,7 @@ class Controller:
     def __init__(
         self,
         target: Target,
-        decider: Decider,
+        decider: Deciding,
         metrics: ScalingMetrics,
         lease: Lease | None = None,
         *,

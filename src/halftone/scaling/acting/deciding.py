@@ -45,17 +45,40 @@ class Judgement:
         return None if self.decision is None or self.is_held else self.decision.wanted
 
 
+class Deciding(Protocol):
+    """What carriers of the law ask: a `Decider`, or `learning.LearningDecider`."""
+
+    def observe(self, time_s: float, counts: ReplicaCounts) -> None:
+        """Replicas as they are at `time_s`; may be called more often than `decide`."""
+        ...
+
+    def forget(self) -> None:
+        """Take the count that is there for the right one."""
+        ...
+
+    def decide(self, counts: ReplicaCounts) -> Judgement:
+        """What should be, with `counts` there. It does not raise."""
+        ...
+
+
 class Decider:
     """The law with its memory, its reader and its measured lead.
 
-    `prior_s` is the lead until enough have been measured, in seconds.
+    `prior_s` is the lead until enough have been measured, in seconds; `leads` are those that have
+    been measured already.
     """
 
-    def __init__(self, reader: Reader, follower: Follower, prior_s: float) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        follower: Follower,
+        prior_s: float,
+        leads: LeadTimes | None = None,
+    ) -> None:
         self._reader = reader
         self._follower = follower
         self._prior_s = prior_s
-        self._leads = LeadTimes()
+        self._leads = leads or LeadTimes()
 
     @property
     def follower(self) -> Follower:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from halftone.scaling.acting.background import Background
-from halftone.scaling.acting.deciding import Decider, Judgement
+from halftone.scaling.acting.deciding import Deciding, Judgement
 from halftone.scaling.inputs.counts import ReplicaCounts
 
 log = logging.getLogger("ray.serve")
@@ -26,7 +26,7 @@ class RayCarrier:
 
     def __init__(
         self,
-        decider: Decider,
+        decider: Deciding,
         interval_s: float,
         fresh_s: float,
         *,

@@ -27,7 +27,8 @@ from urllib.request import (
     build_opener,
 )
 
-from halftone.scaling.inputs import queries
+from halftone.scaling.capacity_fields import Stated
+from halftone.scaling.inputs import capacity_gauges, queries
 from halftone.scaling.inputs.assembling import Asked, Remembered, assemble, empty
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.inputs.names import FAMILIES, MODEL_LABEL, Family
@@ -96,6 +97,18 @@ class PrometheusReader:
         asked = Asked(self._family, counts, at, self._stale_s)
         reading, self._remembered = assemble(samples, asked, self._remembered)
         return reading
+
+    def stated(self) -> Stated | None:
+        """What replicas say that one of them can do; None where none says it.
+
+        Raises UnusableAnswer, with a whole sentence but for its end, for what Prometheus or the
+        network does.
+        """
+        try:
+            samples = self._ask(queries.capacity(self._model, self._selector))
+        except UnusableAnswer as error:
+            raise UnusableAnswer(f"Prometheus at {self._url} {error}") from None
+        return capacity_gauges.capacity(samples)
 
     def _samples(self) -> tuple[Sample, ...]:
         """The answer of the family that is there; looked for anew when it has none of the model."""

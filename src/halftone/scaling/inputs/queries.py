@@ -7,6 +7,7 @@ which `assembling` reads the answer; `<field>:time` is when it was scraped. It a
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from halftone.scaling.inputs import capacity_gauges
 from halftone.scaling.inputs.names import (
     COUNTERS,
     FAMILIES,
@@ -40,6 +41,12 @@ def probe(selector: Mapping[str, str]) -> str:
     names = "|".join(sorted(_told_by()))
     chosen = _braces({**selector}, f'__name__=~"{names}"')
     return f"count by (__name__, {MODEL_LABEL}) ({chosen})"
+
+
+def capacity(model: str, selector: Mapping[str, str]) -> str:
+    """What one model's replicas say that each can do, from vLLM's own server or through Ray."""
+    chosen = {capacity_gauges.MODEL: model, **selector}
+    return _braces(chosen, f'__name__=~"(ray_)?{capacity_gauges.SERIES}"')
 
 
 def _told_by() -> set[str]:

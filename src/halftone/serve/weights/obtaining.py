@@ -15,6 +15,7 @@ from halftone.publish.published_documents import PublishedDocuments
 from halftone.publish.reading import ArtifactReader
 from halftone.serve.served_model import ServedModel
 from halftone.serve.weights.cache import Cache, Entry, artifact_name, plain_name
+from halftone.serve.weights.cards import TrustedCard, trusted_cards
 from halftone.serve.weights.lease import Lease
 from halftone.serve.weights.plain import plain_digest, plain_files
 from halftone.serve.weights.stamps import Stamps, folders_of, take_stamps
@@ -40,12 +41,16 @@ _HUB: Final = "hf://"
 
 
 class _Content(NamedTuple):
-    """What is to lie in the cache under `name`; `documents` are None for a plain checkpoint."""
+    """What is to lie in the cache under `name`; `documents` are None for a plain checkpoint.
+
+    `cards` lie beside `files` and are none of them: more of them come as devices are met.
+    """
 
     name: str
     files: tuple[Wanted, ...]
     artifact: Artifact | None
     documents: PublishedDocuments | None
+    cards: tuple[TrustedCard, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -116,8 +121,7 @@ def _content(source: FileSource, asked: Asked) -> _Content:
     sizes = {entry.path: entry.size_bytes for entry in source.files()}
     if ARTIFACT_FILE in sizes:
         reader = ArtifactReader(source)
-        documents = require_trusted(reader, source.uri, asked)
-        return _published(reader.artifact, documents)
+        return _published(reader, require_trusted(reader, source.uri, asked), asked)
     require_plain_trusted(source.uri, asked)
     require_pinned(None, source.uri, asked)
     digest = asked.reference.digest
@@ -126,10 +130,12 @@ def _content(source: FileSource, asked: Asked) -> _Content:
     return _Content(plain_name(digest), files, None, None)
 
 
-def _published(artifact: Artifact, documents: PublishedDocuments) -> _Content:
+def _published(reader: ArtifactReader, documents: PublishedDocuments, asked: Asked) -> _Content:
+    artifact = reader.artifact
     files = tuple(Wanted(file.path, file.sizeBytes, file.sha256) for file in artifact.files)
     name = artifact_name(artifact.checkpointDigest, artifact.manifestDigest)
-    return _Content(name, files, artifact, documents)
+    cards = trusted_cards(reader, documents.checkpoint.digest, asked.trust)
+    return _Content(name, files, artifact, documents, cards)
 
 
 def _known(asked: Asked, kept: Cache) -> Lease | None:
@@ -200,10 +206,14 @@ def _fill(
             files = Transfer(source, entry.partial, progress).run(content.files)
         require_digest(plain_digest(files), source.uri, asked)
     else:
-        document = content.artifact.to_bytes()
+        beside = {ARTIFACT_FILE: content.artifact.to_bytes()}
+        for card in content.cards:
+            beside |= card.files
         with storage_errors(entry.root):
-            (entry.partial / ARTIFACT_FILE).write_bytes(document)
-        files = (*files, _written(ARTIFACT_FILE, document))
+            for path, data in beside.items():
+                (entry.partial / path).parent.mkdir(exist_ok=True)
+                (entry.partial / path).write_bytes(data)
+        files = (*files, *(_written(path, data) for path, data in beside.items()))
     with storage_errors(entry.root):
         sync_folders(entry.partial, files)
         entry.promote(source.uri, files)
@@ -230,7 +240,7 @@ def _in_place(asked: Asked, progress: Progress) -> Lease:
         stamps = _stamps(folder, source)
         if ARTIFACT_FILE in stamps:
             reader = ArtifactReader(source)
-            content = _published(reader.artifact, require_trusted(reader, str(folder), asked))
+            content = _published(reader, require_trusted(reader, str(folder), asked), asked)
             Transfer(source, None, progress).run(content.files)
         else:
             require_plain_trusted(str(folder), asked)
@@ -256,6 +266,7 @@ def _model(folder: Path, content: _Content, asked: Asked) -> ServedModel:
         config=parse_object(config, CONFIG_FILE),
         plan=None if documents is None else documents.plan,
         report=None if documents is None else documents.report,
+        cards=tuple(kept.card for kept in content.cards),
     )
 
 

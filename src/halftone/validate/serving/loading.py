@@ -88,7 +88,7 @@ def _device(on_cpu: bool) -> dict[str, str | None]:
     from vllm.platforms import current_platform
 
     if on_cpu:
-        return {"device": _processor(), "driver": None, "capability": None}
+        return {"device": processor(), "driver": None, "capability": None}
     capability = current_platform.get_device_capability()
     return {
         "device": current_platform.get_device_name(),
@@ -97,7 +97,7 @@ def _device(on_cpu: bool) -> dict[str, str | None]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The CPU's name in the words of its maker, where Linux knows it."""
     import platform
 
