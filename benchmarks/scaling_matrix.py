@@ -1,7 +1,7 @@
 """The matrix of `docs/scaling.md`: every load, lead, profile and start, under every policy.
 
 Called by `benchmarks/scaling.py`, and by whoever tunes the law. One case is a load in a world; its
-runs differ in policy alone. Rows are JSON Lines, so that a run that was cut short goes on.
+runs differ in policy alone. Rows are kept as JSON Lines, so that one can look while it runs.
 """
 
 import gzip

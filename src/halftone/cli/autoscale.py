@@ -30,6 +30,8 @@ from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import Reason
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+# The check of the least says why it is not 0.
+_COUNT: Final = click.IntRange(0, 1000)
 _PORT: Final = click.IntRange(0, 65_535)
 # Of OpenTelemetry's exporter for Prometheus, so that it is nobody else's of ours.
 _METRICS_PORT: Final = 9464
@@ -58,8 +60,8 @@ _METRICS_PORT: Final = 9464
 )
 @click.option("--ray-token-file", type=_FILE, help="[default: the variable RAY_AUTH_TOKEN]")
 @click.option("--deployment", metavar="NAMESPACE/NAME", help="Scale a Deployment of Kubernetes.")
-@click.option("--min", "least", type=int, default=1, show_default=True, help="Fewest replicas.")
-@click.option("--max", "most", type=int, default=8, show_default=True, help="Most replicas.")
+@click.option("--min", "least", type=_COUNT, default=1, show_default=True, help="Fewest replicas.")
+@click.option("--max", "most", type=_COUNT, default=8, show_default=True, help="Most replicas.")
 @click.option(
     "--theta",
     type=Finite(0.3, 0.95),

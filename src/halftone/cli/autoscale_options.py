@@ -4,7 +4,6 @@ Called by `autoscale`. What is wrong with an option is a sentence that names it;
 the world is for the controller to wait out.
 """
 
-import json
 import os
 import re
 import secrets
@@ -12,7 +11,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 RAY_TOKEN: Final = "RAY_AUTH_TOKEN"  # noqa: S105  # a name
 _OBJECT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
+# Labels that the queries and the rules set themselves.
+OUR_LABELS: Final = frozenset({"model_name", "replica", "source"})
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
@@ -100,9 +101,14 @@ def check(wishes: Wishes) -> None:
 
 
 def _require_url(option: str, url: str) -> None:
-    parts = urlsplit(url)
+    no_url = refuse(option, f"`{option} {url}` must be a URL, such as `http://host:9090`.")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no port
+    except ValueError as error:
+        raise no_url from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise refuse(option, f"`{option} {url}` must be a URL, such as `http://host:9090`.")
+        raise no_url
     if "@" in parts.netloc:
         raise refuse(option, f"`{option}` must hold no user name and no password.")
 
@@ -124,26 +130,13 @@ def law(wishes: Wishes) -> tuple[Capacity | None, Settings]:
 
 def _capacity(wishes: Wishes) -> tuple[Capacity | None, float]:
     """With the lead that is assumed until some were measured, in seconds."""
+    from halftone.scaling.profiles import load_profile, read_card
+
     if wishes.profile is not None:
-        from halftone.scaling.profiles import load_profile
-
         return load_profile(wishes.profile), ASSUMED_LEAD_S
-    if wishes.card is None:
-        return None, ASSUMED_LEAD_S
-    from pydantic import ValidationError
-
-    from halftone.spec.capacity import CapacityCard
-
-    try:
-        stated: dict[str, Any] = json.loads(wishes.card.read_text(encoding="utf-8"))
-        CapacityCard.model_validate(stated)
-        return Capacity.from_card(stated), float(stated["warmUpSeconds"])
-    except (OSError, KeyError, TypeError, ValueError, ValidationError) as error:
-        raise refuse(
-            "--card",
-            f"`--card {wishes.card}` is no capacity card of this version; `halftone bench` "
-            "writes one.",
-        ) from error
+    if wishes.card is not None:
+        return read_card(wishes.card)
+    return None, ASSUMED_LEAD_S
 
 
 def reader(wishes: Wishes) -> "PrometheusReader":
@@ -178,6 +171,8 @@ def _label(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not _LABEL.fullmatch(name):
         raise refuse("--selector", f"`--selector {text}` must be LABEL=VALUE.")
+    if name in OUR_LABELS or name.startswith("__"):
+        raise refuse("--selector", f"`--selector {text}`: the label `{name}` is set by Halftone.")
     return name, value
 
 

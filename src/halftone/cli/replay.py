@@ -52,7 +52,7 @@ def _list_profiles(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 )
 @click.option(
     "--start",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1000),
     metavar="N",
     help="Replicas at first. [default: the peak's need]",
 )

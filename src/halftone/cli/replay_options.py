@@ -104,7 +104,12 @@ def setting(wishes: Wishes) -> "tuple[World, Load, int]":
         raise RefusedInput(Reason.InvalidTrace, "--rate-scale", told)
     need = PEAK if wishes.rate_scale is None else peak_need(load, capacity)
     start = need if wishes.start is None else wishes.start
-    most = ROOM * max(need, start) if wishes.max_replicas is None else wishes.max_replicas
+    room = ROOM * max(need, start)
+    stated = [int(name[7:]) for name in wishes.policies if name[7:].isdigit()]
+    most = max([room, *stated]) if wishes.max_replicas is None else wishes.max_replicas
+    if stated and max(stated) > most:
+        told = f"`--policies` has static-{max(stated)}, more than `--max-replicas {most}`."
+        raise RefusedInput(Reason.InvalidJob, "--policies", told)
     if start > most:
         told = f"`--max-replicas {most}` is less than the {start} at first; set `--start` too."
         raise RefusedInput(Reason.InvalidJob, "--max-replicas", told)

@@ -79,7 +79,7 @@ def load_profile(name_or_path: str) -> Capacity:
             f"There is no profile and no file '{name_or_path}'; profiles are "
             f"{', '.join(profile_names())}, or give the path of a capacity card.",
         )
-    return _of_card(path)
+    return read_card(path)[0]
 
 
 @cache
@@ -89,7 +89,11 @@ def profiles() -> dict[str, Profile]:
     return {name: Profile.model_validate(row) for name, row in table.items()}
 
 
-def _of_card(path: Path) -> Capacity:
+def read_card(path: Path) -> tuple[Capacity, float]:
+    """What the capacity card in `path` says, and its warm-up in seconds.
+
+    Raises RefusedInput(UnknownProfile) for what is no card, and for numbers that no replica has.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
@@ -106,10 +110,11 @@ def _of_card(path: Path) -> Capacity:
     return _checked(path, card)
 
 
-def _checked(path: Path, card: CapacityCard) -> Capacity:
+def _checked(path: Path, card: CapacityCard) -> tuple[Capacity, float]:
     """Refuses numbers that no replica has, with which a replay would not end."""
     try:
         capacity = Capacity.from_card(card.model_dump(mode="json"))
+        warm_up_s = float(card.warmUpSeconds)
     except (KeyError, TypeError, ValueError) as error:
         raise _refusal(path, f"states a value that is no number ({error})") from error
     rates = {
@@ -124,12 +129,13 @@ def _checked(path: Path, card: CapacityCard) -> Capacity:
         "stepBaseSeconds": capacity.step_base_s,
         "secondsPerKvToken": capacity.seconds_per_kv_token,
         "secondsPerSequence": capacity.seconds_per_sequence,
+        "warmUpSeconds": warm_up_s,
     }
     wrong = {field: value for field, value in rates.items() if not 0 < value < math.inf}
     wrong |= {field: value for field, value in costs.items() if not 0 <= value < math.inf}
     for field, value in wrong.items():
         raise _refusal(path, f"states `{field}` as {value:g}, which no replica has")
-    return capacity
+    return capacity, warm_up_s
 
 
 def _refusal(path: Path, wrong: str) -> RefusedInput:

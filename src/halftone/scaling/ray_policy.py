@@ -18,12 +18,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halftone.scaling.acting.deciding import Decider, Deciding
+from halftone.scaling.acting.deciding import Decider, Deciding, Judgement
 from halftone.scaling.acting.learning import ASSUMED_LEAD_S, LearningDecider
 from halftone.scaling.acting.ray_carrier import RayCarrier
 from halftone.scaling.acting.ray_metrics import tell_ray
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.follower import Follower
+from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.inputs.prometheus import Access, PrometheusReader
 from halftone.scaling.policy import Settings
 
@@ -52,6 +53,9 @@ class KVPressurePolicy:
         except Exception as error:
             self._problem = f"The policy cannot be used: {type(error).__name__}: {error}."
             logging.getLogger("ray.serve").error("halftone: %s", self._problem)
+            counts = ReplicaCounts(0, 0, 0, None)
+            model = str(arguments.get("model", ""))
+            tell_ray(model, observe_only=False)(Judgement(counts, None, self._problem, 0.0))
         else:
             # Ray drops the object when its configuration changes; the thread must not outlive it.
             weakref.finalize(self, self._carrier.end)

@@ -28,8 +28,8 @@ _FIXED: Final = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S": "30",
-    # Ray's ten seconds below a scrape of fifteen make counters grow by turns, which looks like bursts
-    # to whoever scales by them.
+    # Ray's ten seconds below a scrape of fifteen make counters grow by turns, which looks like
+    # bursts to whoever scales by them.
     "RAY_metrics_report_interval_ms": "5000",
     # Ray would let everything else on the machine go before its workers.
     "RAY_worker_niceness": "0",

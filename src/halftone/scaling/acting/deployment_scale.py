@@ -48,7 +48,11 @@ class DeploymentScale:
         except ApiError as error:
             raise TargetError(self._refusal(error)) from error
         self._object = found
-        return observed(found, rivals)
+        try:
+            return observed(found, rivals)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise TargetError(f"The {self.name} is not understood ({why}).") from error
 
     def scale(self, count: int, seen: Observed) -> None:
         """Update the scale subresource at the version that was seen. Raises TargetError."""

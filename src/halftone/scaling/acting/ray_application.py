@@ -107,7 +107,16 @@ def observed(details: Mapping[str, Any], application: str, deployment: str) -> O
         raise TargetError(
             f"The application '{application}' has no deployment '{deployment}'; there is {there}."
         )
-    found = deployments[deployment]
+    try:
+        return _counted(deployments[deployment])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TargetError(
+            f"Ray says of the deployment '{deployment}' what is not understood "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def _counted(found: Mapping[str, Any]) -> Observed:
     states = {str(each["replica_id"]): str(each["state"]) for each in found["replicas"]}
     starting = sum(state in _STARTING for state in states.values())
     draining = sum(state in _DRAINING for state in states.values())
