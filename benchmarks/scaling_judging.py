@@ -13,7 +13,7 @@ from benchmarks.scaling_matrix import IN_SAMPLE, PEAK, Row
 
 # A static count is good when it attains this much; the cheapest such is the best in hindsight.
 _GOOD: Final = 0.99
-_REACTIVE: Final = (
+REACTIVE: Final = (
     *("hpa-kv", "keda-waiting", "keda-tokens", "latency-ratio", "wva-v1", "ray-ongoing"),
 )
 # Share that is saved of what the oracle saves: the least for each load at each lead.
@@ -90,7 +90,7 @@ def dominated(table: Table, ours: str = "halftone") -> list[str]:
     found = []
     for group, policies in table.items():
         mine = policies[ours]
-        for name in _REACTIVE:
+        for name in REACTIVE:
             other = policies[name]
             same = abs(other.attainment - mine.attainment) + abs(other.hours - mine.hours) < _NOISE
             if other.attainment >= mine.attainment and other.hours <= mine.hours and not same:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import click
 
+from halftone.cli.urls import require_url
 from halftone.scaling.acting.learning import ASSUMED_LEAD_S
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.policy import Settings
@@ -94,23 +94,10 @@ def check(wishes: Wishes) -> None:
         raise refuse("--max", f"`--max`, {wishes.most}, is less than `--min`, {wishes.least}.")
     for option, url in (("--prometheus", wishes.prometheus), ("--ray", wishes.ray)):
         if url is not None:
-            _require_url(option, url)
+            require_url(option, url)
     for option, place in (("--deployment", wishes.deployment), ("--lease", wishes.lease)):
         if place is not None and not _OBJECT.fullmatch(place):
             raise refuse(option, f"`{option} {place}` must be NAMESPACE/NAME.")
-
-
-def _require_url(option: str, url: str) -> None:
-    no_url = refuse(option, f"`{option} {url}` must be a URL, such as `http://host:9090`.")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises where it is no port
-    except ValueError as error:
-        raise no_url from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise no_url
-    if "@" in parts.netloc:
-        raise refuse(option, f"`{option}` must hold no user name and no password.")
 
 
 def law(wishes: Wishes) -> tuple[Capacity | None, Settings]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from halftone.cli.urls import require_url
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
 
@@ -129,6 +130,7 @@ def _load(wishes: Wishes) -> "Load":
         told = f"Name one load: a trace file, one of {', '.join(SHAPES)}, or `--from-prometheus`."
         raise RefusedInput(Reason.InvalidTrace, "TRACE", told)
     if wishes.from_prometheus is not None:
+        require_url("--from-prometheus", wishes.from_prometheus)
         return read_history(
             wishes.from_prometheus,
             wishes.range_s,

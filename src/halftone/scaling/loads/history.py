@@ -158,7 +158,9 @@ class _Asking(NamedTuple):
                 for when, value in one["values"]:
                     place = round((float(when) - self.times["start"]) / self.times["step"])
                     values[place] = float(value)
-                found[str(one["metric"].get("model_name", ""))] = np.nan_to_num(values)
+                found[str(one["metric"].get("model_name", ""))] = np.where(
+                    np.isfinite(values), values, 0.0
+                )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise self._fault("does not answer as Prometheus does") from error
         return found
@@ -188,6 +190,8 @@ class _Asking(NamedTuple):
 
 
 _WHERE: Final = ("running", "waiting")
+# More do not fit into memory, with their lengths.
+_MOST_REQUESTS: Final = 50_000_000
 
 
 def _quoted(name: str) -> str:
@@ -195,6 +199,12 @@ def _quoted(name: str) -> str:
 
 
 def _load(found: _History, bin_s: float, seed: int) -> Load:
+    if (count := float(found.requests.sum())) > _MOST_REQUESTS:
+        told = (
+            f"That time has {count:,.0f} requests, and {_MOST_REQUESTS:,} can be replayed; name a "
+            "shorter `--range`."
+        )
+        raise RefusedInput(Reason.InvalidTrace, "--range", told)
     chance = np.random.default_rng(seed)
     arrivals = poisson_arrivals(found.requests / bin_s, bin_s, chance)
     counts = np.bincount((arrivals // bin_s).astype(np.int64), minlength=len(found.requests))
