@@ -99,7 +99,8 @@ def test_cost_is_held_against_the_peaks_count() -> None:
 
 def test_the_table_says_what_is_in_sample() -> None:
     seen = Group("step", 100.0, "dense-27b", "warm")
-    lines = judging.table_lines({GROUP: policies(), seen: policies()}, ["oracle", "halftone"])
-    assert lines[2].startswith("| ramp | dense-27b | 100 | warm | out | 99.9 / 4.0 | 99.6 / 6.0 |")
+    unseen = Group("diurnal", 100.0, "dense-27b", "warm")
+    lines = judging.table_lines({unseen: policies(), seen: policies()}, ["oracle", "halftone"])
+    assert lines[2].startswith("| diurnal | dense-27b | 100 | warm | out | 99.9 / 4.0 | 99.6 / 6.0")
     assert "| in |" in lines[3]
     assert lines[2].endswith("| 8: 99.5 / 8.0 | 0.50 |")
