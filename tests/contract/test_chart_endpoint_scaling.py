@@ -133,7 +133,7 @@ def test_a_standalone_endpoint_is_scaled_by_a_pod_of_its_own() -> None:
         autoscale.parse_args(context, arguments)
         parsed |= context.params
     assert parsed["deployment"] == "team/small"
-    assert (parsed["least"], parsed["most"], parsed["theta"]) == (1, 8, 0.8)
+    assert (parsed["least"], parsed["most"], parsed["theta"]) == (1, 8, 0.9)
     assert (parsed["model"], parsed["selector"]) == ("org/small", ("namespace=team",))
     assert (parsed["slo_ttft"], parsed["slo_prompt_rate"], parsed["slo_itl"]) == (2.5, 4000, 0.1)
     assert parsed["observe_only"]
