@@ -18,9 +18,8 @@ from halftone.scaling.reading import Reading
 _TREND_S: Final = 300.0
 # ... and its shorter mean so far: long enough for noise, short enough for a step.
 _MINUTE_S: Final = 60.0
-# A slope is trusted so far ahead.
+# A slope is trusted so far ahead, and for so much growth.
 _AHEAD_S: Final = 300.0
-_SLOPE_SHARE: Final = 1.0
 _MOST_GROWTH: Final = 1.15
 # A jump is believed as far as it exceeds the noise of so many standard errors.
 _SURE: Final = 2.0
@@ -83,7 +82,7 @@ def level(rows: Sequence[Row], lead_s: float, age_s: float, bursty: bool) -> Lev
     else:
         now = max([now, *(_surely(past[-count:]) for count in (1, 2, 4))])
     ahead = min(lead_s, _AHEAD_S) + age_s
-    forecast = min(_MOST_GROWTH * now, now + _SLOPE_SHARE * max(0.0, slope) * ahead)
+    forecast = min(_MOST_GROWTH * now, now + max(0.0, slope) * ahead)
     return Level(now, slope, forecast)
 
 
