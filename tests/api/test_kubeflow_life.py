@@ -9,7 +9,7 @@ We test these aspects:
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,11 @@ from halftone.spec.stage_results import Failure, StageResult
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Applier
-from operators.quantizationjob.indexes import Index, Indexes
 from operators.quantizationjob.observe import Observer
 from operators.quantizationjob.pipelines import Pipelines
-from operators.quantizationjob.reading import Key, read_object
+from operators.quantizationjob.reading import Key
 from tests.api.kubeflow_world import GOOD, KubeflowWorld, kubeflow_world, script, start_options
-from tests.api.troubles import ENDED
+from tests.api.troubles import ENDED, unwatched
 from tests.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import OperatorProcess
@@ -246,7 +245,7 @@ async def _race(cluster: ControlPlane, namespace: str, kubeflow: KubeflowDouble)
     metrics = OperatorMetrics()
     api = await Api.connect(str(cluster.kubeconfig), metrics.count_request)
     try:
-        servers = [Pipelines(settings, api, _nothing(), metrics) for _ in range(_CLIENTS)]
+        servers = [Pipelines(settings, api, unwatched(), metrics) for _ in range(_CLIENTS)]
         first = await api.get("halftone.dev", "v1alpha1", namespace, "quantizationjobs/raced")
         async with asyncio.TaskGroup() as group:
             racers = [
@@ -262,7 +261,7 @@ async def _race(cluster: ControlPlane, namespace: str, kubeflow: KubeflowDouble)
 async def _racer(api: Api, pipelines: Pipelines, body: dict[str, Any], number: int) -> int:
     """Visits until the run is there, the first on what all have seen; returns how many it took."""
     key = Key(body["metadata"]["namespace"], body["metadata"]["name"])
-    indexes, identity = _nothing(), f"replica-{number}"
+    indexes, identity = unwatched(), f"replica-{number}"
     observer = Observer(api, indexes, identity=identity, pipelines=pipelines)
     applier = Applier(api, identity, pipelines)
     for visits in range(1000):
@@ -281,16 +280,3 @@ async def _racer(api: Api, pipelines: Pipelines, body: dict[str, Any], number: i
         path = f"quantizationjobs/{key.name}"
         body = await api.get("halftone.dev", "v1alpha1", key.namespace, path)
     raise TimeoutError(yaml.safe_dump(body["status"]))
-
-
-def _nothing() -> Indexes:
-    """What watches know before they have shown anything."""
-
-    def put(body: Mapping[str, Any]) -> tuple[Key, Any]:
-        found = read_object(body)
-        return Key(found["metadata"]["namespace"], found["metadata"]["name"]), found
-
-    def changed(*_: object) -> None:
-        """Nobody is told."""
-
-    return Indexes(Index(put, changed), Index(put, changed), Index(put, changed))

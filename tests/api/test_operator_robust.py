@@ -5,15 +5,26 @@ We test these aspects:
 - a pod with our label and a completion index that is none ends nothing
 - an object that was made with our finalizer in it goes when it is deleted
 - a webhook that does not answer is told as `PodsRefused`
+- a replica that is late cleans up after no job that another one has let go
 """
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from halftone.spec.cluster import FINALIZER, JOB_LABEL
-from tests.api.world import World
+from halftone.control.reconciling import reconcile
+from halftone.control.settings import Settings
+from halftone.spec.cluster import FINALIZER, JOB_LABEL, ChildStage
+from halftone.telemetry.operator import OperatorMetrics
+from operators.quantizationjob.api import Api, ApiError
+from operators.quantizationjob.apply import Applier
+from operators.quantizationjob.observe import Observer
+from operators.quantizationjob.reading import Key
+from tests.api.troubles import unwatched
+from tests.api.world import World, stops
 from tests.cluster.answers import all_well, job
 from tests.cluster.chart import install_rights
 from tests.cluster.client import Client, jobs_path, pods_path
@@ -23,6 +34,8 @@ from tests.cluster.operator_process import OperatorProcess
 
 _LOST = "robust-lost"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+_STAGES = ("Plan", "Calibrate", "Quantize", "Validate", "Publish")
+_SETTINGS = Settings.model_validate({"stages": {one: {"image": "i"} for one in _STAGES}})
 _OPTIONS = ("--set", f"watchNamespaces={{robust,{_LOST}}}")
 
 
@@ -106,3 +119,34 @@ def _is_refused(here: World) -> bool:
     path = f"/apis/batch/v1/namespaces/{here.namespace}/jobs"
     tried = here.client.http.post(path, json=body, params={"dryRun": "All"})
     return tried.status_code == 500
+
+
+def test_a_late_replica_cleans_up_after_nobody(here: World, cluster: ControlPlane) -> None:
+    here.apply("late", stops(ChildStage.CleanUp))
+    here.wait_for("late", "Succeeded", "True")
+    here.delete("late")
+    here.wait_pod("late-clean-up-1")
+    seen = here.find("late") or {}
+    here.answers["late"] = all_well
+    here.wait_gone("late")
+    here.client.wait("the end of its children", lambda: not here.children("late"))
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(_visit(cluster, seen))
+    assert caught.value.code == 409
+    assert here.children("late") == []
+
+
+async def _visit(cluster: ControlPlane, seen: dict[str, Any]) -> None:
+    """What a replica does that has just seen this object and none of its children."""
+    key = Key(seen["metadata"]["namespace"], seen["metadata"]["name"])
+    api = await Api.connect(str(cluster.kubeconfig), OperatorMetrics().count_request)
+    try:
+        indexes = unwatched()
+        indexes.objects.put(seen)
+        observed = await Observer(api, indexes).observe(key)
+        assert observed is not None
+        decision = reconcile(observed, _SETTINGS)
+        assert [one["metadata"]["name"] for one in decision.creations] == ["late-clean-up-1"]
+        await Applier(api, "late").apply(key, observed.metadata, decision)
+    finally:
+        await api.close()

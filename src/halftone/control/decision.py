@@ -59,10 +59,11 @@ class Decision:
     """`status` is None if it is as it should be.
 
     `creations` are whole manifests (Job, PersistentVolumeClaim); one that exists is left as it is.
-    `finalizer`: True to have it, False to give it up, None to leave it. `delete_self` when the time
-    to live is over. `requeue_seconds`: look again then, whatever happens; None to wait for events.
-    `progress_wanted`: children whose workers should be asked how far they are. `run`: what to ask
-    of the Kubeflow server, after deletions and creations and before the status.
+    `finalizer`: True to have it (or to make sure of it), False to give it up, None to leave it.
+    `delete_self` when the time to live is over. `requeue_seconds`: look again then, whatever
+    happens; None to wait for events. `progress_wanted`: children whose workers should be asked how
+    far they are. `run`: what to ask of the Kubeflow server, after deletions and creations and
+    before the status.
     """
 
     status: JobStatus | None = None

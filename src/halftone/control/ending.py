@@ -108,7 +108,11 @@ def _begin(
     if name in observed.taken:
         why = f"the Job '{name}' is not this job's own."
     if why is None:
-        return Decision(creations=(made,), requeue_seconds=_PATIENCE.total_seconds())
+        # The finalizer is asked for again first, of the object as we saw it: another replica may
+        # have cleaned up and let it go, and then nothing is left that this would belong to.
+        return Decision(
+            finalizer=True, creations=(made,), requeue_seconds=_PATIENCE.total_seconds()
+        )
     if left <= timedelta(0):
         return _give_up(why, where)
     return _waiting(before, f"The Job that cleans up cannot be made: {why}", left)
