@@ -3,6 +3,7 @@
 Called by contract tests and by the API tier.
 """
 
+import json
 import subprocess
 from collections.abc import Iterable
 from typing import Any, Final
@@ -78,15 +79,49 @@ def endpoint_of(objects: Iterable[Object]) -> Endpoint:
     """The application's argument, as Serve or `halftone serve` reads it."""
     objects = list(objects)
     if of_kind(objects, "RayService"):
-        served = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])
-        (application,) = served["applications"]
-        return Endpoint.model_validate(application["args"])
+        return Endpoint.model_validate(_application(objects)["args"])
     *_, last = standalone(objects)["spec"]["template"]["spec"]["containers"][0]["args"]
     return Endpoint.model_validate_json(last.replace("$$", "$"))
 
 
+def policy_of(objects: Iterable[Object]) -> Object:
+    """The arguments of our policy, from the file that it is given."""
+    objects = list(objects)
+    (deployment,) = _application(objects)["deployments"]
+    named = deployment["autoscaling_config"]["policy"]["policy_kwargs"]
+    head = templates(ray_service(objects))["head"]["spec"]
+    (mount,) = (
+        one for one in head["containers"][0]["volumeMounts"] if one["name"] == "autoscaling"
+    )
+    (volume,) = (one for one in head["volumes"] if one["name"] == "autoscaling")
+    (config,) = (
+        one
+        for one in of_kind(objects, "ConfigMap")
+        if one["metadata"]["name"] == volume["configMap"]["name"]
+    )
+    ((key, text),) = config["data"].items()
+    assert named == {"file": f"{mount['mountPath']}/{key}"}
+    return dict(json.loads(text))
+
+
+def application_of(objects: Iterable[Object]) -> Object:
+    """Serve's application, with the policy's arguments in place of their file."""
+    objects = list(objects)
+    application = _application(objects)
+    (deployment,) = application["deployments"]
+    if "autoscaling_config" in deployment:
+        policy = deployment["autoscaling_config"]["policy"]
+        policy["policy_kwargs"] = policy_of(objects)
+    return application
+
+
+def _application(objects: list[Object]) -> Object:
+    (found,) = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])["applications"]
+    return dict(found)
+
+
 def count_of(deployment: Object) -> Object:
-    """What an `Endpoint` says of its number, as the chart gave it to Ray Serve."""
+    """What an `Endpoint` says of its number, as an application of `application_of` has it."""
     if "num_replicas" in deployment:
         return {"replicas": deployment["num_replicas"]}
     policy = deployment["autoscaling_config"]["policy"]["policy_kwargs"]
@@ -105,10 +140,11 @@ def count_of(deployment: Object) -> Object:
         "maxReplicas": settings["max_replicas"],
         "thetaPercent": round(100 * settings["theta"]),
         "leadSeconds": policy["lead_s"],
+        "scaleInWindowSeconds": settings["scale_in_window_s"],
         "intervalSeconds": policy["interval_s"],
         "objectives": objectives,
         "observeOnly": policy["observe_only"],
-        "cardFile": policy["card"],
+        ("cardFile" if isinstance(policy["card"], str) else "card"): policy["card"],
     }
     return {"autoscaling": Autoscaling.model_validate(wished)}
 

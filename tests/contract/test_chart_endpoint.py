@@ -38,6 +38,7 @@ from tests.api.goldens import agrees_with_golden
 from tests.cluster.endpoint_chart import (
     CHART,
     Object,
+    application_of,
     count_of,
     endpoint_of,
     helm,
@@ -73,9 +74,7 @@ def test_a_variant_is_its_snapshot_and_fits_what_reads_it(variant: str) -> None:
     objects = render("team", *VARIANTS[variant])
     served = endpoint_of(objects)
     if of_kind(objects, "RayService"):
-        (application,) = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])[
-            "applications"
-        ]
+        application = application_of(objects)
         args = Endpoint.model_validate(application["args"])
         wanted = described(args.model_copy(update=count_of(application["deployments"][0])))
         assert {**application, "args": wanted["args"]} == wanted

@@ -25,6 +25,7 @@ from tests.cluster.endpoint_chart import (
     CHART,
     Object,
     of_kind,
+    policy_of,
     ray_service,
     render,
     standalone,
@@ -62,7 +63,7 @@ def test_ray_serve_decides_with_our_policy_and_the_card_on_its_head() -> None:
     found = served(objects)
     assert "num_replicas" not in found
     assert found["autoscaling_config"]["max_replicas"] == 12
-    card = found["autoscaling_config"]["policy"]["policy_kwargs"]["card"]
+    card = policy_of(objects)["card"]
     head = templates(ray_service(objects))["head"]["spec"]
     (mount,) = (one for one in head["containers"][0]["volumeMounts"] if one["name"] == "capacity")
     (volume,) = (one for one in head["volumes"] if one["name"] == "capacity")
@@ -71,6 +72,23 @@ def test_ray_serve_decides_with_our_policy_and_the_card_on_its_head() -> None:
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 0, 64)
     (budget,) = of_kind(objects, "PodDisruptionBudget")
     assert budget["spec"]["minAvailable"] == 1
+
+
+def test_another_value_of_the_policy_changes_its_file_and_nothing_else() -> None:
+    before = render("team", *VARIANTS["autoscaled"])
+    changes = ("thetaPercent=80", "leadSeconds=60", "scaleInWindowSeconds=60", "observeOnly=true")
+    options = [part for one in changes for part in ("--set", f"autoscaling.{one}")]
+    after = render("team", *VARIANTS["autoscaled"], *options)
+    assert policy_of(after) != policy_of(before)
+    assert policy_of(after)["settings"]["scale_in_window_s"] == 60
+
+    def others(objects: list[Object]) -> list[Object]:
+        return [one for one in objects if not one["metadata"]["name"].endswith("-autoscaling")]
+
+    assert others(after) == others(before)
+    # Bounds are Ray's own too, and it takes other bounds in place.
+    wider = served(render("team", *VARIANTS["autoscaled"], "--set", "autoscaling.maxReplicas=13"))
+    assert wider["autoscaling_config"]["policy"] == served(before)["autoscaling_config"]["policy"]
 
 
 def test_whoever_decides_has_the_token_of_prometheus_and_nobody_else() -> None:
@@ -90,8 +108,7 @@ def test_a_card_in_values_reaches_the_policy_as_it_is() -> None:
     card = {"kvBlocks": 16777217, "stepBaseSeconds": {"value": "0.0103"}}
     options = ("--set-json", f"autoscaling.capacity.card={json.dumps(card)}")
     url = ("--set", "autoscaling.prometheusUrl=http://prometheus:9090")
-    found = served(render("team", *url, *options))
-    assert found["autoscaling_config"]["policy"]["policy_kwargs"]["card"] == card
+    assert policy_of(render("team", *url, *options))["card"] == card
     objects = render("team", *STANDALONE, *url, *options)
     (config,) = of_kind(objects, "ConfigMap")
     assert json.loads(config["data"]["card.json"]) == card
@@ -100,7 +117,7 @@ def test_a_card_in_values_reaches_the_policy_as_it_is() -> None:
 def test_without_a_card_whoever_decides_is_told_none() -> None:
     options = (*AUTOSCALED, "--set", "autoscaling.capacity.configMapName=")
     objects = render("team", *options)
-    assert served(objects)["autoscaling_config"]["policy"]["policy_kwargs"]["card"] is None
+    assert policy_of(objects)["card"] is None
     alone = autoscaler(render("team", *STANDALONE, *options))["spec"]["template"]["spec"]
     (container,) = alone["containers"]
     assert not [one for one in container["args"] if one.startswith("--card")]

@@ -2,6 +2,7 @@
 
 We test these aspects:
 - Ray takes the policy by its name, at rest the count stays, and under load replicas come
+- other arguments in the policy's file take effect, and the replicas that are there stay
 - without a card it learns from the replicas what they can do
 - what it decides is exported by Ray under the names of `telemetry.scaling`
 - a deployment of an application that allows it is scaled through REST, another one is refused
@@ -50,7 +51,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 def test_replicas_follow_the_load_inside_ray_serve(seen: dict[str, Any]) -> None:
     assert seen["read"]
-    assert (seen["idle"], seen["loaded"]) == (1, 3)
+    assert (seen["idle"], seen["allowed"], seen["loaded"]) == (1, 2, 3)
+    assert seen["stayed"]
     assert seen["desired"] == 3
 
 

@@ -4,9 +4,11 @@
 
 The request has `prometheus` (a URL), `metrics_port`, `dashboard_port`, `card` (a capacity card,
 which the replicas tell and the policy is not given), `directory` and `seconds` to wait at most for
-each step. The answer has, of the policy, `idle` and `loaded` (replicas), `lead` (seconds that it
-reckoned with at rest) and `metrics` (names that Ray exports of it); and of the external interface
-`outside` (replicas that were asked for and came) and `refused`.
+each step. The answer has, of the policy, `idle`, `allowed` and `loaded` (replicas: at rest, with
+work for more than its file allows, and after another file), `stayed` (whether those of before were
+still there then), `lead` (seconds that it reckoned with at rest) and `metrics` (names that Ray
+exports of it); and of the external interface `outside` (replicas that were asked for and came) and
+`refused`.
 
 The replicas compute nothing: a file says how many requests a second each has answered, and they
 count as vLLM does, through Ray's metrics.
@@ -128,18 +130,22 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
     """An application that our policy scales, at rest and then with work for several replicas."""
     from ray import serve
 
-    kwargs = {
-        "prometheus": request["prometheus"],
-        "model": MODEL,
-        "interval_s": 1,
-        "settings": {"max_replicas": 3},
-    }
+    file = level.with_name("policy.json")
+
+    def allow(most: int) -> None:
+        """As a kubelet brings a changed ConfigMap."""
+        said = {"prometheus": request["prometheus"], "model": MODEL, "interval_s": 1}
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps({**said, "settings": {"max_replicas": most}}))
+        new.rename(file)
+
+    allow(2)
     scaling = {
         "min_replicas": 1,
         "max_replicas": 3,
         "upscale_delay_s": 0,
         "downscale_delay_s": 0,
-        "policy": {"policy_function": POLICY, "policy_kwargs": kwargs},
+        "policy": {"policy_function": POLICY, "policy_kwargs": {"file": str(file)}},
     }
     deployment = serve.deployment(Counting, name="replica", autoscaling_config=scaling)
     level.write_text("1")
@@ -151,6 +157,14 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
         states = serve.status().applications["followed"].deployments["replica"].replica_states
         return int(states.get("RUNNING", 0))
 
+    def replicas() -> set[str]:
+        """The replicas, as Ray's REST interface names them."""
+        url = f"http://127.0.0.1:{request['dashboard_port']}/api/serve/applications/"
+        token = {"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"}
+        found = httpx.get(url, headers=token, timeout=10).json()
+        each = found["applications"]["followed"]["deployments"]["replica"]["replicas"]
+        return {str(one["replica_id"]) for one in each}
+
     metrics = f"http://127.0.0.1:{request['metrics_port']}/metrics"
 
     def told(name: str) -> float | None:
@@ -161,6 +175,9 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
     is_read = until(request["seconds"], lambda: told("held") == 0)
     idle, lead = running(), told("lead_seconds")
     level.write_text("6")
+    until(request["seconds"], lambda: running() == 2)
+    allowed, before = running(), replicas()
+    allow(3)
     until(request["seconds"], lambda: running() == 3)
     text = httpx.get(metrics, timeout=10).text
     names = sorted(set(re.findall(r"^ray_(halftone_scaling_\w+){", text, re.MULTILINE)))
@@ -168,7 +185,9 @@ def by_policy(request: dict[str, Any], level: Path) -> dict[str, Any]:
         "read": bool(is_read),
         "idle": idle,
         "lead": lead,
+        "allowed": allowed,
         "loaded": running(),
+        "stayed": len(before) == 2 and before <= replicas(),
         "metrics": names,
         "desired": told("desired_replicas"),
     }

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from halftone.scaling.acting.controlling import Controller, Look
 from halftone.scaling.acting.deciding import Decider, Judgement
 from halftone.scaling.acting.exporting import metrics_in
-from halftone.scaling.acting.ray_carrier import RayCarrier
+from halftone.scaling.acting.ray_carrier import Manner, RayCarrier
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs import recording
 from halftone.scaling.policy import Settings
@@ -183,7 +183,7 @@ def test_the_controller_and_rays_policy_decide_alike(recorded: list[Reading]) ->
         by_controller.append(found.judgement.decision)
     told: list[Judgement] = []
     decider = Decider(Recorded(recorded), Follower(CAPACITY, Settings(lead_s=LEAD_S)), LEAD_S)
-    policy = RayCarrier(decider, 0.0, 60, observe_only=False, told=told.append)
+    policy = RayCarrier(decider, lambda: Manner(0.0, 60), told.append)
     while len(told) < len(recorded):
         policy(Context(2, 2))
         time.sleep(0.001)

@@ -2,6 +2,7 @@
 
 We test these aspects:
 - it wants what the law wants, and says why in its state
+- arguments in a file are taken as they change, and those that cannot be used change nothing
 - on missing data, a reader or a law that raises, and arguments that cannot be used, the count holds
 - a call does not wait for a reader that hangs, and an answer that is too old counts no more
 - `observeOnly` decides and changes nothing
@@ -10,16 +11,18 @@ We test these aspects:
 """
 
 import gc
+import json
 import pickle
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from halftone.scaling.acting.deciding import Decider, Judgement
-from halftone.scaling.acting.ray_carrier import RayCarrier, counts
+from halftone.scaling.acting.ray_carrier import Manner, RayCarrier, counts
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.policy import Settings
@@ -39,8 +42,8 @@ def carrier(
     told: list[Judgement] = []
     reader = Recorded(readings)
     decider = Decider(reader, Follower(CAPACITY, Settings(lead_s=LEAD_S)), LEAD_S)
-    made = RayCarrier(decider, 0.005, fresh_s, observe_only=observe_only, told=told.append)
-    return made, told, reader
+    manner = Manner(0.005, fresh_s, observe_only=observe_only)
+    return RayCarrier(decider, lambda: manner, told.append), told, reader
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -100,7 +103,7 @@ class Hanging:
 def test_a_call_does_not_wait_for_a_reader_that_hangs() -> None:
     reader = Hanging()
     decider = Decider(reader, Follower(CAPACITY, Settings(lead_s=LEAD_S)), LEAD_S)
-    policy = RayCarrier(decider, 0.005, 60, observe_only=False, told=lambda _: None)
+    policy = RayCarrier(decider, lambda: Manner(0.005, 60), lambda _: None)
     # Were one of them to wait, the test would never come to its end.
     answers = [policy(Context(3, 3)) for _ in range(100)]
     assert {wanted for wanted, _ in answers} == {3}
@@ -138,13 +141,48 @@ def test_observe_only_decides_and_changes_nothing() -> None:
         ({"prometheus": "prometheus:9090"}, "no URL of Prometheus"),
         ({"settings": {"thetta": 0.8}}, "thetta"),
         ({"nonsense": 1}, "nonsense"),
+        ({"file": "policy.json"}, "`file` stands beside `card`"),
     ],
 )
 def test_arguments_that_cannot_be_used_hold_the_count(changes: dict[str, Any], said: str) -> None:
     arguments = {"prometheus": "http://localhost:9", "model": "model", "card": CARD, **changes}
-    wanted, state = KVPressurePolicy(**arguments)(Context(4, 4))
+    wanted, state = looked(KVPressurePolicy(**arguments))
     assert wanted == 4
+    assert "cannot be used" in state["held"]
     assert said in state["held"]
+
+
+def looked(
+    policy: KVPressurePolicy, before: str = "not answered yet"
+) -> tuple[int, dict[str, Any]]:
+    """What it says once that is something else than `before`."""
+    said: dict[str, Any] = {"held": before}
+    while before in said["held"]:
+        wanted, said = policy(Context(4, 4))
+    return wanted, said
+
+
+def test_arguments_in_a_file_change_in_place(tmp_path: Path) -> None:
+    arguments = {"prometheus": f"http://127.0.0.1:{free_port()}", "model": "one", "card": CARD}
+    file = tmp_path / "policy.json"
+    _, state = looked(KVPressurePolicy(file=str(file)))
+    assert "No such file" in state["held"]
+    good = json.dumps({**arguments, "interval_s": 0.01})
+    file.write_text(good)
+    policy = KVPressurePolicy(file=str(file))
+    for text, said, unsaid in (
+        (good, "does not answer", "cannot be used"),
+        (json.dumps({**arguments, "settings": {"theta": 7}}), "those before stand: Value", "never"),
+        ("[]", "holds no JSON object", "theta"),
+        (good, "does not answer", "cannot be used"),
+    ):
+        replaced = tmp_path / "new"
+        replaced.write_text(text)
+        replaced.rename(file)  # as a kubelet does it
+        held = ""
+        while said not in held or unsaid in held:
+            held = policy(Context(4, 4))[1]["held"]
+        assert "does not answer" in held
 
 
 def test_a_context_of_another_ray_holds_the_count() -> None:
@@ -163,9 +201,7 @@ def test_it_travels_and_its_thread_ends_with_it() -> None:
     unheard = f"http://127.0.0.1:{free_port()}"
     policy = KVPressurePolicy(prometheus=unheard, model="model", card=CARD, interval_s=0.01)
     again = pickle.loads(pickle.dumps(policy))
-    said: dict[str, Any] = {"held": "not answered yet"}
-    while "not answered yet" in said["held"]:
-        _, said = again(Context(3, 3))
+    _, said = looked(again)
     assert "does not answer" in said["held"]
     (thread,) = set(threading.enumerate()) - others
     del again

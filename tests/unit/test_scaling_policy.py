@@ -5,13 +5,16 @@ We test these aspects:
 - more load of the same shape never wants fewer replicas
 - nothing is scaled in on missing, stale or partial data, nor below the floor, nor while preempting
 - constant load settles and stays; the same readings give the same decisions
+- a window that was given counts alone; chance alone moves few replicas
 - bounds, rates of change, clocks that jump and replicas that start anew
 - the preflight of the time between tokens
 """
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,6 +161,19 @@ def test_the_same_readings_give_the_same_decisions(arrivals: list[float]) -> Non
     assert follow(arrivals)[0] == follow(arrivals)[0]
 
 
+@pytest.mark.parametrize("theta", [0.9, 0.95])
+@pytest.mark.parametrize("replicas", [1.5, 8.0])
+def test_chance_alone_moves_few_replicas(replicas: float, theta: float) -> None:
+    chance = np.random.default_rng(7)
+    arrivals = chance.poisson(arrivals_for(replicas), 2 * 4 * LONG).tolist()  # two hours
+    made, _, _ = follow(arrivals, replace(SETTINGS, theta=theta))
+    counts = [decision.wanted for decision in made[4 * LONG :]]
+    assert max(counts) - min(counts) <= 2
+    assert max(counts) <= 1.3 * replicas / theta + 1
+    # In the second hour one comes back three times at most.
+    assert sum(after > before for before, after in pairwise(counts)) <= 3
+
+
 def test_scale_in_waits_for_its_window_then_goes() -> None:
     made, _, _ = follow([arrivals_for(6)] * LONG + [arrivals_for(1)] * LONG)
     counts = [decision.wanted for decision in made]
@@ -167,6 +183,18 @@ def test_scale_in_waits_for_its_window_then_goes() -> None:
     assert made[LONG + 5].term is Term.Window
     assert low - LONG <= 30
     assert counts[-1] == 2
+
+
+def test_a_window_that_was_given_counts_alone() -> None:
+    chosen = replace(SETTINGS, scale_in_window_s=60.0)
+    load = [arrivals_for(1)] * 8 + [arrivals_for(6)] * 8 + [arrivals_for(1)] * 20
+    made, _, _ = follow(load, chosen)
+    assert made[15].wanted > 6
+    # A minute, and the readings until the level of five minutes is down.
+    assert min(decision.wanted for decision in made[16:20]) > 6
+    assert made[-1].wanted == 2
+    usual, _, _ = follow(load)
+    assert usual[-1].wanted > 6
 
 
 def test_no_replica_goes_before_history_covers_the_window() -> None:
@@ -278,6 +306,7 @@ def test_the_last_scraped_replica_may_go_without_a_jump_of_the_clock() -> None:
         ({"theta": 0.0}, "`theta`"),
         ({"theta": math.nan}, "`theta`"),
         ({"theta": 1.5}, "`theta`"),
+        ({"scale_in_window_s": 0.0}, "scale_in_window_s"),
         ({"lead_s": -1.0}, "`lead_s`"),
         ({"prompt_rate": 0.0}, "`prompt_rate`"),
         ({"min_replicas": 9, "max_replicas": 3}, "`min_replicas`"),

@@ -32,7 +32,6 @@ true
 {{- define "halftone.servedCount" -}}
 {{- with .Values.autoscaling }}
 {{- if include "halftone.autoscaled" $ }}
-{{- include "halftone.checkCapacity" $ }}
 autoscaling_config:
   min_replicas: {{ int .minReplicas }}
   max_replicas: {{ int .maxReplicas }}
@@ -41,33 +40,43 @@ autoscaling_config:
   downscale_delay_s: 0
   policy:
     policy_function: halftone.scaling.ray_policy:KVPressurePolicy
-    policy_kwargs:
-      prometheus: {{ toJson .prometheusUrl }}
-      model: {{ include "halftone.modelName" $ | quote }}
-      selector: {{ toJson .selector }}
-      token_file: {{ if .prometheusToken.secretName }}/etc/halftone/prometheus/token{{ else }}null{{ end }}
-      ca_file: {{ if .prometheusCaFile }}{{ toJson .prometheusCaFile }}{{ else }}null{{ end }}
-      {{- if .capacity.card }}
-      card: {{ toJson .capacity.card }}
-      {{- else if .capacity.configMapName }}
-      card: /etc/halftone/capacity/card.json
-      {{- else }}
-      # Replicas say it, of the card that their artifact has.
-      card: null
-      {{- end }}
-      settings:
-        theta: {{ divf (int .thetaPercent) 100 }}
-        min_replicas: {{ int .minReplicas }}
-        max_replicas: {{ int .maxReplicas }}
-        ttft_s: {{ divf (int .objectives.ttftMilliseconds) 1000 }}
-        prompt_rate: {{ int .objectives.promptTokensPerSecond }}
-        itl_s: {{ divf (int .objectives.interTokenMilliseconds) 1000 }}
-      lead_s: {{ .leadSeconds | toJson }}
-      observe_only: {{ .observeOnly }}
-      interval_s: {{ int .intervalSeconds }}
+    # Ray starts every replica anew when an argument changes, so they stand in a file.
+    policy_kwargs: {file: /etc/halftone/autoscaling/policy.json}
 {{- else }}
 num_replicas: {{ int $.Values.replicas }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* What the policy is told: the arguments of halftone.scaling.ray_policy, as JSON. */}}
+{{- define "halftone.policyArguments" -}}
+{{- include "halftone.checkCapacity" . }}
+{{- with .Values.autoscaling }}
+{{- $law := dict
+      "theta" (divf (int .thetaPercent) 100)
+      "min_replicas" (int .minReplicas)
+      "max_replicas" (int .maxReplicas)
+      "ttft_s" (divf (int .objectives.ttftMilliseconds) 1000)
+      "prompt_rate" (int .objectives.promptTokensPerSecond)
+      "itl_s" (divf (int .objectives.interTokenMilliseconds) 1000)
+      "scale_in_window_s" .scaleInWindowSeconds }}
+{{- /* Without a card replicas say what they can do, of the one that their artifact has. */}}
+{{- $card := .capacity.card }}
+{{- if not $card }}
+{{- $card = ternary "/etc/halftone/capacity/card.json" nil (ne .capacity.configMapName "") }}
+{{- end }}
+{{- dict
+      "prometheus" .prometheusUrl
+      "model" (include "halftone.modelName" $ | trim)
+      "selector" .selector
+      "token_file" (ternary "/etc/halftone/prometheus/token" nil (ne .prometheusToken.secretName ""))
+      "ca_file" (ternary .prometheusCaFile nil (ne .prometheusCaFile ""))
+      "card" $card
+      "settings" $law
+      "lead_s" .leadSeconds
+      "observe_only" .observeOnly
+      "interval_s" (int .intervalSeconds)
+    | toPrettyJson }}
 {{- end }}
 {{- end }}
 

@@ -96,6 +96,11 @@ _METRICS_PORT: Final = 9464
     help="Seconds between later tokens.",
 )
 @click.option(
+    "--scale-in-window",
+    type=Finite(1, 3600),
+    help="Seconds that a need counts after it has gone. [default: as the lead and the load ask]",
+)
+@click.option(
     "--interval",
     type=Finite(1, 300),
     default=5.0,

@@ -61,6 +61,7 @@ class Wishes:
     slo_ttft: float
     slo_prompt_rate: float
     slo_itl: float
+    scale_in_window: float | None
     interval: float
     lease: str | None
     leader_election: bool
@@ -111,6 +112,7 @@ def law(wishes: Wishes) -> tuple[Capacity | None, Settings]:
         ttft_s=wishes.slo_ttft,
         prompt_rate=wishes.slo_prompt_rate,
         itl_s=wishes.slo_itl,
+        scale_in_window_s=wishes.scale_in_window,
     )
     return capacity, settings
 

@@ -73,6 +73,9 @@ class Settings:
     `missed_share` of bursty work may come too late. `stale_s` is the age at which an input no
     longer counts. At most `added_per_minute` replicas are asked for in a minute, and
     `removed_per_minute` given up; None is no limit.
+
+    `scale_in_window_s` is how long a need counts after it has gone; rises and bursts that are older
+    are forgotten too. None: as long as the lead and the load make right, five minutes at least.
     """
 
     lead_s: float
@@ -86,6 +89,7 @@ class Settings:
     stale_s: float = 60.0
     added_per_minute: int | None = None
     removed_per_minute: int | None = None
+    scale_in_window_s: float | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the field."""
@@ -95,6 +99,11 @@ class Settings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, and must be above 0")
+        window_s = self.scale_in_window_s
+        if window_s is not None and not 0 < window_s <= KEPT_S:
+            raise ValueError(
+                f"`scale_in_window_s` is {window_s}, and must be above 0 and at most {KEPT_S:.0f}"
+            )
         if not 0 < self.theta <= 1:
             raise ValueError(f"`theta` is {self.theta}, and must be above 0 and at most 1")
         if not 0 <= self.min_replicas <= self.max_replicas:
@@ -230,10 +239,11 @@ def _need(
             reading, level, work_s, settings.lead_s, ttft_s, settings.theta
         ),
     }
-    asked[Term.Rise.value] = terms.rise(demand.rows, settings.lead_s, level.now) / _RISEN
+    past = terms.recent(demand.rows, settings.scale_in_window_s or KEPT_S)
+    asked[Term.Rise.value] = terms.rise(past, settings.lead_s, level.now) / _RISEN
     if bursty:
         asked[Term.Reserve.value] = terms.reserve(
-            demand.rows, ttft_s, settings.missed_share, settings.max_replicas
+            past, ttft_s, settings.missed_share, settings.max_replicas
         )
     if reading.held and not reading.ready:
         asked[Term.Backlog.value] = max(1.0, asked[Term.Backlog.value])
@@ -276,7 +286,9 @@ def _scaled_in(time_s: float, settings: Settings, memory: Memory) -> tuple[int, 
     if preempted < _VETO_S:
         return memory.wanted, Term.Preemption, f"requests were preempted {preempted:.0f} s ago"
     window_s = _window_s(settings, memory)
-    first_s = max(window_s, _FIRST_S, _FIRST_LEADS * settings.lead_s)
+    first_s = window_s
+    if settings.scale_in_window_s is None:
+        first_s = max(window_s, _FIRST_S, _FIRST_LEADS * settings.lead_s)
     if time_s - memory.since_s < first_s:
         return memory.wanted, Term.Window, f"history does not cover {first_s:.0f} s yet"
     past = [need for need in memory.needs if need.time_s > time_s - window_s]
@@ -296,6 +308,8 @@ def _whole(replicas: float) -> int:
 
 def _window_s(settings: Settings, memory: Memory) -> float:
     """How long a need counts after it has gone; at most as long as needs are kept."""
+    if settings.scale_in_window_s is not None:
+        return settings.scale_in_window_s
     least = _BURSTY_WINDOW_S if memory.needs[-1].bursty else _WINDOW_S
     window_s = max(least, _WINDOW_LEADS * settings.lead_s) * memory.patience
     return min(window_s, KEPT_S)

@@ -68,7 +68,8 @@ def described(endpoint: Endpoint) -> dict[str, Any]:
 
     Ray starts every replica anew when `args` change, and how many there are is no reason to: their
     number stands beside the arguments, which Ray changes in place. What decides it stands there
-    too, but Ray takes another argument of a policy for another application all the same.
+    too, but Ray takes another argument of a policy for another application all the same, so the
+    chart puts them into a file (`KVPressurePolicy(file=…)`).
     """
     fixed = endpoint.model_copy(update={"replicas": 1, "autoscaling": None})
     return {

@@ -30,7 +30,9 @@ class Autoscaling(ApiModel):
 
     `thetaPercent` is the share of a replica's time that arriving work may take: 80 is safe, 90 the
     middle, 95 lean. `leadSeconds` is how long a replica takes from the ask until it is ready, until
-    that was measured; what the card says of its warm-up if left out. At most one of `card` (a
+    that was measured; what the card says of its warm-up if left out. `scaleInWindowSeconds` is how
+    long a need counts after it has gone; as long as the lead and the load make right if left out,
+    five minutes at least. At most one of `card` (a
     capacity card as JSON) and `cardFile` is set; with neither, replicas say what they can do, of
     the card that their artifact has. `selector` are labels that all series have, where
     several endpoints serve one name. Files are those of whoever decides. With `observeOnly` it
@@ -47,6 +49,7 @@ class Autoscaling(ApiModel):
     maxReplicas: _Replicas = 8
     thetaPercent: Annotated[StrictInt, Field(ge=30, le=95)] = 90
     leadSeconds: Annotated[StrictInt, Field(ge=1, le=86_400)] | None = None
+    scaleInWindowSeconds: Annotated[StrictInt, Field(ge=1, le=3600)] | None = None
     intervalSeconds: Annotated[StrictInt, Field(ge=1, le=300)] = 5
     objectives: Objectives = Objectives()
     observeOnly: StrictBool = False
@@ -64,7 +67,7 @@ class Autoscaling(ApiModel):
             raise ValueError("`card` and `cardFile` must not both be set")
         return self
 
-    def law(self) -> dict[str, float]:
+    def law(self) -> dict[str, float | None]:
         """As fields of `halftone.scaling.policy.Settings`, but the lead."""
         return {
             "theta": self.thetaPercent / 100,
@@ -73,4 +76,5 @@ class Autoscaling(ApiModel):
             "ttft_s": self.objectives.ttftMilliseconds / 1000,
             "prompt_rate": float(self.objectives.promptTokensPerSecond),
             "itl_s": self.objectives.interTokenMilliseconds / 1000,
+            "scale_in_window_s": self.scaleInWindowSeconds,
         }

@@ -28,7 +28,10 @@ class Background:
     """`see` hands counts over, `judgement` is the last answer; neither waits for anything."""
 
     def __init__(
-        self, decider: Deciding, interval_s: float, told: Callable[[Judgement], None]
+        self,
+        decider: Deciding,
+        interval_s: Callable[[], float],
+        told: Callable[[Judgement], None],
     ) -> None:
         self.stop = threading.Event()
         self._decider = decider
@@ -66,7 +69,7 @@ class Background:
                 self._look()
             except Exception:  # nobody would start this thread again
                 log.exception("a look at the endpoint failed")
-            self.stop.wait(self._interval_s)
+            self.stop.wait(self._interval_s())
 
     def _look(self) -> None:
         with self._lock:

@@ -5,13 +5,13 @@ never raises: whatever is wrong becomes a judgement that holds, and says why.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from halftone.scaling.acting.lead_time import LeadTimes
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs.counts import ReplicaCounts
-from halftone.scaling.policy import Decision, Term
+from halftone.scaling.policy import Decision, Memory, Term
 from halftone.scaling.reading import Reading
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,21 @@ class Judgement:
         return None if self.decision is None or self.is_held else self.decision.wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one decider learnt and another begins with."""
+
+    leads: LeadTimes = field(default_factory=LeadTimes)
+    memory: Memory | None = None
+
+
 class Deciding(Protocol):
-    """What carriers of the law ask: a `Decider`, or `learning.LearningDecider`."""
+    """What carriers of the law ask: a `Decider`, or one of `learning` or `arranged`."""
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the law keeps between looks; None before the first."""
+        ...
 
     def observe(self, time_s: float, counts: ReplicaCounts) -> None:
         """Replicas as they are at `time_s`; may be called more often than `decide`."""
@@ -64,8 +77,8 @@ class Deciding(Protocol):
 class Decider:
     """The law with its memory, its reader and its measured lead.
 
-    `prior_s` is the lead until enough have been measured, in seconds; `leads` are those that have
-    been measured already.
+    `prior_s` is the lead until enough have been measured, in seconds; `kept` is what was learnt
+    before.
     """
 
     def __init__(
@@ -73,12 +86,19 @@ class Decider:
         reader: Reader,
         follower: Follower,
         prior_s: float,
-        leads: LeadTimes | None = None,
+        kept: Kept | None = None,
     ) -> None:
+        kept = kept or Kept()
         self._reader = reader
         self._follower = follower
+        self._follower.memory = kept.memory
         self._prior_s = prior_s
-        self._leads = leads or LeadTimes()
+        self._leads = kept.leads
+
+    @property
+    def memory(self) -> Memory | None:
+        """What the law keeps between looks; None before the first."""
+        return self._follower.memory
 
     @property
     def follower(self) -> Follower:

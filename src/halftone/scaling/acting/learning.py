@@ -11,14 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from halftone.scaling.acting.deciding import Decider, Judgement, Reader
-from halftone.scaling.acting.lead_time import LeadTimes
+from halftone.scaling.acting.deciding import Decider, Judgement, Kept, Reader
 from halftone.scaling.capacity_fields import Stated
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs.capacity_gauges import SERIES
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.inputs.parsing import UnusableAnswer
-from halftone.scaling.policy import Settings, itl_refusal
+from halftone.scaling.policy import Memory, Settings, itl_refusal
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class LearningDecider:
 
     What was found once is kept, whatever is said or not said later, until something else is found.
     `lead_s` is the lead that somebody gave; without it the warm-up of the card counts, and until
-    there is one `settings.lead_s`.
+    there is one `settings.lead_s`. `kept` is what was learnt before.
     """
 
     def __init__(
@@ -57,19 +56,25 @@ class LearningDecider:
         lead_s: float | None,
         interval_s: float,
         clock: Callable[[], float] = time.monotonic,
+        kept: Kept | None = None,
     ) -> None:
         self._reader = reader
         self._settings = settings
         self._lead_s = lead_s
         self._interval_s = interval_s
         self._clock = clock
-        self._leads = LeadTimes()
+        self._kept = kept or Kept()
         self._decider: Decider | None = None
         self._asked_at = 0.0
 
+    @property
+    def memory(self) -> Memory | None:
+        """What the law keeps between looks; None before the first."""
+        return self._kept.memory if self._decider is None else self._decider.memory
+
     def observe(self, time_s: float, counts: ReplicaCounts) -> None:
         """Replicas as they are at `time_s`; leads are measured before anything else is known."""
-        self._leads.observe(time_s, counts.ready + counts.starting, counts.ready)
+        self._kept.leads.observe(time_s, counts.ready + counts.starting, counts.ready)
 
     def forget(self) -> None:
         """Take the count that is there for the right one."""
@@ -82,7 +87,7 @@ class LearningDecider:
         if self._decider is not None:
             return self._decider.decide(counts)
         held = f"The count holds until it is known what a replica can do: {why}."
-        return Judgement(counts, None, held, self._leads.lead_s(self._settings.lead_s))
+        return Judgement(counts, None, held, self._kept.leads.lead_s(self._settings.lead_s))
 
     def _learn(self) -> str:
         """Ask if it is time to; why nothing came of it, as the end of a sentence."""
@@ -116,4 +121,4 @@ class LearningDecider:
         follower = Follower(
             said.capacity, replace(self._settings, lead_s=prior_s), self._interval_s
         )
-        self._decider = Decider(self._reader, follower, prior_s, self._leads)
+        self._decider = Decider(self._reader, follower, prior_s, self._kept)

@@ -8,6 +8,7 @@ count that Ray has.
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from halftone.scaling.acting.background import Background
@@ -17,25 +18,31 @@ from halftone.scaling.inputs.counts import ReplicaCounts
 log = logging.getLogger("ray.serve")
 
 
-class RayCarrier:
-    """Carries the law out in Serve's controller.
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """`interval_s` lies between two looks, and an answer counts for `fresh_s` seconds. With
+    `observe_only` nothing is changed.
+    """
 
-    An answer counts for `fresh_s` seconds. With `observe_only` nothing is changed. `told` hears of
-    every look, from the thread.
+    interval_s: float
+    fresh_s: float
+    observe_only: bool = False
+
+
+class RayCarrier:
+    """Carries the law out in Serve's controller, in the `manner` of the moment.
+
+    `told` hears of every look, from the thread.
     """
 
     def __init__(
         self,
         decider: Deciding,
-        interval_s: float,
-        fresh_s: float,
-        *,
-        observe_only: bool,
+        manner: Callable[[], Manner],
         told: Callable[[Judgement], None],
     ) -> None:
-        self._background = Background(decider, interval_s, told)
-        self._fresh_s = fresh_s
-        self._observe_only = observe_only
+        self._background = Background(decider, lambda: manner().interval_s, told)
+        self._manner = manner
         self._told = ""
 
     @property
@@ -59,7 +66,8 @@ class RayCarrier:
         if found is None:
             return held, {"held": "Prometheus has not answered yet."}
         age_s, judgement = found
-        if age_s > self._fresh_s:
+        manner = self._manner()
+        if age_s > manner.fresh_s:
             return held, {"held": f"The last look was {age_s:.0f} s ago."}
         if judgement.wanted is None or judgement.decision is None:
             return held, {"held": judgement.reason}
@@ -69,7 +77,7 @@ class RayCarrier:
             "reason": judgement.reason,
             "leadSeconds": round(judgement.lead_s, 1),
         }
-        if self._observe_only:
+        if manner.observe_only:
             return held, {**state, "held": "observeOnly"}
         return judgement.wanted, state
 
