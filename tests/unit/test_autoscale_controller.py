@@ -9,7 +9,6 @@ We test these aspects:
 
 import json
 import time
-from pathlib import Path
 from threading import Event
 
 import pytest
@@ -20,7 +19,6 @@ from halftone.scaling.acting.deciding import Decider, Judgement
 from halftone.scaling.acting.exporting import metrics_in
 from halftone.scaling.acting.ray_carrier import Manner, RayCarrier
 from halftone.scaling.follower import Follower
-from halftone.scaling.inputs import recording
 from halftone.scaling.policy import Settings
 from halftone.scaling.reading import Reading
 from tests.acting_cases import Context, Kept, Recorded
@@ -162,15 +160,14 @@ def test_it_ends_when_it_is_told_to() -> None:
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> list[Reading]:
-    """Readings as somebody recorded them: load that comes, misses, and goes."""
-    fed, path = Fed(ready=2), tmp_path / "readings.jsonl"
+def recorded() -> list[Reading]:
+    """Readings of load that comes, misses, and goes."""
+    fed, found = Fed(ready=2), []
     arrivals = [50] * 20 + [400] * 20 + [20] * 60
-    with path.open("w") as file:
-        for number, count in enumerate(arrivals):
-            missing = ("Prometheus does not answer",) if number in (25, 26) else ()
-            recording.write(fed.next(count, missing=missing, waiting=number % 7), file)
-    return list(recording.read(path))
+    for number, count in enumerate(arrivals):
+        missing = ("Prometheus does not answer",) if number in (25, 26) else ()
+        found.append(fed.next(count, missing=missing, waiting=number % 7))
+    return found
 
 
 def test_the_controller_and_rays_policy_decide_alike(recorded: list[Reading]) -> None:

@@ -4,8 +4,7 @@ We test these aspects:
 - what replicas say they can do is asked for the model and its labels alone;
 - names are looked for once, the best family is taken, and again when its series are gone;
 - whatever a server or the network does is a sentence, and no exception;
-- tokens and headers are sent, read anew each time, and taken nowhere else;
-- readings are written to a file and read again as they were.
+- tokens and headers are sent, read anew each time, and taken nowhere else.
 """
 
 import json
@@ -19,11 +18,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from halftone.scaling.inputs import queries, recording
+from halftone.scaling.inputs import queries
 from halftone.scaling.inputs.names import NATIVE, RAY, RECORDED, Family
 from halftone.scaling.inputs.parsing import Sample, UnusableAnswer
 from halftone.scaling.inputs.prometheus import Access, PrometheusReader
-from halftone.scaling.reading import Reading
 from tests.doubles.exporters import AnsweringServer
 from tests.input_samples import NOW, SAID, capacity_gauges, ready, replica, vector_of
 
@@ -214,25 +212,3 @@ def test_a_token_that_is_no_header_is_told(tmp_path: Path) -> None:
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL of Prometheus"):
         PrometheusReader(url, "qwen")
-
-
-def test_readings_are_read_again_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / "readings.jsonl"
-    with serving(Answers(NATIVE)) as server:
-        source = reader(server.origin)
-        written = [source.read(ready("a")), source.read(ready("a", "b"))]
-    with path.open("w") as file:
-        for each in written:
-            recording.write(each, file)
-    assert list(recording.read(path)) == written
-    assert [bool(each.missing) for each in written] == [False, True]
-
-
-@pytest.mark.parametrize("line", ["{}", "[]", "nothing", '{"replicas": [], "missing": []}'])
-def test_a_line_that_is_no_reading_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "readings.jsonl"
-    with path.open("w") as file:
-        recording.write(Reading(0.0, 1, 0, 0, ()), file)
-        file.write(f"{line}\n")
-    with pytest.raises(ValueError, match=r"readings.jsonl, line 2, is no reading: "):
-        list(recording.read(path))

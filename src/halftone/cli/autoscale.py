@@ -153,6 +153,9 @@ def autoscale(
     me = identity()
     api = ApiServer(connection(kubeconfig, context)) if needs_cluster(wishes) else None
     registry = CollectorRegistry()
+    if wishes.ray is not None and wishes.leader_election and wishes.lease is None:
+        told = "halftone: without `--lease` nobody is elected; run one of these alone."
+        click.echo(told, err=True)
     controller = Controller(
         target(wishes, api, me),
         deciding,
