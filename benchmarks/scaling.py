@@ -109,7 +109,7 @@ def kv_bound() -> Result:
     load = load.scaled(peak_factor(load, capacity, 8), 1)
     world = World(capacity, 100.0, start=8, seed=1)
     ours = _Beside(make("halftone", world, load), _Blind(world, load))
-    compared = {"halftone": ours, "blind": _Blind(world, load)}
+    compared: dict[str, Autoscaler] = {"halftone": ours, "blind": _Blind(world, load)}
     compared |= {name: make(name, world, load) for name in _BESIDE}
     outcomes = {name: replay(world, load, each, name=name) for name, each in compared.items()}
     said = {

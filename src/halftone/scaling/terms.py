@@ -25,11 +25,15 @@ _MOST_GROWTH: Final = 1.15
 _SURE: Final = 2.0
 # The reserve replays so much of the past.
 _REPLAYED_S: Final = 1800.0
-# A mean this much above all before it is a climb, and counts as one so long; a rise that comes
-# again may then lead this far above the most that was seen.
+# A mean this much above all before it is a climb, and counts as one so long; but not so soon after
+# the beginning, for all load begins with a rise from nothing.
 _CLIMB: Final = 1.15
 _CLIMBING_S: Final = 600.0
-_ABOVE: Final = 1.5
+_BEGUN_S: Final = 300.0
+# A rise that comes again may lead this far above the most that was seen: after the first climb, and
+# after a later one, for a climb of equal steps is a smaller share of what it has reached.
+_ABOVE_ONCE: Final = 1.5
+_ABOVE: Final = 1.25
 # Load is bursty when neighbouring intervals differ more than Poisson arrivals would, ...
 _DISPERSION: Final = 3.0
 # ... by this share of the mean at least.
@@ -116,7 +120,7 @@ def rise(rows: Sequence[Row], lead_s: float, now: float) -> float:
     span = lead_s + _MINUTE_S
     lowest: deque[tuple[float, float]] = deque()
     most = highest = 0.0
-    climbed_s = -math.inf
+    climbed_s, climbs = -math.inf, 0
     before = _highest_before(means)
     for (time_s, mean, noise), known in zip(means, before, strict=True):
         while lowest and lowest[0][0] < time_s - span:
@@ -128,10 +132,13 @@ def rise(rows: Sequence[Row], lead_s: float, now: float) -> float:
             lowest.pop()
         lowest.append((time_s, mean))
         highest = max(highest, sure)
-        if 0 < _CLIMB * known < sure:
+        if 0 < _CLIMB * known < sure and time_s - means[0][0] > _BEGUN_S:
+            climbs += time_s - climbed_s > _MINUTE_S
             climbed_s = time_s
-    climbs = means and means[-1][0] - climbed_s < _CLIMBING_S
-    return min(now + most, max((_ABOVE if climbs else 1.0) * highest, now))
+    above = 1.0
+    if means and means[-1][0] - climbed_s < _CLIMBING_S:
+        above = _ABOVE if climbs > 1 else _ABOVE_ONCE
+    return min(now + most, max(above * highest, now))
 
 
 def _highest_before(means: Sequence[tuple[float, float, float]]) -> list[float]:
