@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halftone.scaling.acting.targets import Observed, TargetError
+from halftone.scaling.capacity_fields import Stated
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.reading import Reading
 
@@ -42,6 +43,28 @@ class Recorded:
             raise self._last
         assert self._last is not None
         return self._last
+
+
+class Telling(Recorded):
+    """A reader that also says what it was made of: `said`, or an error."""
+
+    def __init__(
+        self, readings: Iterable[Reading | Exception], said: Stated | Exception | None = None
+    ) -> None:
+        super().__init__(readings)
+        self.said = said
+        self.times = 0
+
+    def feed(self, readings: Iterable[Reading | Exception]) -> None:
+        """What is read from now on."""
+        super().__init__(readings)
+
+    def stated(self) -> Stated | None:
+        """What it was told to say."""
+        self.times += 1
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
 
 
 @dataclass

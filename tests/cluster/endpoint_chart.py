@@ -85,7 +85,7 @@ def endpoint_of(objects: Iterable[Object]) -> Endpoint:
 
 
 def policy_of(objects: Iterable[Object]) -> Object:
-    """The arguments of our policy, from the file that it is given."""
+    """The arguments of our policy, those from the file that it is given included."""
     objects = list(objects)
     (deployment,) = _application(objects)["deployments"]
     named = deployment["autoscaling_config"]["policy"]["policy_kwargs"]
@@ -100,8 +100,10 @@ def policy_of(objects: Iterable[Object]) -> Object:
         if one["metadata"]["name"] == volume["configMap"]["name"]
     )
     ((key, text),) = config["data"].items()
-    assert named == {"file": f"{mount['mountPath']}/{key}"}
-    return dict(json.loads(text))
+    inside = json.loads(text)
+    assert named["file"] == f"{mount['mountPath']}/{key}"
+    assert not named.keys() & inside.keys()
+    return {name: value for name, value in (named | inside).items() if name != "file"}
 
 
 def application_of(objects: Iterable[Object]) -> Object:

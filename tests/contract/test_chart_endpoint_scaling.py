@@ -18,8 +18,10 @@ from typing import Any
 import click
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from halftone.cli.autoscale import autoscale
+from halftone.scaling.acting.arguments import LONGEST_INTERVAL_S
 from halftone.spec.scaling import Autoscaling
 from tests.cluster.endpoint_chart import (
     CHART,
@@ -86,9 +88,17 @@ def test_another_value_of_the_policy_changes_its_file_and_nothing_else() -> None
         return [one for one in objects if not one["metadata"]["name"].endswith("-autoscaling")]
 
     assert others(after) == others(before)
-    # Bounds are Ray's own too, and it takes other bounds in place.
+    # Bounds are Ray's own too; it replaces no replica for others, but makes the policy anew.
     wider = served(render("team", *VARIANTS["autoscaled"], "--set", "autoscaling.maxReplicas=13"))
     assert wider["autoscaling_config"]["policy"] == served(before)["autoscaling_config"]["policy"]
+
+
+def test_to_turn_autoscaling_on_makes_no_other_cluster() -> None:
+    clusters = [
+        ray_service(render("team", *options))["spec"]["rayClusterConfig"]
+        for options in ((), ("--set", "autoscaling.prometheusUrl=http://prometheus:9090"))
+    ]
+    assert clusters[0] == clusters[1]
 
 
 def test_whoever_decides_has_the_token_of_prometheus_and_nobody_else() -> None:
@@ -202,7 +212,10 @@ def test_it_may_touch_its_own_objects_alone() -> None:
 def test_defaults_are_those_of_the_specification() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())["autoscaling"]
     known = Autoscaling.model_fields
-    for name in ("minReplicas", "maxReplicas", "thetaPercent", "leadSeconds", "intervalSeconds"):
+    for name in (
+        *("minReplicas", "maxReplicas", "thetaPercent", "leadSeconds", "intervalSeconds"),
+        "scaleInWindowSeconds",
+    ):
         assert values[name] == known[name].default, name
     assert values["observeOnly"] is known["observeOnly"].default
     assert values["objectives"] == known["objectives"].default.model_dump()
@@ -211,6 +224,11 @@ def test_defaults_are_those_of_the_specification() -> None:
     assert (options["least"], options["most"]) == (values["minReplicas"], values["maxReplicas"])
     assert options["theta"] == values["thetaPercent"] / 100
     assert options["interval"] == values["intervalSeconds"]
+    interval = json.loads((CHART / "values.schema.json").read_text())
+    interval = interval["properties"]["autoscaling"]["properties"]["intervalSeconds"]
+    assert interval["maximum"] == LONGEST_INTERVAL_S
+    with pytest.raises(ValidationError):
+        Autoscaling(prometheusUrl="http://p:9090", intervalSeconds=int(LONGEST_INTERVAL_S) + 1)
 
 
 def test_warm_nodes_are_held_by_pods_that_give_way() -> None:

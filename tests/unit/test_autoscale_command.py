@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from halftone.cli.autoscale import autoscale
-from halftone.cli.autoscale_options import Wishes, decider, law
+from halftone.cli.autoscale_options import Wishes, decider, law, unelected
 from halftone.scaling.acting.ray_application import RayApplication, RayPlace, observed
 from halftone.scaling.acting.targets import TargetError
 from halftone.scaling.inputs.counts import ReplicaCounts
@@ -109,6 +109,17 @@ def test_without_a_card_the_law_waits_for_replicas_to_say_what_they_can_do() -> 
     assert "The count holds until it is known what a replica can do" in judgement.reason
     assert f"Prometheus at {unheard} does not answer" in judgement.reason
     assert judgement.lead_s == 300
+
+
+def test_where_nobody_is_elected_it_is_said() -> None:
+    said = unelected(wishes(ray="http://x", leader_election=True))
+    assert said == "Without `--lease` nobody is elected; run one of these alone."
+    for changes in (
+        {"ray": "http://x", "leader_election": False},
+        {"ray": "http://x", "leader_election": True, "lease": "a/b"},
+        {"deployment": "a/b", "leader_election": True},
+    ):
+        assert unelected(wishes(**changes)) is None
 
 
 def details(wanted: int, *states: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 We test these aspects:
 - what the law wants is set once, and told in metrics
 - nothing is set on missing data, in a conflict, with `observeOnly`, or where the target is away
+- two without an election do not pull in turn
 - an edit is reported once and not fought, and a lost answer is no edit
 - the controller and Ray's policy decide alike on the same readings
 """
@@ -18,10 +19,11 @@ from halftone.scaling.acting.controlling import Controller, Look
 from halftone.scaling.acting.deciding import Decider, Judgement
 from halftone.scaling.acting.exporting import metrics_in
 from halftone.scaling.acting.ray_carrier import Manner, RayCarrier
+from halftone.scaling.acting.reloading import ReloadingDecider
 from halftone.scaling.follower import Follower
 from halftone.scaling.policy import Settings
 from halftone.scaling.reading import Reading
-from tests.acting_cases import Context, Kept, Recorded
+from tests.acting_cases import CARD, Context, Kept, Recorded, Telling
 from tests.fed_endpoints import CAPACITY, STEP_S, Fed
 
 LEAD_S = 120.0
@@ -30,8 +32,14 @@ LEAD_S = 120.0
 class World:
     """A controller of a target in memory, and its metrics."""
 
-    def __init__(self, readings: list[Reading | Exception], *, observe_only: bool = False) -> None:
-        self.target = Kept()
+    def __init__(
+        self,
+        readings: list[Reading | Exception],
+        target: Kept | None = None,
+        *,
+        observe_only: bool = False,
+    ) -> None:
+        self.target = target or Kept()
         self.registry = CollectorRegistry()
         self.time_s = 0.0
         self.decider = Decider(
@@ -65,9 +73,10 @@ def loaded(looks: int = 40) -> list[Reading | Exception]:
 
 def test_what_the_law_wants_is_set_once_and_told() -> None:
     world = World(loaded())
-    world.look(40)
-    assert world.decider.follower.decision is not None
-    wanted = world.decider.follower.decision.wanted
+    found = world.look(40)
+    assert found is not None
+    assert found.judgement.decision is not None
+    wanted = found.judgement.decision.wanted
     assert world.target.count == wanted > 2
     assert len(world.target.was_set) == len(set(world.target.was_set))
     assert world.metric("desired_replicas") == wanted
@@ -117,6 +126,19 @@ def test_an_edit_is_reported_once_and_not_fought() -> None:
     world.target.count = before[-1]
     world.look()
     assert world.metric("conflict", kind="Edited") == 0
+
+
+def test_two_without_an_election_do_not_pull_in_turn() -> None:
+    busy = World(loaded(100))
+    fed = Fed(ready=2)
+    idle = World([fed.next(20) for _ in range(100)], busy.target)
+    for _ in range(100):
+        busy.look()
+        idle.look()
+    counts = busy.target.was_set
+    assert max(counts) > 2
+    assert counts == sorted(counts)
+    assert idle.metric("conflict", kind="Edited") == 1
 
 
 def test_another_scaler_of_the_target_is_left_to_it() -> None:
@@ -179,7 +201,8 @@ def test_the_controller_and_rays_policy_decide_alike(recorded: list[Reading]) ->
         assert found is not None
         by_controller.append(found.judgement.decision)
     told: list[Judgement] = []
-    decider = Decider(Recorded(recorded), Follower(CAPACITY, Settings(lead_s=LEAD_S)), LEAD_S)
+    given = {"prometheus": "http://unasked", "model": "m", "card": CARD, "lead_s": LEAD_S}
+    decider = ReloadingDecider(given, lambda _: Telling(recorded))
     policy = RayCarrier(decider, lambda: Manner(0.0, 60), told.append)
     while len(told) < len(recorded):
         policy(Context(2, 2))

@@ -5,7 +5,6 @@ We test these aspects:
 - arguments in a file are taken as they change, and those that cannot be used change nothing
 - on missing data, a reader or a law that raises, and arguments that cannot be used, the count holds
 - a call does not wait for a reader that hangs, and an answer that is too old counts no more
-- `observeOnly` decides and changes nothing
 - it travels as Ray has it travel, and its thread ends with it
 - replicas are counted as Ray names them
 """
@@ -13,6 +12,7 @@ We test these aspects:
 import gc
 import json
 import pickle
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -36,13 +36,13 @@ LEAD_S = 120.0
 
 
 def carrier(
-    readings: list[Reading | Exception], *, observe_only: bool = False, fresh_s: float = 60.0
+    readings: list[Reading | Exception], *, fresh_s: float = 60.0
 ) -> tuple[RayCarrier, list[Judgement], Recorded]:
     """A carrier that looks every few milliseconds, and what it told."""
     told: list[Judgement] = []
     reader = Recorded(readings)
     decider = Decider(reader, Follower(CAPACITY, Settings(lead_s=LEAD_S)), LEAD_S)
-    manner = Manner(0.005, fresh_s, observe_only=observe_only)
+    manner = Manner(0.005, fresh_s)
     return RayCarrier(decider, lambda: manner, told.append), told, reader
 
 
@@ -122,26 +122,17 @@ def test_an_answer_that_is_too_old_counts_no_more() -> None:
     assert state["held"].startswith("The last look was")
 
 
-def test_observe_only_decides_and_changes_nothing() -> None:
-    policy, told, _ = carrier(loaded(), observe_only=True)
-    policy(Context(2, 2))
-    until(lambda: len(told) >= 40)
-    wanted, state = policy(Context(2, 2))
-    policy.end()
-    assert wanted == 2
-    assert state["wanted"] > 2
-    assert state["held"] == "observeOnly"
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"card": {}}, "KeyError"),
+        ({"card": {}}, "the capacity card has no 'warmUpSeconds'; `halftone bench` makes"),
         ({"card": "nowhere/card.json"}, "nowhere/card.json"),
         ({"prometheus": "prometheus:9090"}, "no URL of Prometheus"),
         ({"settings": {"thetta": 0.8}}, "thetta"),
         ({"nonsense": 1}, "nonsense"),
-        ({"file": "policy.json"}, "`file` stands beside `card`"),
+        ({"interval_s": 0}, "`interval_s` is 0, and must be above 0 and at most 60"),
+        ({"interval_s": float("inf")}, "`interval_s` is inf"),
+        ({"settings": {"min_replicas": 1.5}}, "`min_replicas` is 1.5"),
     ],
 )
 def test_arguments_that_cannot_be_used_hold_the_count(changes: dict[str, Any], said: str) -> None:
@@ -163,22 +154,34 @@ def looked(
 
 
 def test_arguments_in_a_file_change_in_place(tmp_path: Path) -> None:
-    arguments = {"prometheus": f"http://127.0.0.1:{free_port()}", "model": "one", "card": CARD}
-    file = tmp_path / "policy.json"
-    _, state = looked(KVPressurePolicy(file=str(file)))
+    beside = {"prometheus": f"http://127.0.0.1:{free_port()}", "model": "one"}
+    file, data = tmp_path / "policy.json", tmp_path / "..data"
+    _, state = looked(KVPressurePolicy(file=str(file), **beside))
     assert "No such file" in state["held"]
-    good = json.dumps({**arguments, "interval_s": 0.01})
-    file.write_text(good)
-    policy = KVPressurePolicy(file=str(file))
+    file.symlink_to("..data/policy.json")
+
+    def bring(text: str) -> None:
+        """As a kubelet does it: a link to another folder."""
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        (folder / file.name).write_text(text)
+        (tmp_path / "..new").symlink_to(folder)
+        (tmp_path / "..new").rename(data)
+
+    good = json.dumps({"card": CARD, "interval_s": 0.01})
+    bring(good)
+    policy = KVPressurePolicy(file=str(file), **beside)
     for text, said, unsaid in (
         (good, "does not answer", "cannot be used"),
-        (json.dumps({**arguments, "settings": {"theta": 7}}), "those before stand: Value", "never"),
+        (
+            json.dumps({"card": CARD, "settings": {"theta": 7}}),
+            "those before stand: Value",
+            "never",
+        ),
         ("[]", "holds no JSON object", "theta"),
+        (json.dumps({"model": "two"}), "`model` stands in", "JSON object"),
         (good, "does not answer", "cannot be used"),
     ):
-        replaced = tmp_path / "new"
-        replaced.write_text(text)
-        replaced.rename(file)  # as a kubelet does it
+        bring(text)
         held = ""
         while said not in held or unsaid in held:
             held = policy(Context(4, 4))[1]["held"]

@@ -28,7 +28,7 @@ from halftone.scaling.inputs.parsing import UnusableAnswer
 from halftone.scaling.policy import Settings
 from halftone.scaling.ray_policy import KVPressurePolicy
 from halftone.scaling.reading import Reading
-from tests.acting_cases import CARD, Context, Recorded
+from tests.acting_cases import CARD, Context, Recorded, Telling
 from tests.doubles.exporters import AnsweringServer
 from tests.fed_endpoints import CAPACITY, Fed
 from tests.input_samples import SAID, capacity_gauges, vector_of
@@ -37,28 +37,6 @@ LEAD_S = 120.0
 SETTINGS = Settings(lead_s=300.0)
 TOLD = Stated(CAPACITY, LEAD_S)
 COUNTS = ReplicaCounts(2)
-
-
-class Telling(Recorded):
-    """A reader that also says what it was made of: `said`, or an error."""
-
-    def __init__(
-        self, readings: list[Reading | Exception], said: Stated | Exception | None
-    ) -> None:
-        super().__init__(readings)
-        self.said = said
-        self.times = 0
-
-    def feed(self, readings: list[Reading | Exception]) -> None:
-        """What is read from now on."""
-        super().__init__(readings)
-
-    def stated(self) -> Stated | None:
-        """What it was told to say."""
-        self.times += 1
-        if isinstance(self.said, Exception):
-            raise self.said
-        return self.said
 
 
 class Clock:

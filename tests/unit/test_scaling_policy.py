@@ -63,16 +63,53 @@ def test_rising_load_is_met_ahead_of_itself() -> None:
     assert rising[-1].asked["Rate"] > steady[-1].asked["Rate"] * 1.05
 
 
-def test_a_climb_leads_further_than_what_was_seen_once_more_than_later() -> None:
-    chosen = replace(SETTINGS, lead_s=300.0)
-    quiet, once = [arrivals_for(2)] * 40, [arrivals_for(4)] * 20
-    made, _, _ = follow(quiet + once, chosen)
-    assert made[-1].asked["Rise"] == pytest.approx(1.5 * 4 / 0.95, rel=0.1)
-    twice, _, _ = follow([*quiet, *once, *[arrivals_for(6)] * 12], chosen)
-    assert twice[-1].asked["Rise"] == pytest.approx(1.25 * 6 / 0.95, rel=0.1)
+QUIET, ONCE, TWICE = ([arrivals_for(level)] * 24 for level in (2, 4, 6))
+
+
+def led(loads: list[float], lead_s: float = 300.0, **changes: float) -> float:
+    """By how much `Rise` leads above the level that was reached last."""
+    made, _, _ = follow(loads, replace(SETTINGS, lead_s=lead_s, **changes))
+    return made[-1].asked["Rise"] * 0.95 / made[-1].inputs["level"]
+
+
+def test_a_climb_leads_further_than_what_was_seen() -> None:
+    assert led(QUIET + ONCE) == pytest.approx(1.5, abs=0.1)
+    assert led(QUIET + ONCE + TWICE) == pytest.approx(1.25, abs=0.1)
+    # Several are a slope, which goes on for a whole lead: it rose by 4 within one.
+    assert led(QUIET + ONCE + TWICE, lead_s=900.0) == pytest.approx((6 + 4) / 6, abs=0.1)
     # Ten minutes later it leads to what was seen.
-    rested, _, _ = follow([*quiet, *[arrivals_for(4)] * 60], chosen)
-    assert rested[-1].asked["Rise"] == pytest.approx(4 / 0.95, rel=0.1)
+    assert led(QUIET + [arrivals_for(4)] * 60) == pytest.approx(1.0, abs=0.1)
+
+
+def test_what_has_just_begun_is_no_climb() -> None:
+    assert led([*QUIET[:6], *ONCE[:10]]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_short_window_does_not_keep_a_climb_from_being_met() -> None:
+    assert led(QUIET + ONCE[:16], scale_in_window_s=60.0) == pytest.approx(1.5, abs=0.1)
+
+
+def test_readings_far_apart_make_no_second_climb_of_one() -> None:
+    follower, fed = Follower(CAPACITY, replace(SETTINGS, lead_s=300.0)), Fed(2)
+    for arrivals in [2] * 8 + [4] * 5:
+        fed.ready = follower(fed.next(6 * arrivals_for(arrivals), seconds=90.0))
+    assert follower.decision is not None
+    asked, level = follower.decision.asked["Rise"], follower.decision.inputs["level"]
+    assert asked * 0.95 / level == pytest.approx(1.5, abs=0.1)
+
+
+def test_the_count_holds_while_prometheus_is_away_and_goes_on_when_it_is_back() -> None:
+    made, follower, fed = follow([arrivals_for(4)] * LONG)
+    for _ in range(40):  # ten minutes
+        fed.next(arrivals_for(4))
+        count = follower(replace(fed.next(0, seconds=0.0), missing=("Prometheus is away",)))
+        assert count == made[-1].wanted
+        assert follower.decision is not None
+        assert follower.decision.term is Term.Missing
+    for _ in range(LONG):
+        count = follower(fed.next(arrivals_for(4)))
+    assert count == made[-1].wanted
+    assert follower.decision.term is Term.Rate
 
 
 def test_a_step_is_believed_within_two_readings() -> None:

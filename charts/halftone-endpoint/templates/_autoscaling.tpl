@@ -40,15 +40,20 @@ autoscaling_config:
   downscale_delay_s: 0
   policy:
     policy_function: halftone.scaling.ray_policy:KVPressurePolicy
-    # Ray starts every replica anew when an argument changes, so they stand in a file.
-    policy_kwargs: {file: /etc/halftone/autoscaling/policy.json}
+    # Ray starts every replica anew when one of these changes, so all others stand in a file.
+    policy_kwargs:
+      file: /etc/halftone/autoscaling/policy.json
+      prometheus: {{ toJson .prometheusUrl }}
+      model: {{ include "halftone.modelName" $ | quote }}
+      token_file: {{ if .prometheusToken.secretName }}/etc/halftone/prometheus/token{{ else }}null{{ end }}
+      ca_file: {{ if .prometheusCaFile }}{{ toJson .prometheusCaFile }}{{ else }}null{{ end }}
 {{- else }}
 num_replicas: {{ int $.Values.replicas }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* What the policy is told: the arguments of halftone.scaling.ray_policy, as JSON. */}}
+{{- /* What the policy is told beside where to ask and with what, which may not be changed as easily as a ConfigMap: arguments of halftone.scaling.ray_policy, as JSON. */}}
 {{- define "halftone.policyArguments" -}}
 {{- include "halftone.checkCapacity" . }}
 {{- with .Values.autoscaling }}
@@ -66,11 +71,7 @@ num_replicas: {{ int $.Values.replicas }}
 {{- $card = ternary "/etc/halftone/capacity/card.json" nil (ne .capacity.configMapName "") }}
 {{- end }}
 {{- dict
-      "prometheus" .prometheusUrl
-      "model" (include "halftone.modelName" $ | trim)
       "selector" .selector
-      "token_file" (ternary "/etc/halftone/prometheus/token" nil (ne .prometheusToken.secretName ""))
-      "ca_file" (ternary .prometheusCaFile nil (ne .prometheusCaFile ""))
       "card" $card
       "settings" $law
       "lead_s" .leadSeconds

@@ -24,6 +24,7 @@ from halftone.cli.autoscale_options import (
     lease,
     needs_cluster,
     target,
+    unelected,
 )
 from halftone.cli.numbers import Finite
 from halftone.spec.errors import EnvironmentFault
@@ -102,7 +103,7 @@ _METRICS_PORT: Final = 9464
 )
 @click.option(
     "--interval",
-    type=Finite(1, 300),
+    type=Finite(1, 60),
     default=5.0,
     show_default=True,
     help="Seconds between two looks.",
@@ -153,9 +154,8 @@ def autoscale(
     me = identity()
     api = ApiServer(connection(kubeconfig, context)) if needs_cluster(wishes) else None
     registry = CollectorRegistry()
-    if wishes.ray is not None and wishes.leader_election and wishes.lease is None:
-        told = "halftone: without `--lease` nobody is elected; run one of these alone."
-        click.echo(told, err=True)
+    if (told := unelected(wishes)) is not None:
+        click.echo(f"halftone: {told}", err=True)
     controller = Controller(
         target(wishes, api, me),
         deciding,

@@ -192,6 +192,13 @@ def lease(wishes: Wishes, api: "ApiServer | None", identity: str) -> "Lease | No
     return Lease(api, namespace, name, identity, max(15.0, 4 * wishes.interval))
 
 
+def unelected(wishes: Wishes) -> str | None:
+    """What to know where an election was wished for and none is held; None elsewhere."""
+    if wishes.leader_election and wishes.ray is not None and wishes.lease is None:
+        return "Without `--lease` nobody is elected; run one of these alone."
+    return None
+
+
 def needs_cluster(wishes: Wishes) -> bool:
     """Whether an API server is asked for anything."""
     return wishes.deployment is not None or (wishes.leader_election and wishes.lease is not None)

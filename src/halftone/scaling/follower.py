@@ -38,10 +38,6 @@ class Follower:
         """Take the count that is there for the right one: somebody set it and means it."""
         self.memory = None
 
-    def take(self, capacity: Capacity) -> None:
-        """From here on a replica can do this. What is remembered stays: it is forgotten in time."""
-        self.capacity = capacity
-
     def expect_lead(self, lead_s: float) -> None:
         """From here on a replica that is asked for is taken to need `lead_s` seconds."""
         self.settings = replace(self.settings, lead_s=lead_s)

@@ -99,6 +99,11 @@ class Settings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, and must be above 0")
+        if not self.stale_s <= KEPT_S:
+            raise ValueError(f"`stale_s` is {self.stale_s}, and must be at most {KEPT_S:.0f}")
+        for name in ("min_replicas", "max_replicas"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"`{name}` is {getattr(self, name)}, and must be a whole number")
         window_s = self.scale_in_window_s
         if window_s is not None and not 0 < window_s <= KEPT_S:
             raise ValueError(
@@ -239,9 +244,10 @@ def _need(
             reading, level, work_s, settings.lead_s, ttft_s, settings.theta
         ),
     }
-    past = terms.recent(demand.rows, settings.scale_in_window_s or KEPT_S)
-    asked[Term.Rise.value] = terms.rise(past, settings.lead_s, level.now) / _RISEN
+    kept_s = settings.scale_in_window_s or KEPT_S
+    asked[Term.Rise.value] = terms.rise(demand.rows, settings.lead_s, level.now, kept_s) / _RISEN
     if bursty:
+        past = terms.recent(demand.rows, kept_s)
         asked[Term.Reserve.value] = terms.reserve(
             past, ttft_s, settings.missed_share, settings.max_replicas
         )

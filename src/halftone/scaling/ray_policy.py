@@ -8,17 +8,15 @@
 Ray Serve makes one object of the class in its controller, and calls it ten times a second. An
 exception or a wait there would hurt every application of the cluster, so there is neither:
 `acting.ray_carrier` does the work, and a thread of it reads. Standard library only. Ray pickles
-this module by value, so it holds nothing but the class.
+this module by value, so it holds as little as possible.
 """
 
 import weakref
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from halftone.scaling.acting.arranged import Arranged, read_arguments
 from halftone.scaling.acting.ray_carrier import RayCarrier
+from halftone.scaling.acting.reloading import ReloadingDecider
 
 
 class KVPressurePolicy:
@@ -29,11 +27,11 @@ class KVPressurePolicy:
     their artifact has. `lead_s` is the lead until leads were measured, by default what the card
     says that warming up takes. `settings` are other fields of `halftone.scaling.policy.Settings`.
     With `observe_only` it decides and tells, and changes nothing. `interval_s` lies between two
-    looks. `selector` are labels that all series have, `token_file` and `ca_file` are for a
-    Prometheus that asks for a token or has a certificate of one's own.
+    looks, 60 at most. `selector` are labels that all series have, `token_file` and `ca_file` are
+    for a Prometheus that asks for a token or has a certificate of one's own.
 
-    `file` alone, instead of all others, is the path of a JSON object that holds them. It is read
-    again at each look, so that they change in place, where Ray would start every replica anew.
+    `file` is the path of a JSON object with any of these, which then do not stand beside it. It is
+    read again at each look, so that they change in place, where Ray would start every replica anew.
 
     Arguments that cannot be used do not raise, as Ray would try its whole configuration again: the
     count holds, and the state says why.
@@ -41,8 +39,8 @@ class KVPressurePolicy:
 
     def __init__(self, **arguments: Any) -> None:
         self._arguments = dict(arguments)
-        arranged = Arranged(partial(_said, self._arguments))
-        self._carrier = RayCarrier(arranged, lambda: arranged.manner, arranged.tell)
+        decider = ReloadingDecider(self._arguments)
+        self._carrier = RayCarrier(decider, lambda: decider.manner, decider.tell)
         # Ray drops the object when its configuration changes; the thread must not outlive it.
         weakref.finalize(self, self._carrier.end)
 
@@ -57,12 +55,3 @@ class KVPressurePolicy:
 
 def _made(kind: type[KVPressurePolicy], arguments: Mapping[str, Any]) -> KVPressurePolicy:
     return kind(**arguments)
-
-
-def _said(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What counts now. Raises what reading a file raises."""
-    if "file" not in arguments:
-        return arguments
-    if others := sorted(set(arguments) - {"file"}):
-        raise ValueError(f"`file` stands beside `{others[0]}`; put all into the file")
-    return read_arguments(Path(arguments["file"]))

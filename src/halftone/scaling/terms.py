@@ -30,10 +30,11 @@ _REPLAYED_S: Final = 1800.0
 _CLIMB: Final = 1.15
 _CLIMBING_S: Final = 600.0
 _BEGUN_S: Final = 300.0
-# A rise that comes again may lead this far above the most that was seen: after the first climb, and
-# after a later one, for a climb of equal steps is a smaller share of what it has reached.
-_ABOVE_ONCE: Final = 1.5
-_ABOVE: Final = 1.25
+# A rise that comes again may lead this share above the most that was seen: after the first climb,
+# and after a later one, for a climb of equal steps is a smaller share of what it has reached. That
+# one goes on for a whole lead, so for longer leads than the trend's reach it is as much more.
+_ABOVE_ONCE: Final = 0.5
+_ABOVE: Final = 0.25
 # Load is bursty when neighbouring intervals differ more than Poisson arrivals would, ...
 _DISPERSION: Final = 3.0
 # ... by this share of the mean at least.
@@ -109,36 +110,48 @@ def is_bursty(rows: Sequence[Row]) -> bool:
     return spread * seconds / mean > _DISPERSION and math.sqrt(spread) / mean > _BURST_SHARE
 
 
-def rise(rows: Sequence[Row], lead_s: float, now: float) -> float:
-    """The level that would follow if load rose again as it did within a lead time of the last hour.
+def rise(rows: Sequence[Row], lead_s: float, now: float, kept_s: float) -> float:
+    """The level that would follow if load rose again as it did of late within a lead time.
 
-    The largest rise of the minute's mean within a lead and a minute, less what chance may have
-    added, on top of `now`. It leads no higher than the largest mean that was seen, unless that was
-    reached just now: a climb often goes on.
+    The largest rise of the minute's mean within a lead and a minute, of those that ended in the
+    last `kept_s`, less what chance may have added, on top of `now`. It leads no higher than the
+    largest mean of that time, unless that was reached just now: a climb often goes on.
     """
     means = _minute_means(rows)
-    span = lead_s + _MINUTE_S
+    if not means:
+        return now
+    span, since_s = lead_s + _MINUTE_S, means[-1][0] - kept_s
     lowest: deque[tuple[float, float]] = deque()
     most = highest = 0.0
-    climbed_s, climbs = -math.inf, 0
-    before = _highest_before(means)
-    for (time_s, mean, noise), known in zip(means, before, strict=True):
+    for time_s, mean, noise in means:
         while lowest and lowest[0][0] < time_s - span:
             lowest.popleft()
         sure = mean - noise
-        if lowest:
-            most = max(most, sure - lowest[0][1])
+        if time_s > since_s:
+            most = max(most, sure - lowest[0][1]) if lowest else most
+            highest = max(highest, sure)
         while lowest and lowest[-1][1] >= mean:
             lowest.pop()
         lowest.append((time_s, mean))
-        highest = max(highest, sure)
-        if 0 < _CLIMB * known < sure and time_s - means[0][0] > _BEGUN_S:
-            climbs += time_s - climbed_s > _MINUTE_S
+    return min(now + most, max((1 + _above(means, lead_s)) * highest, now))
+
+
+def _above(means: Sequence[tuple[float, float, float]], lead_s: float) -> float:
+    """How far above what was seen a climb leads that is on now; 0 where there is none.
+
+    One climb may be a step. Several are a slope, which goes on for a whole lead.
+    """
+    climbs = 0
+    climbed_s = before_s = -math.inf
+    for (time_s, mean, noise), known in zip(means, _highest_before(means), strict=True):
+        if 0 < _CLIMB * known < mean - noise and time_s - means[0][0] > _BEGUN_S:
+            # Rows may be far apart, so the one before must have been far from the climb too.
+            climbs += before_s - climbed_s > _MINUTE_S
             climbed_s = time_s
-    above = 1.0
-    if means and means[-1][0] - climbed_s < _CLIMBING_S:
-        above = _ABOVE if climbs > 1 else _ABOVE_ONCE
-    return min(now + most, max(above * highest, now))
+        before_s = time_s
+    if means[-1][0] - climbed_s >= _CLIMBING_S:
+        return 0.0
+    return _ABOVE * max(1.0, lead_s / _AHEAD_S) if climbs > 1 else _ABOVE_ONCE
 
 
 def _highest_before(means: Sequence[tuple[float, float, float]]) -> list[float]:

@@ -67,9 +67,8 @@ def described(endpoint: Endpoint) -> dict[str, Any]:
     """The endpoint's entry among `applications` of a Ray Serve configuration.
 
     Ray starts every replica anew when `args` change, and how many there are is no reason to: their
-    number stands beside the arguments, which Ray changes in place. What decides it stands there
-    too, but Ray takes another argument of a policy for another application all the same, so the
-    chart puts them into a file (`KVPressurePolicy(file=…)`).
+    number stands beside the arguments, which Ray changes in place. Ray also takes changed arguments
+    of a policy for another application, so the chart puts them into a file.
     """
     fixed = endpoint.model_copy(update={"replicas": 1, "autoscaling": None})
     return {

@@ -32,11 +32,10 @@ class Autoscaling(ApiModel):
     middle, 95 lean. `leadSeconds` is how long a replica takes from the ask until it is ready, until
     that was measured; what the card says of its warm-up if left out. `scaleInWindowSeconds` is how
     long a need counts after it has gone; as long as the lead and the load make right if left out,
-    five minutes at least. At most one of `card` (a
-    capacity card as JSON) and `cardFile` is set; with neither, replicas say what they can do, of
-    the card that their artifact has. `selector` are labels that all series have, where
-    several endpoints serve one name. Files are those of whoever decides. With `observeOnly` it
-    decides and tells, and changes nothing.
+    five minutes at least. At most one of `card` (a capacity card as JSON) and `cardFile` is set;
+    with neither, replicas say what they can do, of the card that their artifact has. `selector` are
+    labels that all series have, where several endpoints serve one name. Files are those of whoever
+    decides. With `observeOnly` it decides and tells, and changes nothing.
 
     The least is 1: with no replica there is nobody whose metrics say that requests wait.
     """
@@ -50,7 +49,7 @@ class Autoscaling(ApiModel):
     thetaPercent: Annotated[StrictInt, Field(ge=30, le=95)] = 90
     leadSeconds: Annotated[StrictInt, Field(ge=1, le=86_400)] | None = None
     scaleInWindowSeconds: Annotated[StrictInt, Field(ge=1, le=3600)] | None = None
-    intervalSeconds: Annotated[StrictInt, Field(ge=1, le=300)] = 5
+    intervalSeconds: Annotated[StrictInt, Field(ge=1, le=60)] = 5
     objectives: Objectives = Objectives()
     observeOnly: StrictBool = False
     card: dict[str, Any] | None = None

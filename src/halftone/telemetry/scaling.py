@@ -36,6 +36,10 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         "1 while the count holds because an input is missing or stale.",
         ("model",),
     ),
+    "halftone_scaling_arguments_refused": (
+        "1 while newer arguments of the policy cannot be used.",
+        ("model",),
+    ),
     "halftone_scaling_observe_only": ("1 while decisions are not carried out.", ("model",)),
     "halftone_scaling_capacity_ratio": (
         "How many times as fast replicas were measured to be as their capacity card says.",
@@ -86,6 +90,10 @@ class ScalingMetrics:
     def set_held(self, *, held: bool) -> None:
         """Whether the count holds for want of data."""
         self._set("halftone_scaling_held", float(held))
+
+    def set_arguments_refused(self, *, refused: bool) -> None:
+        """Whether what somebody changed has no effect."""
+        self._set("halftone_scaling_arguments_refused", float(refused))
 
     def set_observe_only(self, *, observe_only: bool) -> None:
         """Whether anything is carried out."""

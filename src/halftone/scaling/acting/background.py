@@ -9,11 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from halftone.scaling.acting.deciding import Deciding, Judgement
 from halftone.scaling.inputs.counts import ReplicaCounts
 
 log = logging.getLogger(__name__)
+
+_AFTER_A_FAULT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,13 @@ class Background:
 
     def _run(self) -> None:
         while not self.stop.is_set():
+            wait_s = _AFTER_A_FAULT_S
             try:
                 self._look()
+                wait_s = self._interval_s()
             except Exception:  # nobody would start this thread again
                 log.exception("a look at the endpoint failed")
-            self.stop.wait(self._interval_s())
+            self.stop.wait(wait_s)
 
     def _look(self) -> None:
         with self._lock:

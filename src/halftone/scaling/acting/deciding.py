@@ -5,10 +5,11 @@ never raises: whatever is wrong becomes a judgement that holds, and says why.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from halftone.scaling.acting.lead_time import LeadTimes
+from halftone.scaling.capacity_fields import Stated
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.policy import Decision, Memory, Term
@@ -27,12 +28,18 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What came of one look. `decision` is None when not even the law could be asked."""
+    """What came of one look. `decision` is None when not even the law could be asked.
+
+    `observe_only` says that it was made to be looked at. `refused` is why newer arguments are not
+    those that it was made by; empty where there are none.
+    """
 
     counts: ReplicaCounts
     decision: Decision | None
     reason: str
     lead_s: float
+    observe_only: bool = False
+    refused: str = ""
 
     @property
     def is_held(self) -> bool:
@@ -46,19 +53,26 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What one decider learnt and another begins with."""
+class Learned:
+    """What one decider has learnt, and another begins with: measured leads, what the law remembers,
+    and what replicas said that they can do.
+    """
 
     leads: LeadTimes = field(default_factory=LeadTimes)
     memory: Memory | None = None
+    stated: Stated | None = None
+
+    def observe(self, time_s: float, counts: ReplicaCounts) -> None:
+        """Replicas as they are at `time_s`, of which leads are measured."""
+        self.leads.observe(time_s, counts.ready + counts.starting, counts.ready)
 
 
 class Deciding(Protocol):
-    """What carriers of the law ask: a `Decider`, or one of `learning` or `arranged`."""
+    """What carriers of the law ask: a `Decider`, or one of `learning` or `reloading`."""
 
     @property
-    def memory(self) -> Memory | None:
-        """What the law keeps between looks; None before the first."""
+    def learned(self) -> Learned:
+        """What another one may begin with."""
         ...
 
     def observe(self, time_s: float, counts: ReplicaCounts) -> None:
@@ -77,7 +91,7 @@ class Deciding(Protocol):
 class Decider:
     """The law with its memory, its reader and its measured lead.
 
-    `prior_s` is the lead until enough have been measured, in seconds; `kept` is what was learnt
+    `prior_s` is the lead until enough have been measured, in seconds; `learned` is what was learnt
     before.
     """
 
@@ -86,28 +100,22 @@ class Decider:
         reader: Reader,
         follower: Follower,
         prior_s: float,
-        kept: Kept | None = None,
+        learned: Learned | None = None,
     ) -> None:
-        kept = kept or Kept()
         self._reader = reader
         self._follower = follower
-        self._follower.memory = kept.memory
         self._prior_s = prior_s
-        self._leads = kept.leads
+        self._learned = learned or Learned()
+        self._follower.memory = self._learned.memory
 
     @property
-    def memory(self) -> Memory | None:
-        """What the law keeps between looks; None before the first."""
-        return self._follower.memory
-
-    @property
-    def follower(self) -> Follower:
-        """The law that is asked, with its settings as they are now."""
-        return self._follower
+    def learned(self) -> Learned:
+        """What another one may begin with."""
+        return replace(self._learned, memory=self._follower.memory)
 
     def observe(self, time_s: float, counts: ReplicaCounts) -> None:
         """Replicas as they are at `time_s`; may be called more often than `decide`."""
-        self._leads.observe(time_s, counts.ready + counts.starting, counts.ready)
+        self._learned.observe(time_s, counts)
 
     def forget(self) -> None:
         """Take the count that is there for the right one."""
@@ -115,7 +123,7 @@ class Decider:
 
     def decide(self, counts: ReplicaCounts) -> Judgement:
         """What should be, with `counts` there."""
-        lead_s = self._leads.lead_s(self._prior_s)
+        lead_s = self._learned.leads.lead_s(self._prior_s)
         self._follower.expect_lead(lead_s)
         try:
             self._follower(self._reader.read(counts))

@@ -6,18 +6,19 @@ Standard library only. It never raises.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from halftone.scaling.acting.deciding import Decider, Judgement, Kept, Reader
+from halftone.scaling.acting.deciding import Decider, Judgement, Learned, Reader
 from halftone.scaling.capacity_fields import Stated
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs.capacity_gauges import SERIES
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.inputs.parsing import UnusableAnswer
-from halftone.scaling.policy import Memory, Settings, itl_refusal
+from halftone.scaling.policy import Settings, itl_refusal
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class LearningDecider:
 
     What was found once is kept, whatever is said or not said later, until something else is found.
     `lead_s` is the lead that somebody gave; without it the warm-up of the card counts, and until
-    there is one `settings.lead_s`. `kept` is what was learnt before.
+    there is one `settings.lead_s`. `learned` is what was learnt before.
     """
 
     def __init__(
@@ -56,28 +57,31 @@ class LearningDecider:
         lead_s: float | None,
         interval_s: float,
         clock: Callable[[], float] = time.monotonic,
-        kept: Kept | None = None,
+        learned: Learned | None = None,
     ) -> None:
         self._reader = reader
         self._settings = settings
         self._lead_s = lead_s
         self._interval_s = interval_s
         self._clock = clock
-        self._kept = kept or Kept()
+        self._learned = learned or Learned()
         self._decider: Decider | None = None
-        self._asked_at = 0.0
+        self._asked_at = -math.inf
+        if self._learned.stated is not None:
+            self._take(self._learned.stated)
 
     @property
-    def memory(self) -> Memory | None:
-        """What the law keeps between looks; None before the first."""
-        return self._kept.memory if self._decider is None else self._decider.memory
+    def learned(self) -> Learned:
+        """What another one may begin with."""
+        return self._learned if self._decider is None else self._decider.learned
 
     def observe(self, time_s: float, counts: ReplicaCounts) -> None:
         """Replicas as they are at `time_s`; leads are measured before anything else is known."""
-        self._kept.leads.observe(time_s, counts.ready + counts.starting, counts.ready)
+        self._learned.observe(time_s, counts)
 
     def forget(self) -> None:
         """Take the count that is there for the right one."""
+        self._learned = replace(self._learned, memory=None)
         if self._decider is not None:
             self._decider.forget()
 
@@ -87,7 +91,7 @@ class LearningDecider:
         if self._decider is not None:
             return self._decider.decide(counts)
         held = f"The count holds until it is known what a replica can do: {why}."
-        return Judgement(counts, None, held, self._kept.leads.lead_s(self._settings.lead_s))
+        return Judgement(counts, None, held, self._learned.leads.lead_s(self._settings.lead_s))
 
     def _learn(self) -> str:
         """Ask if it is time to; why nothing came of it, as the end of a sentence."""
@@ -99,7 +103,8 @@ class LearningDecider:
             said = self._reader.stated()
             if said is None:
                 return UNSAID
-            self._take(said)
+            if said != self.learned.stated:
+                self._take(said)
         except UnusableAnswer as error:
             return str(error)
         except Exception as error:  # whoever carries us must not fall over it
@@ -108,17 +113,10 @@ class LearningDecider:
         return ""
 
     def _take(self, said: Stated) -> None:
-        follower = None if self._decider is None else self._decider.follower
-        if follower is not None and follower.capacity == said.capacity:
-            return
         log.info("replicas say that each can do this: %s", said.capacity)
         if (warning := itl_refusal(said.capacity, self._settings)) is not None:
             log.warning("%s", warning)
-        if follower is not None:
-            follower.take(said.capacity)
-            return
         prior_s = said.warm_up_s if self._lead_s is None else self._lead_s
-        follower = Follower(
-            said.capacity, replace(self._settings, lead_s=prior_s), self._interval_s
-        )
-        self._decider = Decider(self._reader, follower, prior_s, self._kept)
+        settings = replace(self._settings, lead_s=prior_s)
+        follower = Follower(said.capacity, settings, self._interval_s)
+        self._decider = Decider(self._reader, follower, prior_s, replace(self.learned, stated=said))

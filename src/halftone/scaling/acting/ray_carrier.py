@@ -20,13 +20,10 @@ log = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """`interval_s` lies between two looks, and an answer counts for `fresh_s` seconds. With
-    `observe_only` nothing is changed.
-    """
+    """`interval_s` lies between two looks, and an answer counts for `fresh_s` seconds."""
 
     interval_s: float
     fresh_s: float
-    observe_only: bool = False
 
 
 class RayCarrier:
@@ -66,8 +63,7 @@ class RayCarrier:
         if found is None:
             return held, {"held": "Prometheus has not answered yet."}
         age_s, judgement = found
-        manner = self._manner()
-        if age_s > manner.fresh_s:
+        if age_s > self._manner().fresh_s:
             return held, {"held": f"The last look was {age_s:.0f} s ago."}
         if judgement.wanted is None or judgement.decision is None:
             return held, {"held": judgement.reason}
@@ -77,7 +73,7 @@ class RayCarrier:
             "reason": judgement.reason,
             "leadSeconds": round(judgement.lead_s, 1),
         }
-        if manner.observe_only:
+        if judgement.observe_only:
             return held, {**state, "held": "observeOnly"}
         return judgement.wanted, state
 

@@ -16,6 +16,7 @@ log = logging.getLogger("ray.serve")
 
 # Ray's policy has no rivals that it could see, and no leader: Serve's controller is one.
 _TOLD = (
+    "halftone_scaling_arguments_refused",
     "halftone_scaling_asked_replicas",
     "halftone_scaling_capacity_ratio",
     "halftone_scaling_decision_info",
