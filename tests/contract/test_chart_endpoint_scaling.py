@@ -228,7 +228,9 @@ def test_defaults_are_those_of_the_specification() -> None:
     interval = interval["properties"]["autoscaling"]["properties"]["intervalSeconds"]
     assert interval["maximum"] == LONGEST_INTERVAL_S
     with pytest.raises(ValidationError):
-        Autoscaling(prometheusUrl="http://p:9090", intervalSeconds=int(LONGEST_INTERVAL_S) + 1)
+        Autoscaling.model_validate(
+            {"prometheusUrl": "http://p:9090", "intervalSeconds": int(LONGEST_INTERVAL_S) + 1}
+        )
 
 
 def test_warm_nodes_are_held_by_pods_that_give_way() -> None:

@@ -66,9 +66,9 @@ def test_rising_load_is_met_ahead_of_itself() -> None:
 QUIET, ONCE, TWICE = ([arrivals_for(level)] * 24 for level in (2, 4, 6))
 
 
-def led(loads: list[float], lead_s: float = 300.0, **changes: float) -> float:
+def led(loads: list[float], lead_s: float = 300.0, window_s: float | None = None) -> float:
     """By how much `Rise` leads above the level that was reached last."""
-    made, _, _ = follow(loads, replace(SETTINGS, lead_s=lead_s, **changes))
+    made, _, _ = follow(loads, replace(SETTINGS, lead_s=lead_s, scale_in_window_s=window_s))
     return made[-1].asked["Rise"] * 0.95 / made[-1].inputs["level"]
 
 
@@ -86,7 +86,7 @@ def test_what_has_just_begun_is_no_climb() -> None:
 
 
 def test_a_short_window_does_not_keep_a_climb_from_being_met() -> None:
-    assert led(QUIET + ONCE[:16], scale_in_window_s=60.0) == pytest.approx(1.5, abs=0.1)
+    assert led(QUIET + ONCE[:16], window_s=60.0) == pytest.approx(1.5, abs=0.1)
 
 
 def test_readings_far_apart_make_no_second_climb_of_one() -> None:
@@ -109,6 +109,7 @@ def test_the_count_holds_while_prometheus_is_away_and_goes_on_when_it_is_back() 
     for _ in range(LONG):
         count = follower(fed.next(arrivals_for(4)))
     assert count == made[-1].wanted
+    assert follower.decision is not None
     assert follower.decision.term is Term.Rate
 
 
