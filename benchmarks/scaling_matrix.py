@@ -27,9 +27,8 @@ from halftone.scaling.replay import World, replay
 
 TRACES = ("azure-2023-conv", "azure-2023-code")
 LOADS = (*TRACES, *SHAPES)
-# The law's constants were chosen with an eye on these, of `dense-27b`, and what a slope leads by at
-# long leads with an eye on `diurnal` at 966 s. All else is out of sample, though the code trace was
-# looked at on the way.
+# The law's constants were chosen with an eye on these, of `dense-27b`. How far a climb leads was
+# chosen last, on means over the whole matrix and on `diurnal` at 966 s; docs/scaling.md says so.
 IN_SAMPLE = frozenset({"azure-2023-conv", "ramp", "square", "step"})
 LEADS = (100.0, 277.0, 966.0)
 PROFILES = ("dense-27b", "moe-35b-a3b")
