@@ -58,7 +58,7 @@ _SETTLED_S = 600  # for replicas to go that are not wanted
 _PROMPT, _OUTPUT = Lengths(64, 0.4, most=2), Lengths(32, 0.4, most=2)
 _FIT = Shape(64, 26, (8,), 1, 1)
 # The episode: (replicas kept busy, seconds until it is so).
-EPISODE = ((0.3, 60), (2.4, 540), (2.4, 120), (0.3, 180), (0.3, 780))
+EPISODE = ((0.2, 60), (2.4, 540), (2.4, 120), (0.2, 180), (0.2, 780))
 _NEAR = 1  # replicas
 
 
