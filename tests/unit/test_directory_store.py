@@ -344,7 +344,8 @@ def test_a_fault_of_the_disk_is_not_blamed_on_the_input(base: Path) -> None:
     source.read_range("config.json", 0, 1)
     # A descriptor that was opened for writing only cannot be read: the disk's error, not a name's.
     descriptor = os.open(base / "config.json", os.O_WRONLY)
-    [kept] = [n for n, name in descriptors().items() if n != descriptor and name.endswith(".json")]
+    path = str(base / "config.json")
+    [kept] = [n for n, name in descriptors().items() if n != descriptor and name == path]
     os.dup2(descriptor, kept)
     os.close(descriptor)
 

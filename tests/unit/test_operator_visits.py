@@ -155,7 +155,8 @@ def test_a_refused_child_is_not_tried_at_once_again(
     """Of a job that is being deleted: nothing else than its clean-up is left to do."""
 
     async def work() -> None:
-        async with answering(tmp_path, answers) as (api, asked):
+        held = {**answers, "PATCH": said(_OURS)}  # it makes sure of its finalizer first
+        async with answering(tmp_path, held) as (api, asked):
             metrics, queue, indexes = OperatorMetrics(), Queue(), _indexes(api)
             deleted = {"deletionTimestamp": "2999-01-02T03:04:05Z", "finalizers": [FINALIZER]}
             indexes.objects.put(_object(**deleted))
