@@ -143,12 +143,10 @@ def test_arguments_that_cannot_be_used_hold_the_count(changes: dict[str, Any], s
     assert said in state["held"]
 
 
-def looked(
-    policy: KVPressurePolicy, before: str = "not answered yet"
-) -> tuple[int, dict[str, Any]]:
-    """What it says once that is something else than `before`."""
-    said: dict[str, Any] = {"held": before}
-    while before in said["held"]:
+def looked(policy: KVPressurePolicy) -> tuple[int, dict[str, Any]]:
+    """What it says once its thread has looked."""
+    said: dict[str, Any] = {"held": "not answered yet"}
+    while "not answered yet" in said["held"]:
         wanted, said = policy(Context(4, 4))
     return wanted, said
 

@@ -134,3 +134,26 @@ class Decider:
         decision = self._follower.decision
         reason = "" if decision is None else decision.reason
         return Judgement(counts, decision, reason, lead_s)
+
+
+class Delegating:
+    """Of what decides through another one, which may not be there yet: `_decider`."""
+
+    def __init__(self, learned: Learned | None = None) -> None:
+        self._learned = learned or Learned()
+        self._decider: Deciding | None = None
+
+    @property
+    def learned(self) -> Learned:
+        """What another one may begin with."""
+        return self._learned if self._decider is None else self._decider.learned
+
+    def observe(self, time_s: float, counts: ReplicaCounts) -> None:
+        """Replicas as they are at `time_s`; leads are measured before anybody decides."""
+        self._learned.observe(time_s, counts)
+
+    def forget(self) -> None:
+        """Take the count that is there for the right one."""
+        self._learned = replace(self._learned, memory=None)
+        if self._decider is not None:
+            self._decider.forget()

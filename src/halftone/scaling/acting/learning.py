@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from halftone.scaling.acting.deciding import Decider, Judgement, Learned, Reader
+from halftone.scaling.acting.deciding import Decider, Delegating, Judgement, Learned, Reader
 from halftone.scaling.capacity_fields import Stated
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs.capacity_gauges import SERIES
@@ -42,7 +42,7 @@ class TellingReader(Reader, Protocol):
         ...
 
 
-class LearningDecider:
+class LearningDecider(Delegating):
     """Asks at each look until it knows, and every `AGAIN_S` seconds from then on.
 
     What was found once is kept, whatever is said or not said later, until something else is found.
@@ -59,31 +59,15 @@ class LearningDecider:
         clock: Callable[[], float] = time.monotonic,
         learned: Learned | None = None,
     ) -> None:
+        super().__init__(learned)
         self._reader = reader
         self._settings = settings
         self._lead_s = lead_s
         self._interval_s = interval_s
         self._clock = clock
-        self._learned = learned or Learned()
-        self._decider: Decider | None = None
         self._asked_at = -math.inf
         if self._learned.stated is not None:
             self._take(self._learned.stated)
-
-    @property
-    def learned(self) -> Learned:
-        """What another one may begin with."""
-        return self._learned if self._decider is None else self._decider.learned
-
-    def observe(self, time_s: float, counts: ReplicaCounts) -> None:
-        """Replicas as they are at `time_s`; leads are measured before anything else is known."""
-        self._learned.observe(time_s, counts)
-
-    def forget(self) -> None:
-        """Take the count that is there for the right one."""
-        self._learned = replace(self._learned, memory=None)
-        if self._decider is not None:
-            self._decider.forget()
 
     def decide(self, counts: ReplicaCounts) -> Judgement:
         """What should be, with `counts` there; held while no capacity is known."""

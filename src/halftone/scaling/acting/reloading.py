@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from halftone.scaling.acting.arguments import Arguments, said
-from halftone.scaling.acting.deciding import Deciding, Judgement, Learned
+from halftone.scaling.acting.deciding import Delegating, Judgement
 from halftone.scaling.acting.learning import ASSUMED_LEAD_S, TellingReader
 from halftone.scaling.acting.ray_carrier import Manner
 from halftone.scaling.acting.ray_metrics import tell_ray
@@ -22,7 +22,7 @@ log = logging.getLogger("ray.serve")
 _UNTIL_KNOWN: Final = Manner(interval_s=1.0, fresh_s=60.0)
 
 
-class ReloadingDecider:
+class ReloadingDecider(Delegating):
     """Decides by what `given` says, which `arguments.said` reads in the thread that looks.
 
     `manner` is that of the arguments that count. `make_reader` is for a test without a Prometheus.
@@ -33,30 +33,15 @@ class ReloadingDecider:
         given: Mapping[str, Any],
         make_reader: Callable[[Arguments], TellingReader] = Arguments.reader,
     ) -> None:
+        super().__init__()
         self.manner = _UNTIL_KNOWN
         self._given = dict(given)
         self._make_reader = make_reader
-        self._learned = Learned()
         self._said: dict[str, Any] = {}
         self._arguments: Arguments | None = None
         self._reader: TellingReader | None = None
-        self._decider: Deciding | None = None
         self._refused = ""
         self._tell: tuple[str, bool, Callable[[Judgement], None]] | None = None
-
-    @property
-    def learned(self) -> Learned:
-        """What another one may begin with."""
-        return self._learned if self._decider is None else self._decider.learned
-
-    def observe(self, time_s: float, counts: ReplicaCounts) -> None:
-        """Replicas as they are at `time_s`; leads are measured whatever the arguments are."""
-        self._learned.observe(time_s, counts)
-
-    def forget(self) -> None:
-        """Take the count that is there for the right one."""
-        if self._decider is not None:
-            self._decider.forget()
 
     def decide(self, counts: ReplicaCounts) -> Judgement:
         """What should be, with `counts` there; held while no arguments can be used."""
