@@ -5,7 +5,7 @@ We test these aspects:
 - every alert and every recording rule is in a suite, and every alert there is quiet once;
 - a rule that was changed for the worse fails its suite;
 - every alert has a runbook, a severity, a sentence and words on what to do first, and every runbook
-  an alert; runbooks and alerts name no series that nobody has;
+  an alert; runbooks and alerts name no series and no value that nobody has;
 - reasons and stages that rules choose by are those that the code has;
 - Helm renders every file with the user's selector, objective, labels and runbooks, or no alerts.
 """
@@ -26,6 +26,7 @@ from halftone.telemetry.operator import OperatorMetrics
 from halftone.telemetry.scaling import GAUGES as SCALING
 from tests.cluster.chart import ROOT
 from tests.servers.prometheus import built
+from tools import charts
 from tools.servers import program
 
 CHART: Final = ROOT / "charts" / "halftone-monitoring"
@@ -213,6 +214,20 @@ def test_runbooks_and_alerts_name_only_series_that_there_are() -> None:
         short = {re.sub(r"_(total|bucket|count)$", "", each) for each in named}
         assert short <= ours, path
         assert set(re.findall(r"\b(?:vllm:|ray_vllm_)\w+", text)) <= scraped, path
+
+
+def test_runbooks_name_only_values_that_charts_have() -> None:
+    known = set()
+    for path in (ROOT / "charts").glob("*/values.yaml"):
+        values = charts.read(path.read_text())
+        while values:
+            known |= {each.name for each in values}
+            values = [below for each in values for below in each.below]
+    first = {name.partition(".")[0] for name in known if "." in name}
+    for path in RUNBOOKS.glob("*.md"):
+        words = re.findall(r"`([a-z]\w+)\.([\w.]+)`", path.read_text())
+        told = {f"{head}.{rest}" for head, rest in words if head in first}
+        assert told <= known, path
 
 
 def test_rules_choose_by_reasons_and_stages_that_there_are() -> None:
