@@ -126,6 +126,13 @@ WORSE: Final = (
     ("endpoint", "and halftone:model_answers:rate1h > 1 / 60", "", "a replica whose answers"),
     ("endpoint", "and halftone:model_requests_finished:rate1h > 1 / 60", "", "first tokens"),
     ("endpoint", 'le="2.5"', 'le="5.0"', "first tokens"),
+    ("endpoint", "unless sum without (le)", "and sum without (le)", "where requests"),
+    (
+        "endpoint",
+        "unless (halftone:model_generation",
+        "and (halftone:model_generation",
+        "where req",
+    ),
     ("endpoint", "> 6 * 0.02", "> 2 * 0.02", "first tokens"),
     ("endpoint", "cache_usage_ratio:avg > 0.9", "cache_usage_ratio:max > 0.9", "a full cache"),
     ("endpoint", "0.05 * halftone:model_requests", "0.01 * halftone:model_requests", "preemptions"),
