@@ -41,8 +41,11 @@ def helm(*options: str) -> str:
 
 
 def rendered(*options: str) -> dict[str, Any]:
-    told: dict[str, Any] = yaml.safe_load(helm(*OPERATOR, *options))
-    return told
+    """The PrometheusRule."""
+    every = yaml.safe_load_all(helm(*OPERATOR, *options))
+    (told,) = (one for one in every if one["kind"] == "PrometheusRule")
+    found: dict[str, Any] = told
+    return found
 
 
 def plain() -> list[dict[str, Any]]:
