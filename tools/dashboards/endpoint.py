@@ -204,7 +204,7 @@ def _latency() -> list[Panel]:
         ),
         graph(
             Told(
-                "First token within objective",
+                "First tokens in time",
                 "The share of requests that had a first token in time. Good: above 99 %.",
                 "percentunit",
             ),
@@ -214,7 +214,7 @@ def _latency() -> list[Panel]:
         ),
         graph(
             Told(
-                "Next token within objective",
+                "Next tokens in time",
                 "The share of tokens that came in time. Good: above 99 %.",
                 "percentunit",
             ),

@@ -82,7 +82,7 @@ def _overview() -> list[Panel]:
         ),
         graph(
             Told(
-                "Oldest running stage",
+                "Running stages",
                 "For how long the oldest Job of each stage has run. Good: it ends.",
                 "s",
                 "None runs",
@@ -170,7 +170,7 @@ def _verdicts() -> list[Panel]:
         ),
         graph(
             Told(
-                "Failed gates",
+                "Failed gates by reason",
                 "Jobs whose report failed or decided nothing. Good: none; the page of the report "
                 "has gates and margins, which no metric has.",
                 _JOBS,

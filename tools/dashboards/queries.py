@@ -139,7 +139,7 @@ def _numbered() -> str:
         f"{number} * " + _scaling("decision_info", f', term="{term}"')
         for number, term in enumerate(Term, 1)
     )
-    return f"max by (model) ({' or '.join(parts)})"
+    return f"max by (model) ({' or '.join(parts)}) > 0"
 
 
 TERM: Final = _numbered()
