@@ -99,6 +99,7 @@ def _scaling(prefix: str, labels: str) -> Iterator[dict[str, str]]:
         yield _series(f"{name}asked_replicas", said, _flat(2.5))
     yield _series(f"{name}lead_seconds", labels, _flat(277))
     yield _series(f"{name}capacity_ratio", labels, _flat(1.1))
+    yield _series(f"{name}leader", labels, _flat(1))
     yield _series(f"{name}conflict", f'{labels}, kind="Rival"', _flat(0))
     for state in _STATES:
         yield _series(f"{name}{state}", labels, _flat(0))
@@ -129,6 +130,7 @@ def _operating() -> Iterator[dict[str, str]]:
     for names, values in ((counters, _counts(5)), (gauges, _flat(1))):
         for name, labels in names.items():
             yield _series(name, f"{labels}, {target}" if labels else target, values)
+    yield _series("halftone_metric_contract_ok", 'prometheus="http://here"', _flat(1))
     jobs = (
         ("Succeeded", "Unknown", "Quantizing"),
         ("Succeeded", "True", "Published"),

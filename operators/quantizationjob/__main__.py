@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,7 @@ def _refresh(metrics: OperatorMetrics, queue: Queue, pump: Pump) -> None:
     metrics.queue_age.set(queue.age())
     metrics.queue_length.set(len(queue))
     metrics.read_jobs(pump.indexes.conditions)
+    metrics.read_stages(pump.indexes.running, datetime.now(UTC))
 
 
 if __name__ == "__main__":

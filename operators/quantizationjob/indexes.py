@@ -5,6 +5,7 @@ whatever a new list does not show is gone from here, too.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from operators.quantizationjob.reading import Key, OwnedChild, OwnedPod
@@ -98,3 +99,11 @@ class Indexes:
             found = self.object(key)
             for row in (found or {}).get("status", {}).get("conditions") or ():
                 yield str(row["type"]), str(row["status"]), str(row["reason"])
+
+    def running(self) -> Iterator[tuple[str, datetime]]:
+        """(stage, since when) of every Job that runs; of one that was never begun, its creation."""
+        for key in self.children:
+            for owned in self.children.get(key):
+                child = owned.child
+                if child.finished is None and not (child.suspended or child.deleting):
+                    yield child.stage.value, owned.started or child.created

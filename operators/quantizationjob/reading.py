@@ -59,11 +59,13 @@ class OwnedChild(NamedTuple):
     """A Job that carries our labels, and the uid of the QuantizationJob that it says it is of.
 
     `tried` says whether the Job controller has looked at it, and so has tried to make its pods.
+    `started` is since when it may, which begins anew after a suspension; None before that.
     """
 
     owner_uid: str
     child: ObservedChild
     tried: bool
+    started: datetime | None = None
 
 
 class OwnedPod(NamedTuple):
@@ -133,7 +135,8 @@ def read_child(body: Mapping[str, Any]) -> OwnedChild | None:
         memory_request=_memory(spec, "requests"),
         memory_limit=_memory(spec, "limits"),
     )
-    return OwnedChild(_controller_uid(metadata), child, tried="startTime" in status)
+    started = read_time(status.get("startTime"))
+    return OwnedChild(_controller_uid(metadata), child, "startTime" in status, started)
 
 
 def _memory(spec: Mapping[str, Any], kind: str) -> str:

@@ -41,11 +41,12 @@ def helm(*options: str) -> str:
 
 
 def rendered(*options: str) -> dict[str, Any]:
-    """The PrometheusRule."""
-    every = yaml.safe_load_all(helm(*OPERATOR, *options))
-    (told,) = (one for one in every if one["kind"] == "PrometheusRule")
-    found: dict[str, Any] = told
-    return found
+    """The PrometheusRule of the generated rules."""
+    found = {
+        each["metadata"]["name"]: each for each in yaml.safe_load_all(helm(*OPERATOR, *options))
+    }
+    told: dict[str, Any] = found["seen-scaling"]
+    return told
 
 
 def plain() -> list[dict[str, Any]]:
@@ -149,7 +150,7 @@ def test_values_that_cannot_be_are_refused(options: tuple[str, ...], said: str) 
 
 
 def test_without_the_operator_of_prometheus_the_way_out_is_told() -> None:
-    with pytest.raises(RuntimeError, match=r"give `rules/scaling.yaml` to Prometheus as a file"):
+    with pytest.raises(RuntimeError, match=r"give the files of `rules/` to Prometheus"):
         helm()
 
 

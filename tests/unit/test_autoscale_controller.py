@@ -84,6 +84,7 @@ def test_what_the_law_wants_is_set_once_and_told() -> None:
     assert world.metric("decision_info", term="Missing") == 0
     assert world.metric("asked_replicas", term="Rate") == pytest.approx(wanted, abs=1)
     assert world.metric("ready_replicas") == wanted
+    assert world.metric("max_replicas") == 64
     assert world.metric("lead_seconds") == LEAD_S
     assert world.metric("capacity_ratio") == 1
     assert (world.metric("held"), world.metric("failed"), world.metric("leader")) == (0, 0, 1)

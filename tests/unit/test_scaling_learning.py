@@ -191,4 +191,4 @@ def test_a_card_that_is_given_wins(prometheus: tuple[str, list[str]]) -> None:
 
 def test_a_judgement_that_waits_is_one_that_holds() -> None:
     judgement = learning(None)[0].decide(COUNTS)
-    assert judgement == Judgement(COUNTS, None, judgement.reason, 300)
+    assert judgement == Judgement(COUNTS, None, judgement.reason, 300, most=64)

@@ -5,6 +5,7 @@ We test these aspects:
   whom the reader has seen
 - arguments that cannot be used leave those before in place, and the reason and a mark say so
 - another card behind the same path is taken
+- the bound that is told is that of the arguments that count, and Ray is told it too
 - what was decided while nobody carried it out is not carried out afterwards
 """
 
@@ -17,13 +18,17 @@ from typing import Any
 import pytest
 
 from halftone.scaling.acting.arguments import LONGEST_INTERVAL_S, Arguments
+from halftone.scaling.acting.deciding import Judgement
 from halftone.scaling.acting.ray_carrier import RayCarrier
+from halftone.scaling.acting.ray_metrics import TOLD
 from halftone.scaling.acting.reloading import ReloadingDecider
+from halftone.scaling.acting.telling import tell_judgement
 from halftone.scaling.capacity_fields import Stated
 from halftone.scaling.demand import _GAP_S
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.policy import Term
 from halftone.scaling.reading import Reading
+from halftone.telemetry.scaling import ScalingMetrics, Set
 from tests.acting_cases import CARD, Context, Telling
 from tests.fed_endpoints import CAPACITY, Fed
 
@@ -126,6 +131,36 @@ def test_another_card_behind_the_same_path_is_taken(tmp_path: Path) -> None:
     assert world.decider.decide(COUNTS).lead_s == 120
     card.write_text(json.dumps({**CARD, "warmUpSeconds": "44"}))
     assert world.decider.decide(COUNTS).lead_s == 44
+
+
+def test_the_bound_that_is_told_is_that_of_the_arguments_that_count(tmp_path: Path) -> None:
+    world = World(tmp_path, card=CARD, settings={"max_replicas": 5})
+    assert world.decider.decide(COUNTS).most == 5
+    world.change(settings={"max_replicas": 7})
+    assert world.look(120).most == 7
+    world.change(settings={"max_replicas": "many"})
+    judgement = world.look(120)
+    assert judgement.refused
+    assert judgement.most == 7
+
+
+def test_nobody_knows_a_bound_before_there_are_arguments() -> None:
+    assert ReloadingDecider({"model": "m"}).decide(COUNTS).most is None
+
+
+def test_ray_is_told_what_both_carriers_know() -> None:
+    gauges: dict[str, float] = {}
+
+    def make(name: str, *_: object) -> Set:
+        return lambda value, by: gauges.update({f"{name} {sorted(by)}": value})
+
+    metrics = ScalingMetrics("m", [str(term) for term in Term], make, TOLD)
+    tell_judgement(metrics, Judgement(COUNTS, None, "why", 90.0, most=6))
+    assert gauges["halftone_scaling_max_replicas ['model']"] == 6
+    assert gauges["halftone_scaling_lead_seconds ['model']"] == 90
+    gauges.clear()
+    tell_judgement(metrics, Judgement(COUNTS, None, "why", 90.0))
+    assert "halftone_scaling_max_replicas ['model']" not in gauges
 
 
 class Slow(Telling):

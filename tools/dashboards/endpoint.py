@@ -20,7 +20,6 @@ from tools.dashboards.queries import Query, model, replica, replica_rate, scalin
 UID: Final = "halftone-endpoint"
 _TOKENS: Final = "si:tok/s"
 _MODEL: Final = "{{model_name}}"
-_OURS: Final = "{{model}}"
 _REPLICA: Final = "{{replica}}"
 _SEEN: Final = "halftone:model_replicas:count"
 _KV: Final = "halftone:model_kv_cache_usage_ratio"
@@ -115,10 +114,10 @@ def _replicas() -> Panel:
             "Good: ready meets wanted within the lead time, and neither touches the most for long.",
             "short",
         ),
-        Query(scaling("desired_replicas"), f"wanted {_OURS}"),
-        Query(scaling("ready_replicas"), f"ready {_OURS}"),
-        Query(scaling("starting_replicas"), f"starting {_OURS}"),
-        Query(scaling("max_replicas"), f"most {_OURS}"),
+        Query(scaling("desired_replicas"), f"wanted {_MODEL}"),
+        Query(scaling("ready_replicas"), f"ready {_MODEL}"),
+        Query(scaling("starting_replicas"), f"starting {_MODEL}"),
+        Query(scaling("max_replicas"), f"most {_MODEL}"),
         Query(model(_SEEN), f"scraped {_MODEL}"),
     )
 

@@ -30,7 +30,7 @@ def scaled() -> list[Panel]:
         place: (str(term), colour)
         for place, (term, colour) in enumerate(zip(Term, PALETTE, strict=True), 1)
     }
-    flags = [Query(scaling(name, by), f"{_OURS}: {legend}") for name, by, legend in queries.STATES]
+    flags = [Query(scaling(name, by), f"{_MODEL}: {legend}") for name, by, legend in queries.STATES]
     return [
         states(
             Told(
@@ -40,7 +40,7 @@ def scaled() -> list[Panel]:
                 "short",
                 "Nothing scales",
             ),
-            Query(queries.TERM, _OURS),
+            Query(queries.TERM, _MODEL),
             names=terms,
         ),
         states(
@@ -60,7 +60,7 @@ def scaled() -> list[Panel]:
                 "highest one is what is scaled to.",
                 "short",
             ),
-            Query(scaling("asked_replicas", "model, term"), f"{{{{term}}}} {_OURS}"),
+            Query(scaling("asked_replicas", "model_name, term"), f"{{{{term}}}} {_MODEL}"),
             table=True,
         ),
         graph(
@@ -70,7 +70,7 @@ def scaled() -> list[Panel]:
                 "long is images or weights that are fetched anew, or nodes that do not come.",
                 "s",
             ),
-            Query(scaling("lead_seconds"), _OURS),
+            Query(scaling("lead_seconds"), _MODEL),
         ),
         graph(
             Told(
@@ -79,7 +79,7 @@ def scaled() -> list[Panel]:
                 "the card is another device's or engine's.",
                 "short",
             ),
-            Query(scaling("capacity_ratio"), _OURS),
+            Query(scaling("capacity_ratio"), _MODEL),
         ),
     ]
 
@@ -103,7 +103,7 @@ def answered() -> list[Panel]:
                 "reqps",
                 _QUIET,
             ),
-            Query(queries.answers("status, path", "[45].."), "{{status}} {{path}}"),
+            Query(queries.answers("model_name, status", "[45].."), f"{{{{status}}}} {_MODEL}"),
             table=True,
         ),
         graph(
@@ -112,8 +112,8 @@ def answered() -> list[Panel]:
                 "5xx and 429 over all answers. Good: both 0.",
                 "percentunit",
             ),
-            Query(queries.ERROR_RATIO, f"5xx {_OURS}"),
-            Query(queries.REFUSED_RATIO, f"429 {_OURS}"),
+            Query(queries.ERROR_RATIO, f"5xx {_MODEL}"),
+            Query(queries.REFUSED_RATIO, f"429 {_MODEL}"),
             limits=((0.01, BAD),),
         ),
         graph(
@@ -129,11 +129,12 @@ def answered() -> list[Panel]:
         bars(
             Told(
                 "Replicas that did not start",
-                "By reason, in the time that is shown. Good: none; a refused artifact stands here.",
+                "By reason, the most of half an hour in the time that is shown. Good: none; a "
+                "refused artifact stands here.",
                 "short",
                 _QUIET,
             ),
-            Query(queries.LOAD_FAILURES, f"{_OURS}: {{{{reason}}}}"),
+            Query(queries.LOAD_FAILURES, f"{_MODEL}: {{{{reason}}}}"),
             limits=((1, BAD),),
         ),
         bars(

@@ -11,9 +11,7 @@ from tools.dashboards.panels import BAD, HALF, WARN, Panel, Told, graph, number,
 from tools.dashboards.queries import Query, operator_gauge, operator_rate, reconcile_quantile
 
 UID: Final = "halftone-operator"
-_RECONCILES: Final = "halftone_operator_reconciles_total"
 _LEADER: Final = "halftone_operator_is_leader"
-_AGE: Final = "halftone_operator_queue_age_seconds"
 _PIPELINES: Final = "halftone_operator_pipeline_requests_total"
 _GONE: Final = "The operator is not scraped"
 _QUEUE: Final = ((60, WARN), (300, BAD))
@@ -23,7 +21,7 @@ def _overview() -> list[Panel]:
     return [
         number(
             Told("Leaders", "Replicas that act. Good: 1, always.", "short", _GONE),
-            Query(operator_gauge(_LEADER, "sum"), "{{namespace}}"),
+            Query(queries.LEADERS, "{{namespace}}"),
             ((0, BAD), (1, "green"), (2, BAD)),
         ),
         number(
@@ -33,7 +31,7 @@ def _overview() -> list[Panel]:
                 "s",
                 _GONE,
             ),
-            Query(f"max({operator_gauge(_AGE)})"),
+            Query(f"max({queries.QUEUE_AGE})"),
             _QUEUE,
         ),
         number(
@@ -42,8 +40,14 @@ def _overview() -> list[Panel]:
             ((10, WARN), (100, BAD)),
         ),
         number(
-            Told("Visits", "Reconciles a second. Good: above 0 while jobs run.", "ops", _GONE),
-            Query(operator_rate(_RECONCILES)),
+            Told(
+                "Metrics as expected",
+                "What `halftone doctor` found. Good: 1; at 0 rules or panels miss a metric.",
+                "short",
+                "No doctor looks",
+            ),
+            Query(queries.CONTRACT),
+            ((0, BAD), (1, "green")),
         ),
         number(
             Told("Visit, p95", "One in twenty takes longer. Good: below a second.", "s", _GONE),
@@ -71,12 +75,12 @@ def _visits() -> list[Panel]:
         graph(
             Told(
                 "Visits by result",
-                "Reconciles a second. Good: done; conflict is somebody else's write and is tried "
-                "again, error is not.",
+                "Reconciles a second, of a quarter of an hour. Good: done; conflict is somebody "
+                "else's write and is tried again, error is not.",
                 "ops",
                 _GONE,
             ),
-            Query(operator_rate(_RECONCILES, "result"), "{{result}}"),
+            Query(queries.VISITS, "{{result}}"),
             stacked=True,
         ),
         graph(
@@ -97,7 +101,7 @@ def _visits() -> list[Panel]:
                 "s",
                 _GONE,
             ),
-            Query(operator_gauge(_AGE), "{{namespace}}"),
+            Query(queries.QUEUE_AGE, "{{namespace}}"),
             limits=_QUEUE,
         ),
         graph(

@@ -1,8 +1,8 @@
 """Every expression that a dashboard shows, apart from how it shows it.
 
-Called by the dashboards. A recorded series is read where there is one; `$family` begins the names
-of scaling alone, which Ray's controller exports with a prefix and `halftone autoscale` without.
-Metrics of an endpoint's replicas always come through Ray, also where a Deployment runs it.
+Called by the dashboards. A recorded series is read where there is one: it has one name, whoever
+exports what is behind it, and `$family` is the label that says who, of replicas. What no rule
+records of an endpoint always comes through Ray, also where a Deployment runs it.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from typing import Final
 from halftone.scaling.policy import Term
 
 MODEL: Final = 'model_name=~"$model", namespace=~"$namespace"'
-REPLICA: Final = f'{MODEL}, replica=~"$replica"'
-# Of our own metrics, which call a model `model`.
+REPLICA: Final = f'{MODEL}, replica=~"$replica", source=~"$family"'
+# Of what our replicas export, which call a model `model`.
 OURS: Final = 'model=~"$model", namespace=~"$namespace"'
 OPERATOR: Final = 'namespace=~"$namespace"'
 _RATE: Final = "$__rate_interval"
@@ -47,25 +47,27 @@ def replica_rate(recorded: str) -> str:
 
 
 def tokens_per_gpu() -> tuple[Query, Query]:
-    """By pod where DCGM says whose a GPU is, by Ray's node where Ray sees it."""
-    tokens = "halftone:replica_generation_tokens_total"
+    """By pod where DCGM says whose a GPU is, by Ray's node where Ray sees it. What is joined
+    decides the family."""
+    chosen = f'halftone:replica_generation_tokens_total{{{MODEL}, replica=~"$replica"'
     pods = (
         'label_replace(DCGM_FI_DEV_GPU_UTIL{namespace=~"$namespace"}, '
         '"replica", "$1", "pod", "(.+)")'
     )
-    ray = tokens + f'{{{REPLICA}, source="ray"}}'
-    rays = f"max by (namespace, instance, replica) (rate({ray}[{_RATE}]))"
+    rays = 'ray_node_gpus_utilization{namespace=~"$namespace"}'
     return (
-        Query(
-            f"sum by (namespace, replica) ({replica_rate(tokens)}) / on (namespace, replica) "
-            f"count by (namespace, replica) ({pods})",
-            "{{replica}}",
-        ),
-        Query(
-            f"sum by (namespace, instance) ({rays}) / on (namespace, instance) count by "
-            '(namespace, instance) (ray_node_gpus_utilization{namespace=~"$namespace"})',
-            "{{instance}}",
-        ),
+        _over(f'{chosen}, source="native"}}', "replica", pods),
+        _over(f'{chosen}, source="ray"}}', "instance", rays),
+    )
+
+
+def _over(tokens: str, place: str, gpus: str) -> Query:
+    """Tokens a second of a place, over its GPUs."""
+    each = f"max by (namespace, instance, replica) (rate({tokens}[{_RATE}]))"
+    return Query(
+        f"sum by (namespace, {place}) ({each}) / on (namespace, {place}) "
+        f"count by (namespace, {place}) ({gpus})",
+        f"{{{{{place}}}}}",
     )
 
 
@@ -124,13 +126,13 @@ ITL_WITHIN: Final = within(_ITL, "$itl")
 # Scaling
 
 
-def scaling(name: str, by: str = "model") -> str:
-    """A gauge of scaling; controllers that look on agree with the one that acts."""
+def scaling(name: str, by: str = "model_name") -> str:
+    """A gauge of scaling."""
     return f"max by ({by}) ({_scaling(name)})"
 
 
 def _scaling(name: str, more: str = "") -> str:
-    return f"${{family}}_scaling_{name}{{{OURS}{more}}}"
+    return f"halftone:model_scaling_{name}:max{{{MODEL}{more}}}"
 
 
 def _numbered() -> str:
@@ -139,38 +141,35 @@ def _numbered() -> str:
         f"{number} * " + _scaling("decision_info", f', term="{term}"')
         for number, term in enumerate(Term, 1)
     )
-    return f"max by (model) ({' or '.join(parts)}) > 0"
+    return f"max by (model_name) ({' or '.join(parts)}) > 0"
 
 
 TERM: Final = _numbered()
 # What each state of scaling means while it is 1, in the order of urgency.
 STATES: Final[Sequence[tuple[str, str, str]]] = (
-    ("held", "model", "held for want of data"),
-    ("failed", "model", "target not reached"),
-    ("arguments_refused", "model", "values refused"),
-    ("conflict", "model, kind", "conflict: {{kind}}"),
-    ("observe_only", "model", "observes only"),
+    ("held", "model_name", "held for want of data"),
+    ("failed", "model_name", "target not reached"),
+    ("arguments_refused", "model_name", "values refused"),
+    ("conflict", "model_name, kind", "conflict: {{kind}}"),
+    ("observe_only", "model_name", "observes only"),
 )
 
 
 # Answers
 
 
-def answers(by: str, status: str = "") -> str:
+def answers(by: str, status: str = ".*") -> str:
     """Answers a second by a label; `status` is a pattern."""
-    chosen = f'{OURS}, status=~"{status}"' if status else OURS
-    return f"sum by ({by}) (rate(ray_halftone_endpoint_requests_total{{{chosen}}}[{_RATE}]))"
+    total = f'halftone:replica_answers_total{{{MODEL}, status=~"{status}"}}'
+    return f"sum by ({by}) (max by ({_EACH}, status) (rate({total}[{_RATE}])))"
 
 
-ERROR_RATIO: Final = (
-    f"({answers('model', '5..')} or 0 * {answers('model')}) / ({answers('model')} > 0)"
-)
-REFUSED_RATIO: Final = (
-    f"({answers('model', '429')} or 0 * {answers('model')}) / ({answers('model')} > 0)"
-)
+ERROR_RATIO: Final = f"max by (model_name) (halftone:model_answers_failed:ratio_rate5m{{{MODEL}}})"
+_ANSWERS: Final = answers("model_name")
+REFUSED_RATIO: Final = f"({answers('model_name', '429')} or 0 * {_ANSWERS}) / ({_ANSWERS} > 0)"
 LOAD_FAILURES: Final = (
-    f"sum by (model, reason) (increase(ray_halftone_endpoint_load_failures_total{{{OURS}}}"
-    "[$__range]))"
+    "sum by (model_name, reason) (max_over_time(halftone:model_load_failures:increase30m"
+    f"{{{MODEL}}}[$__range]))"
 )
 LOAD_SECONDS: Final = (
     f"max by (model, step) (last_over_time(ray_halftone_endpoint_load_seconds{{{OURS}}}[$__range]))"
@@ -192,10 +191,8 @@ def in_flight(name: str) -> str:
 
 
 def jobs(by: str, *chosen: str) -> str:
-    """QuantizationJobs by labels; of an operator's replicas one counts."""
-    labels = ", ".join((OPERATOR, *chosen))
-    each = "namespace, condition, status, reason"
-    return f"sum by ({by}) (max by ({each}) (halftone_jobs{{{labels}}}))"
+    """QuantizationJobs by labels."""
+    return f"sum by ({by}) (halftone:jobs:max{{{', '.join((OPERATOR, *chosen))}}})"
 
 
 def stage_quantile(share: float) -> str:
@@ -208,7 +205,7 @@ STAGES_ENDED: Final = (
     "sum by (stage, result) (increase(halftone_stage_duration_seconds_count"
     f"{{{OPERATOR}}}[{_RATE}]))"
 )
-STAGE_RUNNING: Final = f"max by (stage) (halftone_stage_running_seconds{{{OPERATOR}}})"
+STAGE_RUNNING: Final = f"max by (stage) (halftone:stage_running_seconds:max{{{OPERATOR}}})"
 NOT_TRUE: Final = 'status="False"'
 
 
@@ -225,6 +222,12 @@ def operator_rate(name: str, by: str = "", *chosen: str) -> str:
 def operator_gauge(name: str, operation: str = "max", by: str = "namespace") -> str:
     """A gauge of the operator; those that look on have an empty queue."""
     return f"{operation} by ({by}) ({name}{{{OPERATOR}}})"
+
+
+LEADERS: Final = f"sum by (namespace) (halftone:operator_leaders:sum{{{OPERATOR}}})"
+QUEUE_AGE: Final = f"max by (namespace) (halftone:operator_queue_age_seconds:max{{{OPERATOR}}})"
+VISITS: Final = f"sum by (result) (halftone:operator_reconciles:rate15m{{{OPERATOR}}})"
+CONTRACT: Final = "min(halftone:metric_contract_ok:min)"
 
 
 def reconcile_quantile(share: float) -> str:

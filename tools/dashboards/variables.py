@@ -67,13 +67,13 @@ def namespace(series: str) -> Variable:
 
 
 def family() -> Variable:
-    """Who scales: the one thing that recorded series do not hide."""
+    """Through whom replicas are scraped, of which recorded series tell by a label."""
     return _chosen(
         "family",
-        "Scaled by",
-        "Ray's controller exports scaling with a prefix, `halftone autoscale` without one.",
-        {"ray_halftone": "Ray Serve", "halftone": "halftone autoscale"},
-        "ray_halftone",
+        "Scraped from",
+        "Narrows panels of replicas to those that vLLM exports itself, or Ray.",
+        {_ANY: "All", "native": "vLLM", "ray": "Ray"},
+        _ANY,
     )
 
 
@@ -81,7 +81,7 @@ def ttft() -> Variable:
     """The objective for the first token."""
     says = "A first token within so many seconds is good; these are bounds of vLLM's histogram."
     bounds = {bound: bound for bound in _TTFT_BOUNDS}
-    return _chosen("ttft", "First token within (s)", says, bounds, "1")
+    return _chosen("ttft", "First token within (s)", says, bounds, "2.5")
 
 
 def itl() -> Variable:

@@ -4,6 +4,7 @@ Called by `operators.quantizationjob`.
 """
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -70,6 +71,12 @@ class OperatorMetrics:
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )
+        self.stage_running = Gauge(
+            "halftone_stage_running_seconds",
+            "For how long the oldest Job of a stage has been running.",
+            ["stage"],
+            registry=self.registry,
+        )
         self.bytes_written = Counter(
             "halftone_checkpoint_written_bytes",
             "Bytes of checkpoints that were written.",
@@ -95,3 +102,15 @@ class OperatorMetrics:
         self.jobs.clear()
         for condition, status, reason in rows():
             self.jobs.labels(condition, status, reason).inc()
+
+    def read_stages(
+        self, rows: Callable[[], Iterable[tuple[str, datetime]]], now: datetime
+    ) -> None:
+        """Age the oldest (stage, since when) of each stage that runs; others have none."""
+        self.stage_running.clear()
+        oldest: dict[str, datetime] = {}
+        for stage, since in rows():
+            oldest[stage] = min(since, oldest.get(stage, since))
+        for stage, since in oldest.items():
+            # Clocks of the API server and of this process differ a little.
+            self.stage_running.labels(stage).set(max(0.0, (now - since).total_seconds()))

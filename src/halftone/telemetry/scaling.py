@@ -27,6 +27,10 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         "Replicas that the law wants, ready and starting together.",
         ("model",),
     ),
+    "halftone_scaling_max_replicas": (
+        "The most replicas that the law may want.",
+        ("model",),
+    ),
     "halftone_scaling_ready_replicas": ("Replicas that take requests.", ("model",)),
     "halftone_scaling_starting_replicas": (
         "Replicas that were asked for and are not ready.",
@@ -77,6 +81,10 @@ class ScalingMetrics:
         """What is there."""
         self._set("halftone_scaling_ready_replicas", ready)
         self._set("halftone_scaling_starting_replicas", starting)
+
+    def set_most(self, most: int) -> None:
+        """The bound from above."""
+        self._set("halftone_scaling_max_replicas", most)
 
     def set_decision(self, wanted: int, term: str, asked: Mapping[str, float]) -> None:
         """What the law said last, and what each term would want alone."""

@@ -31,7 +31,8 @@ class Judgement:
     """What came of one look. `decision` is None when not even the law could be asked.
 
     `observe_only` says that it was made to be looked at. `refused` is why newer arguments are not
-    those that it was made by; empty where there are none.
+    those that it was made by; empty where there are none. `most` replicas are allowed; None while
+    nobody knows.
     """
 
     counts: ReplicaCounts
@@ -40,6 +41,7 @@ class Judgement:
     lead_s: float
     observe_only: bool = False
     refused: str = ""
+    most: int | None = None
 
     @property
     def is_held(self) -> bool:
@@ -125,12 +127,13 @@ class Decider:
         """What should be, with `counts` there."""
         lead_s = self._learned.leads.lead_s(self._prior_s)
         self._follower.expect_lead(lead_s)
+        most = self._follower.settings.max_replicas
         try:
             self._follower(self._reader.read(counts))
         except Exception as error:  # whoever carries us must not fall over it
             log.exception("the law could not be asked")
             why = f"The count holds, because the law failed: {type(error).__name__}: {error}."
-            return Judgement(counts, None, why, lead_s)
+            return Judgement(counts, None, why, lead_s, most=most)
         decision = self._follower.decision
         reason = "" if decision is None else decision.reason
-        return Judgement(counts, decision, reason, lead_s)
+        return Judgement(counts, decision, reason, lead_s, most=most)

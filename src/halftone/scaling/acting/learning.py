@@ -91,7 +91,8 @@ class LearningDecider:
         if self._decider is not None:
             return self._decider.decide(counts)
         held = f"The count holds until it is known what a replica can do: {why}."
-        return Judgement(counts, None, held, self._learned.leads.lead_s(self._settings.lead_s))
+        lead_s = self._learned.leads.lead_s(self._settings.lead_s)
+        return Judgement(counts, None, held, lead_s, most=self._settings.max_replicas)
 
     def _learn(self) -> str:
         """Ask if it is time to; why nothing came of it, as the end of a sentence."""

@@ -15,7 +15,7 @@ from halftone.telemetry.scaling import ScalingMetrics, Set
 log = logging.getLogger("ray.serve")
 
 # Ray's policy has no rivals that it could see, and no leader: Serve's controller is one.
-_TOLD = (
+TOLD = (
     "halftone_scaling_arguments_refused",
     "halftone_scaling_asked_replicas",
     "halftone_scaling_capacity_ratio",
@@ -23,6 +23,7 @@ _TOLD = (
     "halftone_scaling_desired_replicas",
     "halftone_scaling_held",
     "halftone_scaling_lead_seconds",
+    "halftone_scaling_max_replicas",
     "halftone_scaling_observe_only",
     "halftone_scaling_ready_replicas",
     "halftone_scaling_starting_replicas",
@@ -44,7 +45,7 @@ def tell_ray(model: str, *, observe_only: bool) -> Callable[[Judgement], None]:
 
         return set_to
 
-    metrics = ScalingMetrics(model, [str(term) for term in Term], make, _TOLD)
+    metrics = ScalingMetrics(model, [str(term) for term in Term], make, TOLD)
 
     def tell(judgement: Judgement) -> None:
         try:

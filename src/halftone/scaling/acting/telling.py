@@ -8,8 +8,12 @@ from halftone.telemetry.scaling import ScalingMetrics
 
 
 def tell_judgement(metrics: ScalingMetrics, judgement: Judgement) -> None:
-    """Counts, lead, whether the count holds and arguments were refused, and what the law said."""
+    """Counts, their bound, lead, whether the count holds and arguments were refused, and what the
+    law said.
+    """
     metrics.set_counts(judgement.counts.ready, judgement.counts.starting)
+    if judgement.most is not None:
+        metrics.set_most(judgement.most)
     metrics.set_held(held=judgement.is_held)
     metrics.set_lead(judgement.lead_s)
     metrics.set_arguments_refused(refused=bool(judgement.refused))

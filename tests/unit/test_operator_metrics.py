@@ -1,0 +1,103 @@
+"""What the operator exports of stages that run.
+
+We test these aspects:
+- a stage is as old as its oldest Job that runs, from when the Job was last begun;
+- a Job that ended, waits for a queue or is being deleted does not run, and counts for nothing;
+- a stage of which none runs any more is not exported.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from halftone.spec.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
+from halftone.telemetry.operator import OperatorMetrics
+from operators.quantizationjob.indexes import Index, Indexes
+from operators.quantizationjob.reading import (
+    Key,
+    OwnedChild,
+    key_of_child,
+    read_child,
+    read_object,
+    read_pod,
+)
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+STAGES = ("plan", "quantize", "validate", "publish")
+SPEC = {"template": {"spec": {"containers": [{"name": "stage"}]}}}
+
+
+def ago(seconds: float) -> str:
+    """A time as the API server writes it."""
+    return (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def job(name: str, stage: str, created: float, started: float | None = None) -> dict[str, Any]:
+    """A Job that was made and begun so many seconds ago."""
+    labels = {JOB_LABEL: f"of-{name}", STAGE_LABEL: stage, ATTEMPT_LABEL: "1"}
+    metadata = {"name": name, "namespace": "team", "uid": name, "labels": labels}
+    status = {} if started is None else {"startTime": ago(started)}
+    metadata["creationTimestamp"] = ago(created)
+    return {"metadata": metadata, "spec": dict(SPEC), "status": status}
+
+
+def read(body: Any) -> tuple[Key, OwnedChild] | None:
+    """As the pump reads a Job."""
+    key, child = key_of_child(body), read_child(body)
+    return None if key is None or child is None else (key, child)
+
+
+def knowing(*bodies: dict[str, Any]) -> Indexes:
+    """Indexes that have heard of these Jobs."""
+    children = Index(read, lambda *_: None)
+    for body in bodies:
+        children.put(body)
+    objects = Index(lambda body: (Key("team", "x"), read_object(body)), lambda *_: None)
+    pods = Index(lambda body: (Key("team", "x"), read_pod(body)), lambda *_: None)
+    return Indexes(objects, children, pods)
+
+
+def told(metrics: OperatorMetrics) -> dict[str, float]:
+    """Seconds by stage."""
+    return {
+        sample.labels["stage"]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "halftone_stage_running_seconds"
+    }
+
+
+def test_a_stage_is_as_old_as_its_oldest_job_that_runs() -> None:
+    indexes = knowing(
+        job("a", "quantize", 7200, 3600),
+        job("b", "quantize", 900, 890),
+        job("c", "publish", 40),
+        job("d", "plan", -2, -2),
+    )
+    metrics = OperatorMetrics()
+    metrics.read_stages(indexes.running, NOW)
+    assert told(metrics) == {"quantize": 3600, "publish": 40, "plan": 0}
+
+
+def test_what_does_not_run_counts_for_nothing() -> None:
+    ended, failed, queued, going = (job(name, name, 9000, 8000) for name in STAGES)
+    ended["status"]["conditions"] = [{"type": "Complete", "status": "True"}]
+    ended["status"]["completionTime"] = ago(10)
+    failed["status"]["conditions"] = [
+        {"type": "Failed", "status": "True", "lastTransitionTime": ago(10)}
+    ]
+    queued["spec"]["suspend"] = True
+    going["metadata"]["deletionTimestamp"] = ago(10)
+    assert list(knowing(ended, failed, queued, going).running()) == []
+
+
+def test_a_stage_of_which_none_runs_any_more_is_not_exported() -> None:
+    metrics = OperatorMetrics()
+    metrics.read_stages(knowing(job("a", "validate", 60, 50)).running, NOW)
+    assert told(metrics) == {"validate": 50}
+
+    def nobody() -> Iterator[tuple[str, datetime]]:
+        return iter(())
+
+    metrics.read_stages(nobody, NOW)
+    assert told(metrics) == {}
