@@ -160,7 +160,7 @@ STATES: Final[Sequence[tuple[str, str, str]]] = (
 
 def answers(by: str, status: str = ".*") -> str:
     """Answers a second by a label; `status` is a pattern."""
-    total = f'halftone:replica_answers_total{{{MODEL}, status=~"{status}"}}'
+    total = f'halftone:replica_answers_by_status_total{{{MODEL}, status=~"{status}"}}'
     return f"sum by ({by}) (max by ({_EACH}, status) (rate({total}[{_RATE}])))"
 
 
