@@ -66,6 +66,7 @@ EXISTENCE: Final = (
         "through Ray it vanishes some seconds after the last request",
     ),
     When(r"vllm:.*", Exists.Always, "vLLM exports it from its start on"),
+    When(r"ray_node_(gpus|gram)_.*", Exists.Optional, "a node without a GPU has none"),
     When(r"ray_node_.*", Exists.Always, "every node of Ray exports it"),
     When(
         r"ray_serve_deployment_replica_healthy",
@@ -81,9 +82,14 @@ EXISTENCE: Final = (
         "a process that does nothing stops exporting it",
     ),
     When(
-        r"(ray_)?halftone_endpoint_.*",
+        r"(ray_)?halftone_endpoint_.*_total",
         Exists.UnderLoad,
         "it appears with the first request to the endpoint",
+    ),
+    When(
+        r"(ray_)?halftone_endpoint_.*",
+        Exists.UnderLoad,
+        "through Ray it vanishes some seconds after the last request",
     ),
     When(
         r"ray_halftone_scaling_(conflict|leader|failed)",
@@ -104,8 +110,8 @@ EXISTENCE: Final = (
     When(r"(ray_)?halftone_scaling_.*", Exists.Always, "each look sets it"),
     When(r"ray_.*", Exists.Optional, "it depends on what Ray runs"),
     When(r"halftone_operator_pipeline_.*", Exists.Optional, _FEATURE),
-    When(r"halftone_operator_reconciles_total", Exists.UnderLoad, "it appears with the first job"),
-    When(r"halftone_jobs", Exists.UnderLoad, "it appears with the first job"),
+    When(r"halftone_operator_reconciles_total", Exists.Optional, "it appears with the first job"),
+    When(r"halftone_jobs", Exists.Optional, "it is there while there are jobs"),
     When(
         r"halftone_stage_duration_.*",
         Exists.Optional,

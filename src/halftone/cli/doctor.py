@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -80,7 +81,7 @@ class Wishes:
 )
 @click.option(
     "--interval",
-    type=Finite(5, 86_400),
+    type=Finite(1, 86_400),
     default=60.0,
     show_default=True,
     help="Seconds between two looks, with --metrics-port.",
@@ -180,7 +181,7 @@ def _keep_looking(look: "Callable[[], Diagnosis]", wishes: Wishes, port: int) ->
     from halftone.telemetry.doctor import DoctorMetrics
 
     log_to_stderr()
-    metrics = DoctorMetrics()
+    metrics = DoctorMetrics(urlsplit(wishes.prometheus or "").netloc)
     told = ""
     with ended() as stop, told_where(served(metrics.registry, wishes.metrics_host, port), port):
         while not stop.is_set():

@@ -20,7 +20,7 @@ AGE: Final = "age"
 SERIES: Final = "series"
 LACKS: Final = "lacks:"  # before a label
 # Who looks for something that has gone wants to know since when, if it went lately.
-_PAST: Final = "1h:1m"
+_PAST: Final = "1h:15s"
 
 
 @dataclass(frozen=True)
