@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from halftone.scaling.inputs.names import NATIVE, RAY
+from halftone.scaling.inputs.names import NATIVE, RAY, Family
 from halftone.telemetry import endpoint, scaling
 from halftone.telemetry.contract import (
     ALTERNATIVES,
@@ -48,15 +48,12 @@ def test_every_need_says_who_is_blind_without_it_and_when_it_exists() -> None:
 
 
 @pytest.mark.parametrize("family", [NATIVE, RAY], ids=lambda family: family.title)
-def test_what_the_scaler_reads_is_needed(family: object) -> None:
-    assert family in (NATIVE, RAY)
-    names = set((NATIVE if family is NATIVE else RAY).series.values())
+def test_what_the_scaler_reads_is_needed(family: Family) -> None:
+    names = set(family.series.values())
     needed = {need.name: need for need in load_contract() if "scaler" in need.needed_by}
     assert names - set(needed) == set()
-    labels = NATIVE.replica_labels if family is NATIVE else RAY.replica_labels
-    assert {
-        name for name in names if not {"model_name", *labels} <= set(needed[name].labels)
-    } == set()
+    labels = {"model_name", *family.replica_labels}
+    assert {name for name in names if labels - set(needed[name].labels)} == set()
 
 
 def declared() -> dict[str, set[str]]:
