@@ -51,7 +51,10 @@ def of_rules(folder: Path = CHART / "rules") -> Iterator[Expression]:
             for rule in group["rules"]:
                 record = rule.get("record")
                 user = f"rule {record}" if record else f"alert {rule['alert']}"
-                yield Expression(user, rule["expr"], record)
+                text = rule["expr"]
+                for label, value in (rule.get("labels", {}) if record else {}).items():
+                    text = f'label_replace({text}, "{label}", "{value}", "", "")'
+                yield Expression(user, text, record)
 
 
 def of_dashboards(folder: Path = CHART / "dashboards") -> Iterator[Expression]:

@@ -20,7 +20,9 @@ from promql_parser import (
     LabelModifierType,
     MatchOp,
     MatrixSelector,
+    NumberLiteral,
     ParenExpr,
+    StringLiteral,
     SubqueryExpr,
     UnaryExpr,
     VectorMatchCardinality,
@@ -141,7 +143,12 @@ class _Reading:
                 continue  # a rule that reads what it recorded before
             if name in self._recorded:
                 self._within.append(name)
-                self.read(_parsed(self._recorded[name]), labels)
+                below = _parsed(self._recorded[name])
+                has = _labels_of(below, self._recorded, frozenset({name}))
+                if has is not None and (lost := labels - has):
+                    told = ", ".join(f"`{label}`" for label in sorted(lost))
+                    raise UnreadableExpression(f"`{name}` is recorded without the label {told}")
+                self.read(below, labels)
                 self._within.pop()
             else:
                 self.found.setdefault(name, set()).update(labels)
@@ -174,6 +181,50 @@ class _Reading:
                 wanted = frozenset()
         for argument in arguments:
             self.read(argument, frozenset(map(str, wanted)))
+
+
+def _labels_of(
+    each: Any, recorded: Mapping[str, str], within: frozenset[str] = frozenset()
+) -> frozenset[str] | None:
+    """The labels that a result has at most, as far as the expression says it; None if not."""
+    match each:
+        case ParenExpr() | UnaryExpr():
+            return _labels_of(each.expr, recorded, within)
+        case AggregateExpr() if str(each.op) not in _CHOOSING:
+            modifier = each.modifier
+            if modifier is not None and modifier.type == AggModifierType.Without:
+                return None
+            return frozenset(modifier.labels if modifier is not None else ())
+        case AggregateExpr():
+            return _labels_of(each.expr, recorded, within)
+        case Call():
+            return _labels_of_call(each, recorded, within)
+        case VectorSelector() if each.name in within:
+            return frozenset()  # it adds none to those of its own rule
+        case VectorSelector() if each.name in recorded:
+            below = _parsed(recorded[each.name])
+            return _labels_of(below, recorded, within | {each.name})
+        case BinaryExpr():
+            left, right = (_labels_of(side, recorded, within) for side in (each.lhs, each.rhs))
+            if str(each.op) in ("and", "unless"):
+                return left
+            return None if left is None or right is None else left | right
+        case NumberLiteral():
+            return frozenset()
+    return None
+
+
+def _labels_of_call(
+    each: Any, recorded: Mapping[str, str], within: frozenset[str]
+) -> frozenset[str] | None:
+    if each.func.name in ("time", "vector", "scalar", "pi"):
+        return frozenset()
+    if each.func.name in ("label_join", "absent", "absent_over_time"):
+        return None
+    vectors = [arg for arg in each.args if not isinstance(arg, NumberLiteral | StringLiteral)]
+    given = {each.args[1].val} if each.func.name == "label_replace" else set()
+    inner = _labels_of(vectors[0], recorded, within) if vectors else None
+    return None if inner is None else inner | given
 
 
 def _wants_absence(matcher: Any) -> bool:

@@ -65,8 +65,7 @@ def declared() -> dict[str, set[str]]:
         found |= {f"{name}_total": set(labels), f"ray_{name}_total": {*labels, *BY_RAY}}
     for registry in (OperatorMetrics().registry, DoctorMetrics("p").registry):
         for collector in wrappers(registry):
-            for name, labels in series_of(collector):
-                found[name] = labels
+            found |= dict(series_of(collector))
     return found
 
 

@@ -60,6 +60,31 @@ def test_recorded_series_are_looked_through() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "sum by (b) (a)",
+        "sum by (b) (a) / sum by (b) (z)",
+        "max by (b) (a) or 0 * halftone:other",
+        "clamp_min(sum by (b) (a), 0) unless sum by (c) (z)",
+    ],
+)
+def test_a_label_that_a_rule_does_not_record_is_refused(text: str) -> None:
+    recorded = {"halftone:a:sum": text, "halftone:other": "count by (b) (z)"}
+    assert "a" in needed("sum by (b) (halftone:a:sum)", recorded)
+    with pytest.raises(UnreadableExpression, match=r"`halftone:a:sum` is recorded without .* `c`"):
+        needed("sum by (b, c) (halftone:a:sum)", recorded)
+
+
+def test_a_label_that_a_rule_may_record_is_not(tmp_path: Path) -> None:
+    recorded = {
+        "halftone:a": 'label_replace(sum by (b) (a), "c", "x", "", "") or halftone:a offset 5m',
+        "halftone:z": "sum without (b) (z)",
+    }
+    found = needed("sum by (c) (halftone:a) + on (c) halftone:z", recorded)
+    assert found == {"a": {"b"}, "z": {"c"}}
+
+
+@pytest.mark.parametrize(
     "expression", ["sum by (", '{job="a"}', '{__name__=~"vllm:.*"}', 'a{b="c" or d="e"}']
 )
 def test_an_expression_that_may_need_anything_is_refused(expression: str) -> None:
@@ -112,10 +137,13 @@ def test_a_dashboard_is_read_as_a_panel_asks(tmp_path: Path) -> None:
 
 
 def test_rules_are_read_with_what_they_make(tmp_path: Path) -> None:
-    text = "groups: [{name: g, rules: [{record: 'halftone:a', expr: b}, {alert: C, expr: d}]}]"
-    (tmp_path / "rules.yaml").write_text(text)
+    made = "{record: 'halftone:a', expr: b}, {record: 'halftone:e', expr: f, labels: {g: h}}"
+    (tmp_path / "rules.yaml").write_text(
+        f"groups: [{{name: g, rules: [{made}, {{alert: C, expr: d}}]}}]"
+    )
     assert list(of_rules(tmp_path)) == [
         Expression("rule halftone:a", "b", "halftone:a"),
+        Expression("rule halftone:e", 'label_replace(f, "g", "h", "", "")', "halftone:e"),
         Expression("alert C", "d"),
     ]
 
