@@ -107,7 +107,9 @@ EXISTENCE: Final = (
         Exists.Optional,
         "it appears when it is first judged",
     ),
-    When(r"(ray_)?halftone_scaling_.*", Exists.Always, "each look sets it"),
+    When(
+        r"(ray_)?halftone_scaling_.*", Exists.UnderLoad, "each look that reaches its target sets it"
+    ),
     When(r"ray_.*", Exists.Optional, "it depends on what Ray runs"),
     When(r"halftone_operator_pipeline_.*", Exists.Optional, _FEATURE),
     When(r"halftone_operator_reconciles_total", Exists.Optional, "it appears with the first job"),

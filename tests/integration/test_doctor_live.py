@@ -20,7 +20,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from halftone.telemetry.contract import Source
+from halftone.doctor.prometheus import past
+from halftone.telemetry.contract import Source, load_contract
 from tests.commands import halftone
 from tests.doubles.exporters import AnsweringServer, Exported, Exporter, native_page, ray_page
 from tests.expositions import Answers, scraped
@@ -104,20 +105,16 @@ def test_what_is_spoiled_on_its_way_is_named(prometheus: Prometheus) -> None:
 
 
 def test_what_is_no_longer_scraped_is_old(prometheus: Prometheus) -> None:
-    prometheus.until(f'{KV}{{case="gone"}}')
-    time.sleep(2)
+    (need,) = [each for each in load_contract() if each.name == KV]
+    # It looks back in steps, and sees what was there at one of them.
+    prometheus.until(past(need, {"case": "gone"}))
     prometheus.scrape("gone", [])
-    query = f'absent({KV}{{case="gone"}})'
-    prometheus.until(query)
+    prometheus.until(f'absent({KV}{{case="gone"}})')
+    prometheus.until(f"{past(need, {'case': 'gone'})} > 1")
     options = ("--json", "--selector", "case=gone", "--max-age", "1")
-    deadline = time.monotonic() + 90
-    while True:  # it looks back in steps of some seconds
-        found = halftone("doctor", "--prometheus", prometheus.url, *options)
-        metrics = {each["name"]: each for each in json.loads(found.out)["metrics"]}
-        if metrics[KV]["state"] == "Old" or time.monotonic() > deadline:
-            break
-        time.sleep(1)
-    assert (found.code, metrics[KV]["state"]) == (1, "Old")
+    found = halftone("doctor", "--prometheus", prometheus.url, *options)
+    metrics = {each["name"]: each for each in json.loads(found.out)["metrics"]}
+    assert (found.code, metrics[KV]["state"], metrics[KV]["series"]) == (1, "Old", 0)
     assert metrics[KV]["ageSeconds"] > 1
 
 
