@@ -115,7 +115,7 @@ bench-scaling: $(DEV) ## Replay every load under every policy (an hour and a hal
 .PHONY: generate requirements verify
 generate: requirements $(DEV) ## Write again whatever is generated
 	$(VENV)/python -m tools.rules write && $(VENV)/python -m tools.dashboards write
-	$(VENV)/python -m tools.charts write
+	$(VENV)/python -m tools.charts write && $(VENV)/python -m tools.contract write
 	$(VENV)/python -m tools.pipelines write
 
 requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgrade moves the pins)
@@ -124,7 +124,7 @@ requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgr
 verify: $(DEV) ## Check that generated files fit their sources
 	$(VENV)/python -m tools.requirements check
 	$(VENV)/python -m tools.charts check && $(VENV)/python -m tools.rules check && $(VENV)/python -m tools.dashboards check
-	$(VENV)/python -m tools.pipelines check
+	$(VENV)/python -m tools.contract check && $(VENV)/python -m tools.pipelines check
 
 ##@ Images
 .PHONY: images

@@ -23,9 +23,10 @@ from typing import Any
 
 import pytest
 
+from halftone.scaling.inputs.asking import Access
 from halftone.scaling.inputs.counts import ReplicaCounts
 from halftone.scaling.inputs.names import GAUGES, NATIVE, RAY, RECORDED, Family
-from halftone.scaling.inputs.prometheus import Access, PrometheusReader
+from halftone.scaling.inputs.prometheus import PrometheusReader
 from halftone.scaling.reading import ITL_BOUNDS, TTFT_BOUNDS, Reading
 from tests.doubles.exporters import Exported, Exporter, native_page, ray_page
 from tests.environments import python_of

@@ -114,9 +114,16 @@ def test_a_cluster_without_the_crd_says_what_to_install(tmp_path: Path) -> None:
 def test_reasons_have_the_exit_codes_of_their_errors() -> None:
     raised = defaultdict(set)
     package = ROOT / "src" / "halftone"
-    # No stage serves or scales, so nothing of those rooms and verbs is ever a condition's reason.
-    others = {path for room in ("serve", "scaling") for path in (package / room).rglob("*.py")}
-    others |= {path for verb in ("autoscale", "replay") for path in package.glob(f"cli/{verb}*")}
+    # No stage serves, scales or looks at metrics, so nothing of those rooms and verbs is ever a
+    # condition's reason.
+    others = {
+        path for room in ("serve", "scaling", "doctor") for path in (package / room).rglob("*.py")
+    }
+    others |= {
+        path
+        for verb in ("autoscale", "doctor", "lasting", "replay")
+        for path in package.glob(f"cli/{verb}*")
+    }
     for path in set(package.rglob("*.py")) - others:
         for kind, reason in RAISED.findall(path.read_text()):
             raised[Reason[reason]].add(kind)

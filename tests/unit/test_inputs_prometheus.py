@@ -19,9 +19,10 @@ from urllib.parse import parse_qs
 import pytest
 
 from halftone.scaling.inputs import queries
+from halftone.scaling.inputs.asking import Access
 from halftone.scaling.inputs.names import NATIVE, RAY, RECORDED, Family
 from halftone.scaling.inputs.parsing import Sample, UnusableAnswer
-from halftone.scaling.inputs.prometheus import Access, PrometheusReader
+from halftone.scaling.inputs.prometheus import PrometheusReader
 from tests.doubles.exporters import AnsweringServer
 from tests.input_samples import NOW, SAID, capacity_gauges, ready, replica, vector_of
 

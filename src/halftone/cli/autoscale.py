@@ -4,13 +4,7 @@ The options are read here; `scaling.acting` does the work. It runs until SIGTERM
 gives its Lease back, so that another one acts at once.
 """
 
-import logging
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import Any, Final
 
 import click
@@ -26,9 +20,8 @@ from halftone.cli.autoscale_options import (
     target,
     unelected,
 )
+from halftone.cli.lasting import ended, log_to_stderr, told_where
 from halftone.cli.numbers import Finite
-from halftone.spec.errors import EnvironmentFault
-from halftone.spec.names import Reason
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 # The check of the least says why it is not 0.
@@ -149,7 +142,7 @@ def autoscale(
 
     wishes = Wishes(**options)
     check(wishes)
-    _log_to_stderr()
+    log_to_stderr()
     deciding = decider(wishes)
     me = identity()
     api = ApiServer(connection(kubeconfig, context)) if needs_cluster(wishes) else None
@@ -163,48 +156,7 @@ def autoscale(
         lease(wishes, api, me),
         observe_only=observe_only,
     )
-    with _ended() as stop, _told(served(registry, metrics_host, metrics_port), metrics_port):
+    with ended() as stop, told_where(served(registry, metrics_host, metrics_port), metrics_port):
         controller.run(wishes.interval, stop)
     if api is not None:
         api.close()
-
-
-@contextmanager
-def _told(serving: Any, port: int) -> Iterator[None]:
-    """Metrics, and where they are."""
-    try:
-        found = serving.__enter__()
-    except OSError as error:
-        raise EnvironmentFault(
-            Reason.EndpointUnavailable,
-            "--metrics-port",
-            f"`--metrics-port {port}` cannot be listened at ({error.strerror}); choose another.",
-        ) from error
-    try:
-        click.echo(f"halftone: metrics on port {found}", err=True)
-        yield
-    finally:
-        serving.__exit__(None, None, None)
-
-
-@contextmanager
-def _ended() -> Iterator[Event]:
-    """What SIGTERM and Ctrl-C set; a look that is under way comes to its end."""
-    stop = Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }  # fmt: skip
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    for noisy in ("httpx", "httpcore", "kr8s"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -130,12 +130,13 @@ def _capacity(wishes: Wishes) -> tuple[Capacity | None, float]:
 
 def reader(wishes: Wishes) -> "PrometheusReader":
     """What asks Prometheus."""
-    from halftone.scaling.inputs.prometheus import Access, PrometheusReader
+    from halftone.scaling.inputs.asking import Access
+    from halftone.scaling.inputs.prometheus import PrometheusReader
 
     return PrometheusReader(
         wishes.prometheus,
         wishes.model,
-        selector=dict(_label(text) for text in wishes.selector),
+        selector=dict(label(text) for text in wishes.selector),
         access=Access({}, wishes.prometheus_token_file, wishes.prometheus_ca_file),
     )
 
@@ -156,7 +157,8 @@ def decider(wishes: Wishes) -> "Deciding":
     return Decider(asked, Follower(capacity, settings, wishes.interval), settings.lead_s)
 
 
-def _label(text: str) -> tuple[str, str]:
+def label(text: str) -> tuple[str, str]:
+    """A label and its value, of `--selector`. Raises RefusedInput."""
     name, equals, value = text.partition("=")
     if not equals or not _LABEL.fullmatch(name):
         raise refuse("--selector", f"`--selector {text}` must be LABEL=VALUE.")

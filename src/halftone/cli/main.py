@@ -35,6 +35,7 @@ _VERBS: Final = {
     "replay": "Replay a load on a model of replicas, scaled by each of several policies.",
     "serve": "Serve an artifact on this machine, behind OpenAI's API.",
     "autoscale": "Keep as many replicas as the load needs, of Ray Serve or a Deployment.",
+    "doctor": "Check that every metric is there that rules and dashboards need.",
     "verify": "Check a published artifact: files, signature, verdict, and its source.",
     "keygen": "Make a key pair that signs artifacts.",
     "gc": "List, or remove, superseded artifacts and dead uploads of a target.",

@@ -131,6 +131,10 @@ class Reason(StrEnum):
     OutputBusy = "OutputBusy"
     # The name of a GPU that the device table does not have.
     UnknownDevice = "UnknownDevice"
+    # A file that is no page of metrics.
+    InvalidExposition = "InvalidExposition"
+    # A metric that rules, dashboards or the scaler need is missing, old or without a label.
+    ContractBroken = "ContractBroken"
     # A trace of requests, a shape of load or a history that is none, or holds no request.
     InvalidTrace = "InvalidTrace"
     # A profile name that the table does not have, or a file that is no capacity card.

@@ -15,7 +15,8 @@ from halftone.scaling.acting.learning import ASSUMED_LEAD_S, LearningDecider, Te
 from halftone.scaling.acting.ray_carrier import Manner
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.follower import Follower
-from halftone.scaling.inputs.prometheus import Access, PrometheusReader
+from halftone.scaling.inputs.asking import Access
+from halftone.scaling.inputs.prometheus import PrometheusReader
 from halftone.scaling.policy import Settings, itl_refusal
 
 log = logging.getLogger("ray.serve")

@@ -39,14 +39,14 @@ def read(family: Family, model: str, selector: Mapping[str, str]) -> str:
 def probe(selector: Mapping[str, str]) -> str:
     """How many series of which name each model has, of the fields that say most in each family."""
     names = "|".join(sorted(_told_by()))
-    chosen = _braces({**selector}, f'__name__=~"{names}"')
+    chosen = braces({**selector}, f'__name__=~"{names}"')
     return f"count by (__name__, {MODEL_LABEL}) ({chosen})"
 
 
 def capacity(model: str, selector: Mapping[str, str]) -> str:
     """What one model's replicas say that each can do, from vLLM's own server or through Ray."""
     chosen = {capacity_gauges.MODEL: model, **selector}
-    return _braces(chosen, f'__name__=~"(ray_)?{capacity_gauges.SERIES}"')
+    return braces(chosen, f'__name__=~"(ray_)?{capacity_gauges.SERIES}"')
 
 
 def _told_by() -> set[str]:
@@ -57,34 +57,35 @@ def _told_by() -> set[str]:
 def _arms(family: Family, model: str, selector: Mapping[str, str]) -> Iterator[str]:
     chosen = {MODEL_LABEL: model, **selector}
     for field in (*GAUGES, *COUNTERS):
-        series = family.series[field] + _braces(chosen)
+        series = family.series[field] + braces(chosen)
         yield _marked(series, field)
         if family.time is None:
             yield _marked(f"timestamp({series})", field + TIME)
     if family.time is not None:
-        yield _marked(family.time + _braces(chosen), GAUGES[0] + TIME)
+        yield _marked(family.time + braces(chosen), GAUGES[0] + TIME)
         # A rule that no longer runs leaves its last sample for five minutes.
-        yield _marked(f"timestamp({family.time}{_braces(chosen)})", GAUGES[1] + TIME)
+        yield _marked(f"timestamp({family.time}{braces(chosen)})", GAUGES[1] + TIME)
     for field in HISTOGRAMS:
-        yield _marked(family.series[field] + _braces(chosen), field)
-    node = f"last_over_time({RAY_NODE}{_braces(selector)}[{_LATELY}])"
+        yield _marked(family.series[field] + braces(chosen), field)
+    node = f"last_over_time({RAY_NODE}{braces(selector)}[{_LATELY}])"
     yield _marked(_up(node, selector), NODE)
     for source in (NATIVE, RAY):
-        series = source.series["prompt_tokens"] + _braces(chosen)
+        series = source.series["prompt_tokens"] + braces(chosen)
         yield _marked(_up(f"last_over_time({series}[{_LATELY}])", selector), TARGET)
     yield _marked("vector(time())", NOW)
 
 
 def _up(exported: str, selector: Mapping[str, str]) -> str:
     """`up` of the targets that exported this."""
-    return f"(up{_braces(selector)} and on (job, instance) {exported})"
+    return f"(up{braces(selector)} and on (job, instance) {exported})"
 
 
 def _marked(series: str, field: str) -> str:
     return f'label_replace({series}, "{FIELD}", "{field}", "", "")'
 
 
-def _braces(labels: Mapping[str, str], *more: str) -> str:
+def braces(labels: Mapping[str, str], *more: str) -> str:
+    """Matchers of these labels, behind `more` that are written out."""
     chosen = (f"{name}={_quoted(value)}" for name, value in labels.items())
     return "{" + ", ".join((*more, *chosen)) + "}"
 

@@ -1,0 +1,161 @@
+"""`halftone doctor` at a real Prometheus, which scrapes exporters that a test can spoil.
+
+We test these aspects:
+- a replica's own metrics, and those through Ray, pass as they stand, with their true age;
+- a metric that is renamed on its way, and a label that is dropped there, are named;
+- what is no longer scraped is old, with its age, and what never was is missing;
+- with `--metrics-port` it goes on, exports what it found, and takes it back when nobody answers.
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from halftone.doctor.prometheus import past
+from halftone.telemetry.contract import Source, load_contract
+from tests.commands import halftone
+from tests.doubles.exporters import AnsweringServer, Exported, Exporter, native_page, ray_page
+from tests.expositions import Answers, scraped
+from tests.servers.prometheus import Job, Prometheus
+
+KV = "vllm:kv_cache_usage_perc"
+SPOILED = (
+    {
+        "source_labels": ["__name__"],
+        "regex": KV,
+        "target_label": "__name__",
+        "replacement": "vllm:gpu_cache_usage_perc",
+    },
+    {
+        "source_labels": ["__name__"],
+        "regex": "vllm:num_requests_waiting",
+        "target_label": "model_name",
+        "replacement": "",
+    },
+)
+PAGES = {
+    "whole": (native_page, ()),
+    "ray": (ray_page, ()),
+    "spoiled": (native_page, SPOILED),
+    "gone": (native_page, ()),
+}
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """One server; each case has a label `case` of its own."""
+    with ExitStack() as stack:
+        jobs = {}
+        for case, (page, relabelling) in PAGES.items():
+            worked = Exported(
+                "a",
+                running=1,
+                stopped=1,
+                prompt_tokens=9,
+                generation_tokens=9,
+                finished_prompt_tokens=9,
+                finished_output_tokens=9,
+                first_tokens=1,
+            )
+            exporter = stack.enter_context(Exporter(page, [worked]))
+            jobs[case] = Job([exporter.address], {"case": case}, relabelling)
+        server = stack.enter_context(Prometheus(tmp_path_factory.mktemp("doctor"), jobs))
+        for case in PAGES:
+            server.until(f'up{{case="{case}"}} == 1')
+        yield server
+
+
+def examined(server: Prometheus, case: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Exit code, and each metric by name."""
+    options = ("--json", "--selector", f"case={case}", "--max-age", "30")
+    found = halftone("doctor", "--prometheus", server.url, *options)
+    return found.code, {each["name"]: each for each in json.loads(found.out)["metrics"]}
+
+
+def in_state(metrics: dict[str, dict[str, Any]], *states: str) -> set[str]:
+    return {name for name, each in metrics.items() if each["state"] in states}
+
+
+@pytest.mark.parametrize("case", ["whole", "ray"])
+def test_what_replicas_export_passes(prometheus: Prometheus, case: str) -> None:
+    code, metrics = examined(prometheus, case)
+    wrong = in_state(metrics, "Missing", "LabelMissing", "Old")
+    # Serve's own process is not there.
+    assert wrong - {"ray_serve_deployment_replica_healthy"} == set()
+    assert code == bool(wrong)
+    there = metrics["ray_vllm_num_requests_running" if case == "ray" else KV]
+    assert (there["state"], there["series"]) == ("There", 1)
+    assert 0 <= there["ageSeconds"] < 30
+
+
+def test_what_is_spoiled_on_its_way_is_named(prometheus: Prometheus) -> None:
+    code, metrics = examined(prometheus, "spoiled")
+    assert (code, in_state(metrics, "Missing")) == (1, {KV})
+    assert in_state(metrics, "LabelMissing") == {"vllm:num_requests_waiting"}
+    assert metrics["vllm:num_requests_waiting"]["missingLabels"] == ["model_name"]
+
+
+def test_what_is_no_longer_scraped_is_old(prometheus: Prometheus) -> None:
+    (need,) = [each for each in load_contract() if each.name == KV]
+    # It looks back in steps, and sees what was there at one of them.
+    prometheus.until(past(need, {"case": "gone"}))
+    prometheus.scrape("gone", [])
+    prometheus.until(f'absent({KV}{{case="gone"}})')
+    prometheus.until(f"{past(need, {'case': 'gone'})} > 1")
+    options = ("--json", "--selector", "case=gone", "--max-age", "1")
+    found = halftone("doctor", "--prometheus", prometheus.url, *options)
+    metrics = {each["name"]: each for each in json.loads(found.out)["metrics"]}
+    assert (found.code, metrics[KV]["state"], metrics[KV]["series"]) == (1, "Old", 0)
+    assert metrics[KV]["ageSeconds"] > 1
+
+
+def test_it_goes_on_and_exports_what_it_finds() -> None:
+    answers = Answers(scraped(Source.VllmServer, Source.Prometheus))
+    server = AnsweringServer(answers)
+    server.start()
+    options = ["--prometheus", server.origin, "--metrics-port", "0", "--interval", "1"]
+    command = [sys.executable, "-m", "halftone", "doctor", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = re.search(r"metrics on port (\d+)", process.stderr.readline())
+        assert said is not None
+        url = f"http://127.0.0.1:{said[1]}/metrics"
+        until(url, r'contract_ok\{family="vllm",.*\} 1\.0')
+        del answers.metrics[KV]
+        until(url, r'contract_missing\{family="vllm",.*\} 1\.0')
+        server.answer = lambda _: (500, b"")
+        until(url, r"(?s)\A(?!.*contract_ok\{)")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+        process.stderr.close()
+        server.stop()
+    assert process.wait(10) == 0
+    lines = [text for text in told.splitlines() if "halftone.doctor" in text]
+    assert [word in text for word, text in zip(["All that", KV, "500"], lines, strict=True)] == [
+        True,
+        True,
+        True,
+    ]
+
+
+def until(url: str, pattern: str) -> None:
+    """Wait until the page has it."""
+    deadline = time.monotonic() + 15
+    while True:
+        with urlopen(url, timeout=5) as answer:
+            page = answer.read().decode()
+        if re.search(pattern, page):
+            return
+        assert time.monotonic() < deadline, page
+        time.sleep(0.1)
