@@ -73,14 +73,17 @@ def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def rendered(*options: str) -> dict[str, dict[str, Any]]:
-    """What Helm renders, by name. Raises RuntimeError with what it says when it refuses."""
+    """The PrometheusRules that Helm renders, by name. Raises RuntimeError with what it says when it
+    refuses.
+    """
     command = [str(program("helm")), "template", "seen", str(CHART), "--namespace", "team"]
     found = subprocess.run(
         [*command, *OPERATOR, *options], capture_output=True, text=True, check=False
     )
     if found.returncode:
         raise RuntimeError(found.stderr)
-    return {each["metadata"]["name"]: each for each in yaml.safe_load_all(found.stdout)}
+    every = yaml.safe_load_all(found.stdout)
+    return {each["metadata"]["name"]: each for each in every if each["kind"] == "PrometheusRule"}
 
 
 @pytest.mark.parametrize("name", FILES)
