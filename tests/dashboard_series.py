@@ -120,6 +120,7 @@ def _operating() -> Iterator[dict[str, str]]:
         "halftone_operator_queue_length": "",
         "halftone_operator_is_leader": "",
         "halftone_stage_running_seconds": 'stage="validate"',
+        "halftone_gate_headroom_ratio": 'metric="KlDivergence"',
     }
     for bound, step in (("1", 4), ("+Inf", 5)):
         for name, labels in (

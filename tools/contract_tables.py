@@ -26,7 +26,9 @@ SOURCES: Final = (
     Whose(r"halftone_scaling_.*", Source.Autoscale, "halftone"),
     Whose(r"ray_halftone_scaling_.*", Source.AutoscaleRay, "halftone"),
     Whose(r"halftone_metric_contract_.*", Source.Doctor, "halftone"),
-    Whose(r"halftone_(jobs|(operator|stage|checkpoint|artifact)_.*)", Source.Operator, "halftone"),
+    Whose(
+        r"halftone_(jobs|(operator|stage|gate|checkpoint|artifact)_.*)", Source.Operator, "halftone"
+    ),
     Whose(r"ray_.*", Source.Ray, "ray"),
     Whose(r"kube_.*", Source.KubeState, "kubernetes"),
     Whose(r"(container|kubelet|machine)_.*", Source.Kubelet, "kubernetes"),
@@ -75,7 +77,6 @@ EXISTENCE: Final = (
     ),
     When(r"(ray_)?halftone_endpoint_load_failures_total", Exists.Optional, _SELDOM),
     When(r"(ray_)?halftone_endpoint_capacity.*", Exists.Optional, "it needs a card that fits"),
-    When(r"(ray_)?halftone_endpoint_artifact", Exists.Optional, "it needs an artifact of ours"),
     When(
         r"(ray_)?halftone_endpoint_load_seconds",
         Exists.Optional,
@@ -120,6 +121,7 @@ EXISTENCE: Final = (
         "it appears with the first stage that ends after the operator's start",
     ),
     When(r"halftone_stage_running_.*", Exists.Optional, "it is there while a stage runs"),
+    When(r"halftone_gate_.*", Exists.Optional, "it is there while a job has a gate's score"),
     When(
         r"halftone_(operator|checkpoint|artifact)_.*",
         Exists.Always,

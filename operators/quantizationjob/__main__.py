@@ -174,6 +174,7 @@ def _refresh(metrics: OperatorMetrics, queue: Queue, pump: Pump) -> None:
     metrics.queue_age.set(queue.age())
     metrics.queue_length.set(len(queue))
     metrics.read_jobs(pump.indexes.conditions)
+    metrics.read_headrooms(pump.indexes.headrooms)
     metrics.read_stages(pump.indexes.running, datetime.now(UTC))
 
 

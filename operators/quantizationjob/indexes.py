@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from halftone.control.headroom import headrooms
 from operators.quantizationjob.reading import Key, OwnedChild, OwnedPod
 
 _T = TypeVar("_T")
@@ -99,6 +100,12 @@ class Indexes:
             found = self.object(key)
             for row in (found or {}).get("status", {}).get("conditions") or ():
                 yield str(row["type"]), str(row["status"]), str(row["reason"])
+
+    def headrooms(self) -> Iterator[tuple[str, float]]:
+        """(metric, share of its limit) of every gate of every job that has both."""
+        for key in self.names():
+            found = self.object(key) or {}
+            yield from headrooms(found.get("spec") or {}, found.get("status") or {})
 
     def running(self) -> Iterator[tuple[str, datetime]]:
         """(stage, since when) of every Job that runs; of one that was never begun, its creation."""

@@ -1,9 +1,11 @@
-"""What the operator exports of stages that run.
+"""What the operator exports of stages that run, and of gates.
 
 We test these aspects:
 - a stage is as old as its oldest Job that runs, from when the Job was last begun;
 - a Job that ended, waits for a queue or is being deleted does not run, and counts for nothing;
-- a stage of which none runs any more is not exported.
+- a stage of which none runs any more is not exported;
+- of the room that gates of all jobs leave to their limits the least is kept by metric, and none of
+  jobs that are gone.
 """
 
 from collections.abc import Iterator
@@ -52,18 +54,22 @@ def knowing(*bodies: dict[str, Any]) -> Indexes:
     children = Index(read, lambda *_: None)
     for body in bodies:
         children.put(body)
-    objects = Index(lambda body: (Key("team", "x"), read_object(body)), lambda *_: None)
+    objects = Index(
+        lambda body: (Key("team", body["metadata"]["name"]), read_object(body)), lambda *_: None
+    )
     pods = Index(lambda body: (Key("team", "x"), read_pod(body)), lambda *_: None)
     return Indexes(objects, children, pods)
 
 
-def told(metrics: OperatorMetrics) -> dict[str, float]:
-    """Seconds by stage."""
+def told(
+    metrics: OperatorMetrics, name: str = "halftone_stage_running_seconds"
+) -> dict[str, float]:
+    """Values by the one label."""
     return {
-        sample.labels["stage"]: sample.value
+        next(iter(sample.labels.values())): sample.value
         for family in metrics.registry.collect()
         for sample in family.samples
-        if sample.name == "halftone_stage_running_seconds"
+        if sample.name == name
     }
 
 
@@ -89,6 +95,31 @@ def test_what_does_not_run_counts_for_nothing() -> None:
     queued["spec"]["suspend"] = True
     going["metadata"]["deletionTimestamp"] = ago(10)
     assert list(knowing(ended, failed, queued, going).running()) == []
+
+
+def judged(name: str, scores: dict[str, str], maximum: str) -> dict[str, Any]:
+    """A QuantizationJob with a gate for each score."""
+    gates = [{"name": gate, "metric": gate, "maximum": maximum} for gate in scores]
+    values = [{"name": gate, "value": value} for gate, value in scores.items()]
+    metadata = {"name": name, "namespace": "team", "uid": name}
+    status = {"gates": values}
+    return {"metadata": metadata, "spec": {"validation": {"gates": gates}}, "status": status}
+
+
+def test_the_least_room_of_all_jobs_is_kept() -> None:
+    indexes = knowing()
+    indexes.objects.put(judged("a", {"KlDivergence": "0.75", "WeightError": "0.5"}, "1"))
+    indexes.objects.put(judged("b", {"KlDivergence": "1.5"}, "1"))
+    metrics = OperatorMetrics()
+    metrics.read_headrooms(indexes.headrooms)
+    room = "halftone_gate_headroom_ratio"
+    assert told(metrics, room) == {"KlDivergence": -0.5, "WeightError": 0.5}
+    indexes.objects.drop(("team", "b"))
+    metrics.read_headrooms(indexes.headrooms)
+    assert told(metrics, room) == {"KlDivergence": 0.25, "WeightError": 0.5}
+    indexes.objects.drop(("team", "a"))
+    metrics.read_headrooms(indexes.headrooms)
+    assert told(metrics, room) == {}
 
 
 def test_a_stage_of_which_none_runs_any_more_is_not_exported() -> None:

@@ -17,6 +17,8 @@ _SUMMARY: Final = 'condition="Succeeded"'
 _VALIDATED: Final = 'condition="Validated"'
 # Stages that take hours on large models; most of their time should be work.
 _LONG: Final = ((4 * 3600, WARN), (12 * 3600, BAD))
+# As a share of the limit: below it a gate failed, a twentieth is within what runs differ by.
+_ROOM: Final = ((-1000, BAD), (0, WARN), (0.05, "green"))
 
 
 def _counted(title: str, says: str, expression: str, limits: Any = ()) -> Panel:
@@ -172,12 +174,23 @@ def _verdicts() -> list[Panel]:
             Told(
                 "Failed gates by reason",
                 "Jobs whose report failed or decided nothing. Good: none; the page of the report "
-                "has gates and margins, which no metric has.",
+                "says which gate, by how much, and why.",
                 _JOBS,
                 "None",
             ),
             Query(jobs("reason", _VALIDATED, NOT_TRUE), "{{reason}}"),
             limits=((1, BAD),),
+        ),
+        bars(
+            Told(
+                "Least room to a gate's limit",
+                "By metric, over the jobs that are there, as a share of the limit. Good: well "
+                "above 0; below it a gate failed, and what comes near it will fail by chance.",
+                "percentunit",
+                "No gate with a limit has a score",
+            ),
+            Query(queries.HEADROOM, "{{metric}}"),
+            limits=_ROOM,
         ),
         graph(
             Told(

@@ -206,6 +206,7 @@ STAGES_ENDED: Final = (
     f"{{{OPERATOR}}}[{_RATE}]))"
 )
 STAGE_RUNNING: Final = f"max by (stage) (halftone:stage_running_seconds:max{{{OPERATOR}}})"
+HEADROOM: Final = f"min by (metric) (halftone:gate_headroom_ratio:min{{{OPERATOR}}})"
 NOT_TRUE: Final = 'status="False"'
 
 

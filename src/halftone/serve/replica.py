@@ -119,8 +119,6 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
         )
         config = client.vllm_config.scheduler_config
         self._admission = Admission(config.max_num_seqs, endpoint.limits.maxQueuedRequests)
-        verdict = Verdict.Unmeasured if model.report is None else model.report.verdict
-        self._metrics.set_artifact(model.digest, verdict)
         self._capacity = known_capacity(model.cards, self._served.engine)
         if self._capacity is None:
             _LOG.warning("halftone: %s", unknown_sentence(self._served.engine))
@@ -173,9 +171,13 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
         )
 
     async def _keep_gauges(self) -> None:
+        model = self._weights.model
+        verdict = Verdict.Unmeasured if model.report is None else model.report.verdict
         while True:
+            # Ray drops a gauge that nobody sets again.
             self._metrics.set_requests(self._admission.in_flight, self._admission.limit)
-            if self._capacity is not None:  # Ray drops a gauge that nobody sets again
+            self._metrics.set_artifact(model.digest, verdict)
+            if self._capacity is not None:
                 fields, is_exact = self._capacity
                 self._metrics.set_capacity(fields, is_exact=is_exact)
             await asyncio.sleep(_GAUGES_S)

@@ -64,6 +64,12 @@ class OperatorMetrics:
             ["condition", "status", "reason"],
             registry=self.registry,
         )
+        self.headroom = Gauge(
+            "halftone_gate_headroom_ratio",
+            "The least room that a gate of a job leaves to its limit, as a share of the limit.",
+            ["metric"],
+            registry=self.registry,
+        )
         self.stage_seconds = Histogram(
             "halftone_stage_duration_seconds",
             "From the creation of a stage's Job to its end, by stage and result.",
@@ -102,6 +108,15 @@ class OperatorMetrics:
         self.jobs.clear()
         for condition, status, reason in rows():
             self.jobs.labels(condition, status, reason).inc()
+
+    def read_headrooms(self, rows: Callable[[], Iterable[tuple[str, float]]]) -> None:
+        """Keep the least of (metric of a gate, room as a share of its limit), by metric."""
+        self.headroom.clear()
+        least: dict[str, float] = {}
+        for metric, room in rows():
+            least[metric] = min(room, least.get(metric, room))
+        for metric, room in least.items():
+            self.headroom.labels(metric).set(room)
 
     def read_stages(
         self, rows: Callable[[], Iterable[tuple[str, datetime]]], now: datetime
