@@ -178,6 +178,9 @@ def test_a_history_is_a_load() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["step", *LEAD, "--model", "m"], "`--model` chooses among the series of"),
+        (["step", *LEAD, "--selector", "job=a"], "`--selector` chooses among the series of"),
+        (["--from-prometheus", "http://a", *LEAD, "--selector", "job"], "must be LABEL=VALUE"),
         (["absent.csv", *LEAD], "The trace 'absent.csv': cannot be read: No such file"),
         (["step", "--profile", "absent", "--lead-seconds", "1"], "no profile and no file 'absent'"),
         ([*LEAD], "Name one load: a trace file, one of ramp, step, square, diurnal, or"),

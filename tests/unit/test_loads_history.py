@@ -2,7 +2,7 @@
 
 We test these aspects: what arrived is what was answered and what is in flight more; lengths follow
 the means of their time; vLLM's own metrics before Ray's; one model of several; what is asked, and
-with which token; every fault is a sentence.
+with which labels and which token; every fault is a sentence.
 """
 
 from collections.abc import Sequence
@@ -113,6 +113,27 @@ def test_a_range_is_asked_for_in_minutes_and_no_more_than_prometheus_gives() -> 
     assert short["path"] == "/prefix/api/v1/query_range"
     assert [float(short[name]) for name in ("start", "end", "step")] == [1e9 - 3600, 1e9, 60]
     assert (1e9 - float(long_["start"])) / float(long_["step"]) <= 10_000
+
+
+def test_every_question_has_the_labels_that_were_chosen() -> None:
+    selector = {"namespace": 'a "b"', "job": "endpoint"}
+    with RangeQueries(traffic()) as prometheus:
+        assert len(read_history(prometheus.origin, 3600, selector=selector)) > 0
+        asked = [each["query"] for each in prometheus.asked]
+    assert len(asked) > 5
+    assert all('namespace="a \\"b\\"", job="endpoint"}' in query for query in asked)
+    with (
+        RangeQueries({}) as prometheus,
+        pytest.raises(HalftoneError, match=r'with {namespace="a .*", job="endpoint"} in that time'),
+    ):
+        read_history(prometheus.origin, 3600, selector=selector)
+
+
+def test_a_file_without_certificates_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "ca.pem", tmp_path / "none.pem"):
+        (tmp_path / "ca.pem").write_text("no certificate")
+        with pytest.raises(HalftoneError, match=r"holds no certificates.*name a PEM file"):
+            read_history("https://127.0.0.1:9", 3600, ca_file=path)
 
 
 def test_a_token_is_shown_and_never_said(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from halftone.cli.selectors import label
 from halftone.cli.urls import require_url
 from halftone.scaling.acting.learning import ASSUMED_LEAD_S
 from halftone.scaling.capacity import Capacity
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 # Where Ray's own tools find the token.
 RAY_TOKEN: Final = "RAY_AUTH_TOKEN"  # noqa: S105  # a name
 _OBJECT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-
-# Labels that the queries and the rules set themselves.
-OUR_LABELS: Final = frozenset({"model_name", "replica", "source"})
-_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -155,16 +152,6 @@ def decider(wishes: Wishes) -> "Deciding":
     if (warning := itl_refusal(capacity, settings)) is not None:
         click.echo(f"halftone: {warning}", err=True)
     return Decider(asked, Follower(capacity, settings, wishes.interval), settings.lead_s)
-
-
-def label(text: str) -> tuple[str, str]:
-    """A label and its value, of `--selector`. Raises RefusedInput."""
-    name, equals, value = text.partition("=")
-    if not equals or not _LABEL.fullmatch(name):
-        raise refuse("--selector", f"`--selector {text}` must be LABEL=VALUE.")
-    if name in OUR_LABELS or name.startswith("__"):
-        raise refuse("--selector", f"`--selector {text}`: the label `{name}` is set by Halftone.")
-    return name, value
 
 
 def target(wishes: Wishes, api: "ApiServer | None", identity: str) -> "Target":

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from halftone.cli.autoscale_options import label
 from halftone.cli.lasting import ended, log_to_stderr, told_where
 from halftone.cli.numbers import Finite
+from halftone.cli.selectors import label
 from halftone.cli.urls import require_url
 from halftone.spec.errors import CheckFailed, EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason

@@ -105,7 +105,14 @@ def _list_profiles(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     help="How much of it, until now: 90m, 6h, 1d12h.",
 )
 @click.option("--model", help="The model of that history, where there are several.")
+@click.option(
+    "--selector",
+    multiple=True,
+    metavar="LABEL=VALUE",
+    help="A label that the series of that history have; repeat.",
+)
 @click.option("--prometheus-token-file", type=_FILE, help="A bearer token for Prometheus.")
+@click.option("--prometheus-ca-file", type=_FILE, help="Certificates to trust.")
 @click.option("--json", "as_json", is_flag=True, help="Print figures as JSON, and draw nothing.")
 @click.option(
     "--output",

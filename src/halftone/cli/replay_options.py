@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from halftone.cli.selectors import label
 from halftone.cli.urls import require_url
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
@@ -76,7 +77,9 @@ class Wishes:
     from_prometheus: str | None
     range_s: float
     model: str | None
+    selector: tuple[str, ...]
     prometheus_token_file: Path | None
+    prometheus_ca_file: Path | None
     as_json: bool
     output: Path
 
@@ -135,9 +138,15 @@ def _load(wishes: Wishes) -> "Load":
             wishes.from_prometheus,
             wishes.range_s,
             model=wishes.model,
+            selector=dict(label(text) for text in wishes.selector),
             token_file=wishes.prometheus_token_file,
+            ca_file=wishes.prometheus_ca_file,
             seed=wishes.seed,
         )
+    for option, value in (("--model", wishes.model), ("--selector", wishes.selector)):
+        if value:
+            told = f"`{option}` chooses among the series of `--from-prometheus`; leave it out."
+            raise RefusedInput(Reason.InvalidTrace, option, told)
     trace = str(wishes.trace)
     return generate(trace, wishes.seed) if trace in SHAPES else read_trace(Path(trace))
 

@@ -7,6 +7,7 @@ a Poisson process with the rate of each bin, and lengths spread around the means
 do in chats: bursts within a bin are lost, and that is all that a history can tell.
 """
 
+import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from halftone.scaling.inputs.queries import braces
 from halftone.scaling.loads.generators import CHAT_OUTPUT, CHAT_PROMPT, Lengths, poisson_arrivals
 from halftone.scaling.loads.load import Floats, Load
 from halftone.spec.errors import EnvironmentFault, RefusedInput
@@ -31,6 +33,7 @@ _CONNECT_S: Final = 10.0
 _ANSWER_S: Final = 60.0
 _SHOWN: Final = 200  # characters of what Prometheus said
 _TOKENS: Final = ("prompt", "generation")
+_CA_FILE: Final = "--prometheus-ca-file"
 _TOKEN_FILE: Final = "--prometheus-token-file"  # noqa: S105 - an option
 
 
@@ -47,17 +50,21 @@ def read_history(
     range_s: float,
     *,
     model: str | None = None,
+    selector: Mapping[str, str] | None = None,
     token_file: Path | None = None,
+    ca_file: Path | None = None,
     seed: int = 0,
     end_s: float | None = None,
 ) -> Load:
     """The traffic of the `range_s` seconds before `end_s` (seconds since 1970; now).
 
-    `model` is the `model_name` to take, where there are several. `token_file` holds a bearer token.
-    Equal histories and seeds give equal loads.
+    `model` is the `model_name` to take, where there are several; `selector` are labels that a
+    series must have. `token_file` holds a bearer token, `ca_file` certificates to trust. Equal
+    histories and seeds give equal loads.
 
     Raises EnvironmentFault(StoreUnavailable) where Prometheus does not answer, and RefusedInput
-    where it lets us not in, where it has no such history, or several models and none is named.
+    where it lets us not in, where it has no such history, several models and none is named, or a
+    file that is not what it should be.
     """
     import httpx
 
@@ -67,8 +74,9 @@ def read_history(
     bins = max(1, int(range_s // bin_s))
     times = {"start": end_s - bins * bin_s, "end": end_s, "step": bin_s}
     limits = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
-    with httpx.Client(timeout=limits, headers=_headers(token_file)) as client:
-        asking = _Asking(client, url.rstrip("/"), times, bins + 1)
+    headers, trusted = _headers(token_file), _trusted(ca_file)
+    with httpx.Client(timeout=limits, headers=headers, verify=trusted) as client:
+        asking = _Asking(client, url.rstrip("/"), times, bins + 1, selector or {})
         family = asking.family()
         model = asking.model(family, model)
         load = _load(asking.history(family, model, bin_s), bin_s, seed)
@@ -90,6 +98,14 @@ def _headers(token_file: Path | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+def _trusted(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        told = f"`{_CA_FILE}` '{ca_file}' holds no certificates: {error}; name a PEM file."
+        raise RefusedInput(Reason.AccessDenied, _CA_FILE, told) from error
+
+
 class _Asking(NamedTuple):
     """Range queries of one Prometheus over the same bins."""
 
@@ -97,22 +113,24 @@ class _Asking(NamedTuple):
     url: str
     times: Mapping[str, float]
     points: int
+    selector: Mapping[str, str]
 
     def family(self) -> str:
         """The prefix of the metrics that it has: vLLM's own before Ray's, never both."""
         for family in _FAMILIES:
-            if self.series(f"count by (model_name) ({family}num_requests_running)"):
+            if self.series(self._known(family)):
                 return family
+        labels = f" with {braces(self.selector)}" if self.selector else ""
         told = (
             f"Prometheus at '{self.url}' has no history of `vllm:num_requests_running` or of "
-            "`ray_vllm_num_requests_running` in that time; name the one that scrapes the endpoint, "
-            "or a longer `--range`."
+            f"`ray_vllm_num_requests_running`{labels} in that time; name the one that scrapes the "
+            "endpoint, or a longer `--range`."
         )
         raise RefusedInput(Reason.InvalidTrace, "--from-prometheus", told)
 
     def model(self, family: str, named: str | None) -> str:
         """The `model_name` to take: `named`, or the only one."""
-        found = self.series(f"count by (model_name) ({family}num_requests_running)")
+        found = self.series(self._known(family))
         names = sorted(found)
         if named in found or (named is None and len(names) == 1):
             return names[0] if named is None else named
@@ -123,7 +141,7 @@ class _Asking(NamedTuple):
 
     def history(self, family: str, model: str, bin_s: float) -> _History:
         """What arrived: what was answered, and what is in flight more than a bin before."""
-        chosen = f'{{model_name="{_quoted(model)}"}}'
+        chosen = braces({"model_name": model, **self.selector})
 
         def total(metric: str) -> Floats:
             query = f"sum by (model_name) (increase({family}{metric}{chosen}[{bin_s:.0f}s]))"
@@ -139,6 +157,10 @@ class _Asking(NamedTuple):
         if not means[0].any():
             raise self.nothing(model)
         return _History(requests, *means)
+
+    def _known(self, family: str) -> str:
+        chosen = braces(self.selector) if self.selector else ""
+        return f"count by (model_name) ({family}num_requests_running{chosen})"
 
     def nothing(self, model: str) -> RefusedInput:
         """What to raise where there is no request."""
@@ -192,10 +214,6 @@ class _Asking(NamedTuple):
 _WHERE: Final = ("running", "waiting")
 # More do not fit into memory, with their lengths.
 _MOST_REQUESTS: Final = 50_000_000
-
-
-def _quoted(name: str) -> str:
-    return name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _load(found: _History, bin_s: float, seed: int) -> Load:
