@@ -90,12 +90,19 @@ def _kubernetes(name: str) -> Server:
 
 _PROMETHEUS = "github.com/prometheus/prometheus/cmd"
 _PROMETHEUS_VERSION = ("github.com/prometheus/common/version.Version=3.11.3",)
+# The newest whose Go module holds its pages; later ones are built by Node first.
+_ALERTMANAGER = "github.com/prometheus/alertmanager/cmd"
+_ALERTMANAGER_VERSION = ("github.com/prometheus/common/version.Version=0.31.1",)
 
 
 def _prometheus(name: str) -> Server:
     # Targets come from files; the clients of every cloud would take most of the build.
     tags = ("remove_all_sd",)
     return Server("prometheus", f"{_PROMETHEUS}/{name}", _PROMETHEUS_VERSION, tags=tags)
+
+
+def _alertmanager(name: str) -> Server:
+    return Server("alertmanager", f"{_ALERTMANAGER}/{name}", _ALERTMANAGER_VERSION)
 
 
 # In the order in which they are built: the API server first, whose packages the others share.
@@ -113,6 +120,8 @@ SERVERS = {
     "pause": Server("kubernetes", "./pause"),
     "prometheus": _prometheus("prometheus"),
     "promtool": _prometheus("promtool"),
+    "alertmanager": _alertmanager("alertmanager"),
+    "amtool": _alertmanager("amtool"),
     # Last, for it shares nothing with those before it.
     "kuberay-operator": Server("kuberay", KUBERAY),
 }
