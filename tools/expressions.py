@@ -76,9 +76,9 @@ def _written(board: dict[str, Any], variables: list[dict[str, Any]]) -> Iterator
         if variable.get("type") == "query" and (text := _asked(variable.get("query"))):
             yield f"variable {variable['name']}", text
     for annotation in board.get("annotations", {}).get("list", []):
-        text = annotation.get("expr") or (annotation.get("target") or {}).get("expr")
-        if text:
-            yield f"annotation {annotation['name']}", text
+        marked = annotation.get("expr") or (annotation.get("target") or {}).get("expr")
+        if marked:
+            yield f"annotation {annotation['name']}", marked
 
 
 def _panels(panels: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

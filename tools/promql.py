@@ -199,11 +199,11 @@ def _labels_of(
             return _labels_of(each.expr, recorded, within)
         case Call():
             return _labels_of_call(each, recorded, within)
-        case VectorSelector() if each.name in within:
+        case VectorSelector(name=str(name)) if name in within:
             return frozenset()  # it adds none to those of its own rule
-        case VectorSelector() if each.name in recorded:
-            below = _parsed(recorded[each.name])
-            return _labels_of(below, recorded, within | {each.name})
+        case VectorSelector(name=str(name)) if name in recorded:
+            below = _parsed(recorded[name])
+            return _labels_of(below, recorded, within | {name})
         case BinaryExpr():
             left, right = (_labels_of(side, recorded, within) for side in (each.lhs, each.rhs))
             if str(each.op) in ("and", "unless"):
