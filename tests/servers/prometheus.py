@@ -40,7 +40,7 @@ class Job:
 
 class Prometheus:
     """One server process with its data below `folder`; `rules` are files of rules, and their alerts
-    go to the Alertmanagers at these addresses.
+    go to the Alertmanagers at these addresses. It listens at `address` alone.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Prometheus:
         rules: Sequence[Path] = (),
         interval: str = "1s",
         alertmanagers: Sequence[str] = (),
+        address: str = "127.0.0.1",
     ) -> None:
         self._folder = folder / "prometheus"
         self._jobs = dict(jobs)
@@ -58,7 +59,7 @@ class Prometheus:
         self._alertmanagers = list(alertmanagers)
         self._binary = built("prometheus")
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://{address}:{free_port()}"
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
