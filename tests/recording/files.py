@@ -54,7 +54,9 @@ def load(folder: Path = FOLDER) -> Recording:
 
 
 def _text(path: Path) -> str:
-    """A page without what stands above it."""
+    """A page without what stands above it; empty where nobody needs anything of it."""
+    if not path.exists():
+        return ""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     is_headed = lines[1:2] == [_HEADED]
     return "".join(lines[2:] if is_headed else lines)
@@ -70,7 +72,8 @@ def save(recording: Recording, needed: Collection[str], folder: Path = FOLDER) -
             place = folder if is_last else folder / _BEFORE / str(number)
             place.mkdir(parents=True, exist_ok=True)
             text = f"{_head(recording.about[name])}{page}" if is_last else _only(page, needed)
-            (place / f"{name}{_SUFFIX}").write_text(text, encoding="utf-8")
+            if text:
+                (place / f"{name}{_SUFFIX}").write_text(text, encoding="utf-8")
     index = {
         "versions": dict(sorted(recording.versions.items())),
         "intervalSeconds": recording.interval_s,

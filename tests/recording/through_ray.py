@@ -6,6 +6,7 @@ says, so that Ray's page has that too; then two replicas answer, as the law want
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree
@@ -15,7 +16,7 @@ from halftone.spec.artifacts import Artifact
 from halftone.validate.serving.loading import processor
 from tests.endpoints import MODEL, Served, described, pocket_artifact
 from tests.recording.load import Busy
-from tests.recording.moments import taken, until
+from tests.recording.moments import MOMENTS, taken, until
 from tests.recording.native import RULES, able
 from tests.servers.ports import free_port
 from tests.servers.prometheus import Job, Prometheus
@@ -23,6 +24,7 @@ from tests.servers.prometheus import Job, Prometheus
 ABOUT: Final = {
     "ray": "The agent of a node of Ray with an endpoint of the pocket model, two replicas under "
     "load, scaled by the law inside Ray Serve; a replica before them refused its artifact.",
+    "ray-start": "The same agent when these replicas had started: what it shows only then.",
     "ray-autoscaler": "Ray's own autoscaler, of nodes.",
     "ray-dashboard": "Ray's dashboard.",
 }
@@ -30,6 +32,8 @@ REPLICAS: Final = 2
 # Fewer than the load wants.
 _ENGINE: Final = {"num_gpu_blocks_override": 32}
 _AUTOSCALER, _DASHBOARD = "AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"
+_OURS: Final = "ray_halftone_endpoint_"
+_STARTED: Final = (rf"{_OURS}load_seconds\{{",)
 # What Serve sets every ten seconds, and the agent forgets in between.
 _SELDOM: Final = r"ray_serve_deployment_replica_healthy\{"
 _READY: Final = (
@@ -63,6 +67,7 @@ def record(folder: Path) -> dict[str, list[str]]:
         if (wrong := served.wait()) is not None:
             raise RuntimeError(wrong)
         agent = served.metrics_port()
+        started = until(f"http://127.0.0.1:{agent}/metrics", *_STARTED)
         prometheus.scrape("ray", [f"127.0.0.1:{agent}"])
         stack.enter_context(Busy(served.url, MODEL))
         numbers = {
@@ -72,7 +77,21 @@ def record(folder: Path) -> dict[str, list[str]]:
         }
         urls = {name: f"http://127.0.0.1:{port}/metrics" for name, port in numbers.items()}
         until(urls["ray"], *_READY)
-        return taken(urls, {"ray": (*_READY, _SELDOM)})
+        pages = taken(urls, {"ray": (*_READY, _SELDOM)})
+    return {**pages, "ray-start": [""] * (MOMENTS - 1) + [only_there(started, pages["ray"])]}
+
+
+def only_there(page: str, others: Sequence[str]) -> str:
+    """Of a page, metrics of replicas that no other one has."""
+    elsewhere = {_name(line) for other in others for line in other.splitlines()}
+    lines = page.splitlines(keepends=True)
+    return "".join(
+        line for line in lines if line.startswith(_OURS) and _name(line) not in elsewhere
+    )
+
+
+def _name(line: str) -> str:
+    return line.partition("{")[0]
 
 
 def pocket(folder: Path) -> Path:
