@@ -44,6 +44,7 @@ def recorded(part: str, needed: set[str]) -> Recording:
     """One part, as it is kept. Raises RuntimeError where the machine is still in it."""
     module = import_module(f"tests.recording.{part}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "cluster").mkdir()
         pages: Mapping[str, list[str]] = module.record(Path(folder))
     kept = normalise(pages, needed)
     words = (socket.gethostname(), str(Path.home()), tempfile.gettempdir())

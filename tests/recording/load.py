@@ -21,17 +21,18 @@ _PATIENCE_S: Final = 120.0
 
 
 class Busy:
-    """As many requests as there are `CLIENTS` are under way at `url` until the block is left.
+    """`CLIENTS` requests for each replica are under way at `url` until the block is left.
 
     Leaving it raises RuntimeError if none was answered.
     """
 
-    def __init__(self, url: str, model: str) -> None:
+    def __init__(self, url: str, model: str, replicas: int = 1) -> None:
         self._url = f"{url}/v1/completions"
         self._model = model
         self._over = threading.Event()
         self._threads = [
-            threading.Thread(target=self._ask, args=(number,)) for number in range(CLIENTS)
+            threading.Thread(target=self._ask, args=(number,))
+            for number in range(CLIENTS * replicas)
         ]
         self._last = "nothing came back"
         self.answered = 0
@@ -40,7 +41,7 @@ class Busy:
         body = {
             "model": self._model,
             "prompt": f"{_BEGINNING}{number}+{number}=",
-            "max_tokens": _TOKENS + 8 * number,
+            "max_tokens": _TOKENS + 4 * number,
             "ignore_eos": True,
             "stream": True,
         }

@@ -35,7 +35,8 @@ ABOUT: Final = {
     "doctor": "`halftone doctor --metrics-port`, at the Prometheus that scrapes vLLM's own server.",
 }
 # Fewer blocks than the load wants, so that requests wait and are preempted.
-_ARGUMENTS: Final = ("--num-gpu-blocks-override", "48")
+BLOCKS: Final = 24
+LENGTH: Final = 512  # tokens
 # What a machine like this one does with that model, so that the law has something to decide by.
 _ABLE: Final = {
     "prefillTokensPerSecond": "4000",
@@ -53,8 +54,9 @@ def record(folder: Path) -> dict[str, list[str]]:
         cluster = stack.enter_context(ControlPlane(folder / "cluster"))
         client = stack.enter_context(Client(cluster))
         client.namespace(NAMESPACE)
+        few = ("--num-gpu-blocks-override", str(BLOCKS))
         pod = ready_pod(client)
-        urls = stack.enter_context(vllm_servers(folder, {MODEL: asked()}))
+        urls = stack.enter_context(vllm_servers(folder, {MODEL: Asked(POCKET, arguments=few)}))
         address = urls[MODEL].removeprefix("http://")
         job = Job([address], {"namespace": NAMESPACE, "pod": pod})
         prometheus = stack.enter_context(Prometheus(folder, {"endpoint": job}, RULES))
@@ -71,11 +73,6 @@ def record(folder: Path) -> dict[str, list[str]]:
         doctor = stack.enter_context(told("doctor", *options))
         until(doctor, r"halftone_metric_contract_ok\{")
         return taken({"vllm": f"{urls[MODEL]}/metrics", "autoscale": scaler, "doctor": doctor})
-
-
-def asked() -> Asked:
-    """The server."""
-    return Asked(POCKET, arguments=_ARGUMENTS)
 
 
 def able() -> CapacityCard:

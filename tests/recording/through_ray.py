@@ -6,7 +6,6 @@ says, so that Ray's page has that too; then two replicas answer, as the law want
 """
 
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree
@@ -16,8 +15,8 @@ from halftone.spec.artifacts import Artifact
 from halftone.validate.serving.loading import processor
 from tests.endpoints import MODEL, Served, described, pocket_artifact
 from tests.recording.load import Busy
-from tests.recording.moments import MOMENTS, taken, until
-from tests.recording.native import RULES, able
+from tests.recording.moments import MOMENTS, only_there, taken, until
+from tests.recording.native import BLOCKS, LENGTH, RULES, able
 from tests.servers.ports import free_port
 from tests.servers.prometheus import Job, Prometheus
 
@@ -29,8 +28,7 @@ ABOUT: Final = {
     "ray-dashboard": "Ray's dashboard.",
 }
 REPLICAS: Final = 2
-# Fewer than the load wants.
-_ENGINE: Final = {"num_gpu_blocks_override": 32}
+_ENGINE: Final = {"num_gpu_blocks_override": BLOCKS, "kv_cache_memory_bytes": 256 << 20}
 _AUTOSCALER, _DASHBOARD = "AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"
 _OURS: Final = "ray_halftone_endpoint_"
 _STARTED: Final = (rf"{_OURS}load_seconds\{{",)
@@ -58,7 +56,9 @@ def record(folder: Path) -> dict[str, list[str]]:
             "maxReplicas": REPLICAS,
             "intervalSeconds": 1,
         }
-        endpoint = described(artifact, autoscaling=wished, engineArguments=_ENGINE)
+        endpoint = described(
+            artifact, autoscaling=wished, engineArguments=_ENGINE, maxModelLen=LENGTH
+        )
         damaged = {**endpoint, "artifact": {"uri": str(spoiled(artifact, folder / "spoiled"))}}
         served = stack.enter_context(Served(damaged, replicas=REPLICAS))
         if served.wait() is None:
@@ -69,7 +69,7 @@ def record(folder: Path) -> dict[str, list[str]]:
         agent = served.metrics_port()
         started = until(f"http://127.0.0.1:{agent}/metrics", *_STARTED)
         prometheus.scrape("ray", [f"127.0.0.1:{agent}"])
-        stack.enter_context(Busy(served.url, MODEL))
+        stack.enter_context(Busy(served.url, MODEL, REPLICAS))
         numbers = {
             "ray": agent,
             "ray-autoscaler": ports[_AUTOSCALER],
@@ -78,20 +78,7 @@ def record(folder: Path) -> dict[str, list[str]]:
         urls = {name: f"http://127.0.0.1:{port}/metrics" for name, port in numbers.items()}
         until(urls["ray"], *_READY)
         pages = taken(urls, {"ray": (*_READY, _SELDOM)})
-    return {**pages, "ray-start": [""] * (MOMENTS - 1) + [only_there(started, pages["ray"])]}
-
-
-def only_there(page: str, others: Sequence[str]) -> str:
-    """Of a page, metrics of replicas that no other one has."""
-    elsewhere = {_name(line) for other in others for line in other.splitlines()}
-    lines = page.splitlines(keepends=True)
-    return "".join(
-        line for line in lines if line.startswith(_OURS) and _name(line) not in elsewhere
-    )
-
-
-def _name(line: str) -> str:
-    return line.partition("{")[0]
+    return {**pages, "ray-start": [""] * (MOMENTS - 1) + [only_there(started, _OURS, pages["ray"])]}
 
 
 def pocket(folder: Path) -> Path:
