@@ -37,7 +37,9 @@ _ADDRESS: Final = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")
 _LOOPBACK: Final = re.compile(r"\b(?:127\.0\.0\.1|localhost):\d+\b")
 # Of Python's own process, and when something was made: a machine and an hour, and no fact of ours.
 _OF_THE_MACHINE: Final = re.compile(r"(?:process|python)_.*|target_info|.*_created")
-_KEPT: Final = re.compile(r"vllm:.*|ray_vllm_.*|(?:ray_)?halftone_.*|ray_serve_.*|ray_node_.*")
+_KEPT: Final = re.compile(
+    r"vllm:.*|ray_vllm_.*|(?:ray_)?halftone_.*|ray_serve_(?!long_poll|event_loop).*|ray_node_.*"
+)
 _SUFFIXES: Final = re.compile(r"_(?:bucket|sum|count|total|created)$")
 LEFT_OUT: Final = "# Nobody needs these families, and the page would be huge with them:"
 

@@ -88,7 +88,7 @@ def test_what_is_no_sample_is_refused() -> None:
 @pytest.mark.parametrize(
     "left",
     [
-        line("a", where="/root/x"),
+        line("a", where="/var/x"),
         line("a", ip="192.0.2.7"),
         line("a", id=WORKER),
         line("a", run=SESSION),
@@ -103,7 +103,7 @@ def test_what_is_of_one_machine_or_one_hour_is_found(left: str) -> None:
 
 def test_what_is_of_all_machines_is_not_foreign() -> None:
     digest = line("a", digest="c" * 64, route="/v1/completions", ip="10.0.0.1")
-    assert foreign(digest + line("a_bytes", "1.7953851798e+09") + "# /root/x\n", ["builder"]) == []
+    assert foreign(digest + line("a_bytes", "1.7953851798e+09") + "# /var/x\n", ["builder"]) == []
 
 
 def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
