@@ -17,7 +17,10 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet_stand_in import Answer
 from tests.recording.moments import taken
 
-ABOUT: Final = {"operator": "The operator, while it carries out jobs."}
+ABOUT: Final = {
+    "operator": "The operator, which carries out jobs in a real API server; stand-ins for kubelets "
+    "and for Kubeflow Pipelines say how stages end."
+}
 
 
 def record(folder: Path) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ ABOUT: Final = {
     "load, scaled by the law inside Ray Serve; a replica before them refused its artifact.",
     "ray-start": "The same agent when these replicas had started: what it shows only then.",
     "ray-autoscaler": "Ray's own autoscaler, of nodes.",
-    "ray-dashboard": "Ray's dashboard.",
+    "ray-dashboard": "The process of Ray's dashboard, which shows nobody anything here.",
 }
 REPLICAS: Final = 2
 _ENGINE: Final = {"num_gpu_blocks_override": BLOCKS, "kv_cache_memory_bytes": 256 << 20}
