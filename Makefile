@@ -62,7 +62,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench bench-scaling
-.PHONY: test-rules e2e-kfp e2e-endpoint e2e-nodes record-kfp kubeflow-tools
+.PHONY: test-rules e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages debian-tools ## Lint, then every tier that CI runs
 	@$(MAKE) tools
 	$(PYTEST) tests/unit tests/contract tests/integration tests/api
@@ -107,6 +107,9 @@ e2e-nodes: $(DEV) $(SERVE) tools packages ## From Serve's target to a simulated 
 
 record-kfp: kubeflow-tools ## Record that back end's answers again, for the double of CI (as root)
 	$(VENV)/python -m tests.kubeflow.recording
+
+record-metrics: $(DEV) $(SERVE) tools ## Record again what vLLM, Ray and we export, for contract tests (minutes)
+	$(VENV)/python -m tests.recording
 
 kubeflow-tools: $(DEV) $(KUBEFLOW) tools packages ## Build that back end (once a machine; minutes)
 	@$(PYTHON) -m tools.packages kubeflow

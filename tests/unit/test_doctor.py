@@ -150,6 +150,15 @@ def test_optional_ones_fail_nobody() -> None:
     assert state_of(wrong)["vllm:b"] is State.LabelMissing
 
 
+def test_what_comes_with_another_one_is_missed_beside_it() -> None:
+    always, lazy = need("vllm:c"), need("vllm:a", Exists.UnderLoad)
+    follower = replace(lazy, name="vllm:b", because="another load", after="vllm:a")
+    needs = [always, replace(lazy, because="load"), follower]
+    assert judged(needs, {"vllm:c": Seen(1)}).ok
+    found = judged(needs, {"vllm:c": Seen(1), "vllm:a": Seen(1)})
+    assert state_of(found)["vllm:b"] is State.Missing
+
+
 def test_what_comes_and_goes_is_looked_for_in_prometheus_alone() -> None:
     needs = [need("vllm:a"), need("vllm:b", Exists.Intermittent)]
     seen = {"vllm:a": Seen(1)}
