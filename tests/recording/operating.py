@@ -22,6 +22,8 @@ ABOUT: Final = {
     "and for Kubeflow Pipelines say how stages end."
 }
 
+_GATE: Final = {"name": "weights", "metric": "WeightError", "maximum": "0.12"}
+
 
 def record(folder: Path) -> dict[str, list[str]]:
     """Its page at every moment; takes two minutes."""
@@ -33,7 +35,8 @@ def record(folder: Path) -> dict[str, list[str]]:
         with kubeflow_world(cluster, client, "jobs", folder) as world:
             lost = Answer(exit_code=137, reason="OOMKilled")
             denied = refused(ChildStage.Publish, "AccessDenied", "The bucket is not ours.", 2)
-            world.apply("good")
+            # A score is shown beside a limit alone.
+            world.apply("good", validation={"gates": [_GATE]})
             world.apply("large", ends(ChildStage.Validate, lost))
             world.apply("denied", ends(ChildStage.Publish, denied))
             world.apply("measured", stops(ChildStage.Validate))
