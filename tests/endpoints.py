@@ -156,6 +156,10 @@ class Served:
     def metrics(self) -> str:
         return str(self._ask(metrics=True))
 
+    def scraped(self) -> str:
+        """The address where Prometheus would get them."""
+        return str(self._ask(scraped=True))
+
     def counted(self, name: str, label: str = "") -> float:
         """The sum of a metric's samples, of all replicas; of those with `label`, if it is given."""
         starts = (f"{name}{{", f"{name}_total{{")

@@ -36,16 +36,12 @@ from halftone.scaling.follower import Follower
 from halftone.scaling.policy import Settings
 from tests.acting_cases import Recorded
 from tests.artifacts import capacity_card
+from tests.cluster.autoscaled import autoscaled
 from tests.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.endpoint_chart import render
 from tests.fed_endpoints import CAPACITY, STEP_S, Fed
 from tests.servers.ports import free_port
 
-AUTOSCALED = (
-    "--set=engine.mode=Standalone,autoscaling.prometheusUrl=http://prometheus:9090",
-    "--set=autoscaling.capacity.configMapName=card",
-)
 LEAD_S = 120.0
 
 
@@ -118,41 +114,11 @@ def scaled(
     cluster: ControlPlane, client: Client, namespace: str, tmp_path: Path
 ) -> Iterator[Scaled]:
     """The chart's account, role and binding, and a Deployment by the name of the chart's."""
-    for one in render(namespace, *AUTOSCALED):
-        labels = one["metadata"]["labels"]
-        if labels["app.kubernetes.io/component"] == "autoscaler" and one["kind"] in PLACES:
-            place = PLACES[one["kind"]].format(namespace)
-            client.create(place, one)
-    client.create(f"/apis/apps/v1/namespaces/{namespace}/deployments", deployment())
-    account = tmp_path / "kubeconfig"
-    cluster.write_token_kubeconfig(account, namespace, "small-autoscale")
+    account = autoscaled(cluster, client, namespace, tmp_path)
     found = Scaled(cluster, client, namespace, account)
     found.settle()
     yield found
     found.api.close()
-
-
-PLACES = {
-    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
-}
-
-
-def deployment() -> dict[str, Any]:
-    """Of pods that nobody runs."""
-    labels = {"app": "small"}
-    container = {"name": "pause", "image": "nowhere.test/pause"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "small"},
-        "spec": {
-            "replicas": 2,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
-        },
-    }
 
 
 def test_it_sets_what_is_wanted_with_the_rights_of_the_chart(scaled: Scaled) -> None:
