@@ -172,9 +172,8 @@ def _autoscale(cluster: ControlPlane, client: Client, folder: Path, prometheus: 
 
 def _carry_out_some(here: World) -> None:
     """A job that succeeds, and one whose gate fails: all series that jobs make are there then."""
-    gated = {"validation": {"gates": [_GATE]}}
     failed = refused(ChildStage.Validate, "GateFailed", "Gate `Recovery` failed.", 1)
-    here.apply("first", **gated)
+    here.apply("first", validation={"gates": [_GATE]})
     here.apply("failed", ends(ChildStage.Validate, failed))
     here.wait_for("first", "Succeeded", "True")
     here.wait_for("failed", "Succeeded", "False", "GateFailed")

@@ -21,8 +21,8 @@ RULES: Final = CHARTS / "halftone-monitoring" / "rules"
 RUNBOOKS: Final = ROOT / "docs" / "runbooks"
 # Alertmanager's own default.
 GROUP_WAIT_S: Final = 30.0
-# A scrape that waits for its target, and the one after it; the rule that records and the alert. What
-# is recorded twice is scraped in time: of an answer once, and each group runs once an interval.
+# A scrape that waits for its target is as long as two. What is recorded out of what is recorded
+# takes an evaluation more, and is of targets that answer.
 SCRAPES, EVALUATIONS = 2, 2
 # Who scrapes what the rules of a file read: a value of a chart.
 _SCRAPED: Final = {
@@ -51,15 +51,23 @@ _STEP_S: Final = 30  # what is stated is rounded up to that
 def within_s(alert: str) -> float:
     """Seconds from the fault until the first notification, at most. Raises LookupError for an alert
     that there is not, or whose rules no longer say what they are known by here."""
-    name, group, rule = _found(alert)
-    chart, monitor = _SCRAPED[name]
-    values = yaml.safe_load((CHARTS / chart / "values.yaml").read_text())
-    waits = SCRAPES * seconds(values[monitor]["interval"]) + EVALUATIONS * seconds(
-        group["interval"]
-    )
+    name, _, rule = _found(alert)
     text = (RULES / f"{name}.yaml").read_text()
     seen = [_product(alert, pattern, text) for pattern in _SEEN.get(alert, ())]
-    return max(seen, default=0.0) + waits + seconds(rule["for"]) + GROUP_WAIT_S
+    return max(seen, default=0.0) + known_s(alert) + seconds(rule["for"]) + GROUP_WAIT_S
+
+
+def known_s(alert: str) -> float:
+    """Seconds until the alert's expression knows what is so by now: scrapes and evaluations."""
+    name, group, _ = _found(alert)
+    return SCRAPES * seconds(scraped(name)) + EVALUATIONS * seconds(group["interval"])
+
+
+def scraped(name: str) -> str:
+    """How often a chart has that scraped which the rules of the file `name` read."""
+    chart, monitor = _SCRAPED[name]
+    values = yaml.safe_load((CHARTS / chart / "values.yaml").read_text())
+    return str(values[monitor]["interval"])
 
 
 def _found(alert: str) -> tuple[str, dict[str, Any], dict[str, Any]]:

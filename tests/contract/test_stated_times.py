@@ -10,15 +10,14 @@ We test these aspects:
 import re
 
 import pytest
-import yaml
 
-from tests import stated_times
 from tests.contract.test_chart_alerts import FILES, alerts, groups
 from tests.stated_times import (
     EVALUATIONS,
     GROUP_WAIT_S,
     RUNBOOKS,
     SCRAPES,
+    scraped,
     seconds,
     stated,
     within_s,
@@ -73,5 +72,4 @@ def test_the_page_says_what_was_reckoned_with() -> None:
     assert intervals == {"15s"}
     assert "every 15 seconds, the operator every 30" in text
     assert f"`group_wait` of {GROUP_WAIT_S:.0f} seconds" in text
-    values = yaml.safe_load((stated_times.CHARTS / "halftone-operator/values.yaml").read_text())
-    assert values["serviceMonitor"]["interval"] == "30s"
+    assert (scraped("endpoint"), scraped("jobs")) == ("15s", "30s")

@@ -40,7 +40,7 @@ EMPTY: Final = {
     ("halftone-endpoint", "Replicas that did not start", "A"): NO_FAILURE,
     ("halftone-operator", "Requests to Kubeflow Pipelines", "A"): NO_PIPELINE,
 }
-# Alerts that are true where first tokens are slow; CI's machine may be, and nothing asserts on time.
+# True where answers are slow; CI's machine may be, and nothing asserts on time.
 SPEED: Final = {"TimeToFirstTokenBurn", "RequestErrorBurn"}
 # Of rules that read a history, the longest wait until all have one; a limit for what hangs.
 _SETTLES_WITHIN_S: Final = 150.0

@@ -4,8 +4,9 @@
 
 `{"deploy": {...}}` replaces what is served, `{"wait": true}` returns when it answers or says why it
 does not, `{"state": true}` says how it stands and how many replicas do what, `{"metrics": true}`
-gives what Prometheus would see, `{"scraped": true}` the address where it would, `{"replicas": true}`
-the process ids of the replicas, `{"haproxy": true}` its configuration. End of input ends it.
+gives what Prometheus would see, `{"scraped": true}` the address where it would,
+`{"replicas": true}` the process ids of the replicas, `{"haproxy": true}` its configuration. End of
+input ends it.
 """
 
 import json
