@@ -11,11 +11,6 @@ We test these aspects:
 No pod runs here, so every replica stays one that is starting.
 """
 
-import os
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +35,7 @@ from tests.cluster.autoscaled import autoscaled
 from tests.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
 from tests.fed_endpoints import CAPACITY, STEP_S, Fed
+from tests.servers.lasting import Lasting
 from tests.servers.ports import free_port
 
 LEAD_S = 120.0
@@ -218,30 +214,17 @@ def test_a_process_tells_metrics_and_gives_its_lease_back(scaled: Scaled, tmp_pa
         "--card": str(card),
         "--deployment": f"{scaled.namespace}/small",
         "--kubeconfig": str(scaled.kubeconfig),
-        "--metrics-port": "0",
         "--interval": "1",
     }
-    command = [sys.executable, "-m", "halftone", "autoscale"]
-    for name, value in options.items():
-        command += [name, value]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
-        assert process.stderr is not None
-        lines: list[str] = []
-        while not (found := re.search(r"metrics on port (\d+)", "".join(lines))):
-            lines.append(process.stderr.readline())
-            assert lines[-1], "".join(lines)
-        url = f"http://127.0.0.1:{found[1]}/metrics"
+    words = (word for option in options.items() for word in option)
+    with Lasting("autoscale", *words) as process:
+        url = f"http://{process.address}/metrics"
         scaled.client.wait(
             "a held count",
             lambda: 'halftone_scaling_held{model="model"} 1.0' in httpx.get(url).text,
         )
         assert 'halftone_scaling_leader{model="model"} 1.0' in httpx.get(url).text
         assert scaled.lease_now["spec"]["holderIdentity"] != ""
-        process.send_signal(signal.SIGTERM)
-        lines.append(process.stderr.read())
-    assert process.returncode == 0, "".join(lines)
-    assert "does not answer" in "".join(lines)
+    assert "does not answer" in "".join(process.said)
     assert scaled.lease_now["spec"]["holderIdentity"] == ""
     assert scaled.count == 2
