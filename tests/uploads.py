@@ -32,6 +32,8 @@ MIB = 2**20
 # `dead_after` for a test that cannot wait. Below zero: a store's `Date` header may be a little
 # older than the times that it gives its objects.
 AT_ONCE = timedelta(minutes=-1)
+# Of each of which a part is enough.
+SMALL = {"config.json": 300, "model.safetensors": 5000}
 # Shards of several parts and of one, a file in a folder, an empty one.
 SIZES = {
     "config.json": 700,

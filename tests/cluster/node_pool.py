@@ -9,15 +9,12 @@ nowhere, at what they select and tolerate, and counts no pod of a DaemonSet as a
 node. One pod takes a whole node. It must never touch a pod.
 """
 
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final
 
-import httpx
-
-from tests.cluster.client import connection
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.looking import Looking
 from tests.servers.ports import free_port
 from tools.servers import program
 
@@ -33,7 +30,6 @@ LABELS: Final = {
 }
 TAINTS: Final = ({"key": GPU, "value": "present", "effect": "NoSchedule"},)
 _ROOM: Final = {"cpu": "16", "memory": "128Gi", "pods": "110", GPU: "1"}
-_LOOK_S: Final = 0.5
 _LEASE_S: Final = 40
 
 
@@ -66,41 +62,24 @@ def node(name: str, taints: Iterable[Mapping[str, str]] = TAINTS) -> dict[str, A
     }
 
 
-class NodePool:
+class NodePool(Looking):
     """Nodes `gpu-0`, `gpu-1` and so on, while the block runs.
 
     A node comes `lead_s` after a pod waits for one, and goes when it was empty for `empty_s`. A
-    pool that is not `in_stock` brings nothing. `errors` are what the API server refused.
+    pool that is not `in_stock` brings nothing.
     """
 
     def __init__(self, cluster: ControlPlane, *, lead_s: float, empty_s: float) -> None:
+        super().__init__(cluster)
         self.in_stock = True
-        self.errors: list[str] = []
         self._lead_s, self._empty_s = lead_s, empty_s
-        self._client = connection(cluster)
         self._due: list[float] = []
         self._empty_since: dict[str, float] = {}
         self._made = 0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._client.close()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_LOOK_S):
-            try:
-                self._look(self._items("/api/v1/pods"), self._names())
-            except httpx.HTTPError as error:
-                self.errors.append(str(error))
-
-    def _look(self, pods: list[dict[str, Any]], nodes: list[str]) -> None:
+    def look(self) -> None:
+        """Make the nodes that are due, and delete those that were empty for long."""
+        pods, nodes = self.items("/api/v1/pods"), self._names()
         now = time.monotonic()
         there = {name: held_by(name, pods) for name in nodes}
         waiting = sum(waits_for_a_node(pod) for pod in pods)
@@ -110,22 +89,18 @@ class NodePool:
             self._due += [now + self._lead_s] * max(0, short)
         while self._due and self._due[0] <= now:
             del self._due[0]
-            self._client.post("/api/v1/nodes", json=node(f"gpu-{self._made}")).raise_for_status()
+            self.client.post("/api/v1/nodes", json=node(f"gpu-{self._made}")).raise_for_status()
             self._made += 1
         empty = {name for name, held in there.items() if not held} if not waiting else set()
         since = {name: self._empty_since.get(name, now) for name in empty}
         for name in [one for one, at in since.items() if now - at >= self._empty_s]:
-            self._client.delete(f"/api/v1/nodes/{name}").raise_for_status()
+            self.client.delete(f"/api/v1/nodes/{name}").raise_for_status()
             del since[name]
         self._empty_since = since
 
     def _names(self) -> list[str]:
-        nodes = self._items("/api/v1/nodes")
+        nodes = self.items("/api/v1/nodes")
         return [one["metadata"]["name"] for one in nodes if is_simulated(one)]
-
-    def _items(self, path: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._client.get(path).raise_for_status().json()["items"]
-        return found
 
 
 def is_simulated(one: Mapping[str, Any]) -> bool:

@@ -9,18 +9,17 @@ labels.
 
 import copy
 import re
-import threading
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import httpx
 
-from tests.cluster.client import connection, pods_path
+from tests.cluster.client import pods_path
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.looking import Looking
 from tests.cluster.node import NAME
 
 _LABEL: Final = "twin-of"
-_LOOK_S: Final = 0.5
 # Of the pod's specification: whatever says where it may run, and what the API server filled in.
 _PLACING: Final = (
     "affinity", "nodeSelector", "tolerations", "priority", "priorityClassName",
@@ -32,38 +31,20 @@ _RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "256Mi"}}
 _FIELD: Final = re.compile(r"^metadata\.labels\['(.+)'\]$")
 
 
-class WorkerTwins:
+class WorkerTwins(Looking):
     """A twin for each worker of `namespace` that is on a simulated node, while the block runs."""
 
     def __init__(self, cluster: ControlPlane, namespace: str) -> None:
-        self.errors: list[str] = []
+        super().__init__(cluster)
         self._path = pods_path(namespace)
-        self._client = connection(cluster)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._client.close()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_LOOK_S):
-            try:
-                pods = self._client.get(self._path).raise_for_status().json()["items"]
-                self._follow(pods)
-            except httpx.HTTPError as error:
-                self.errors.append(str(error))
-
-    def _follow(self, pods: list[dict[str, Any]]) -> None:
+    def look(self) -> None:
+        """Make twins that are not there, and end those of which the worker is gone."""
+        pods = self.items(self._path)
         workers = {one["metadata"]["name"]: one for one in pods if _is_simulated_worker(one)}
         twins = {one["metadata"]["labels"][_LABEL]: one for one in pods if is_twin(one)}
         for name in workers.keys() - twins.keys():
-            self._client.post(self._path, json=twin_of(workers[name])).raise_for_status()
+            self.client.post(self._path, json=twin_of(workers[name])).raise_for_status()
         for name, twin in twins.items():
             # One that has ended is begun anew, as a kubelet would: Ray ends when its head does.
             if name not in workers or twin["status"].get("phase") in ("Succeeded", "Failed"):
@@ -72,7 +53,7 @@ class WorkerTwins:
     def _end(self, twin: Mapping[str, Any]) -> None:
         if "deletionTimestamp" not in twin:
             query = {"gracePeriodSeconds": "1"}
-            answer = self._client.delete(f"{self._path}/{twin['name']}", params=query)
+            answer = self.client.delete(f"{self._path}/{twin['name']}", params=query)
             if answer.status_code != httpx.codes.NOT_FOUND:
                 answer.raise_for_status()
 

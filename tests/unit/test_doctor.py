@@ -196,12 +196,15 @@ def test_openmetrics_with_exemplars_is_read() -> None:
     assert seen_on([page], [need("vllm:b_bucket")]) == {"vllm:b_bucket": Seen(2, {"pod": 2})}
 
 
-@pytest.mark.parametrize("page", ["<html>no</html>\n", 'a{b="c"} one\n', '{"status": "success"}\n'])
+@pytest.mark.parametrize(
+    "page", ["<html>no</html>\n", 'a{b="c"} one\n', '{"status": "success"}\n', "a\x1bb\x00c 1\n"]
+)
 def test_what_is_no_page_is_refused(tmp_path: Path, page: str) -> None:
     found = doctor(tmp_path, page)
     assert (found.code, found.out) == (2, "")
     assert "0.txt` is no page of metrics" in found.err
     assert "save what `/metrics` answers" in found.err
+    assert found.err.rstrip("\n").isprintable()
 
 
 @pytest.mark.parametrize(

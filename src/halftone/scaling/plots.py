@@ -16,8 +16,7 @@ import numpy as np
 from halftone.scaling.figures import HOUR_S
 from halftone.scaling.loads.load import Floats, Load
 from halftone.scaling.replay import Outcome, World
-from halftone.spec.errors import EnvironmentFault
-from halftone.spec.names import Reason
+from halftone.spec.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,15 +58,8 @@ _OTHERS: Final = (
 
 def require_plotting() -> None:
     """Raise EnvironmentFault(MissingDependency) without matplotlib, before anything is run."""
-    try:
+    with extra("report", "The plot of a replay", ", or ask for `--json`"):
         import matplotlib as mpl  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            Reason.MissingDependency,
-            str(error.name),
-            f"The plot of a replay needs {error.name}, which is not installed; run "
-            "`pip install 'halftone[report]'`, or ask for `--json`.",
-        ) from error
 
 
 def plot(world: World, load: Load, outcomes: Sequence[Outcome]) -> tuple[bytes, bytes]:

@@ -13,11 +13,11 @@ from typing import Final
 
 from halftone.spec.calibration import Dataset, HuggingFaceDataset, S3Dataset
 from halftone.spec.errors import RefusedInput
+from halftone.spec.extras import extra
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores.credentials import GivenFor, given
 from halftone.stores.directory import DirectorySource
-from halftone.stores.opening import extra
 from halftone.stores.pinned import Listing, PinnedSource, is_plain
 
 # How files of rows are called: the part before `.gz`, which any but Parquet may have.
@@ -102,7 +102,7 @@ def _in_a_directory(path: Path) -> DatasetFiles:
 
 def _on_the_hub(wanted: HuggingFaceDataset) -> DatasetFiles:
     field = f"{_FIELD}.huggingFace"
-    with extra("hub", "huggingface_hub", "data set"):
+    with extra("hub", "This data set"):
         from halftone.stores.hub import HubSource
 
     uri = f"hf://datasets/{wanted.repository}@{wanted.revision}"
@@ -121,7 +121,7 @@ def _on_the_hub(wanted: HuggingFaceDataset) -> DatasetFiles:
 
 def _in_a_bucket(wanted: S3Dataset) -> DatasetFiles:
     field = f"{_FIELD}.s3"
-    with extra("s3", "boto3", "data set"):
+    with extra("s3", "This data set"):
         from halftone.stores.s3 import S3Source
 
     ref = wanted.credentialsSecretRef

@@ -5,15 +5,14 @@ a store is asked for; a client that is not installed is named together with its 
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
-from halftone.spec.errors import EnvironmentFault, RefusedInput
+from halftone.spec.errors import RefusedInput
+from halftone.spec.extras import extra
 from halftone.spec.files import FileSource
 from halftone.spec.names import Reason
 from halftone.spec.publishing import ArtifactTarget
@@ -49,11 +48,11 @@ def open_source(
     if match is None:
         return DirectorySource(Path(uri))
     if match[1] == "s3":
-        with extra("s3", "boto3"):
+        with extra("s3", "This source"):
             from halftone.stores.s3 import S3Source
         return S3Source(str(uri), endpoint_url, credentials=credentials)
     if match[1] == "hf":
-        with extra("hub", "huggingface_hub"):
+        with extra("hub", "This source"):
             from halftone.stores.hub import HubSource
         return HubSource(str(uri), credentials=credentials)
     raise RefusedInput(
@@ -72,7 +71,7 @@ def open_target(publish: Publish, *, dead_after: timedelta | None = None) -> Art
     that is none, EnvironmentFault when the store's client is not installed.
     """
     if publish.s3 is not None:
-        with extra("s3", "boto3", "target"):
+        with extra("s3", "This target"):
             from halftone.stores.s3_target import S3ArtifactTarget
         ref = publish.s3.credentialsSecretRef
         credentials = given(GivenFor.Publish, ref, "publish.s3.credentialsSecretRef")
@@ -81,7 +80,7 @@ def open_target(publish: Publish, *, dead_after: timedelta | None = None) -> Art
             publish.s3.uri, publish.s3.endpointUrl, credentials=credentials, **patience
         )
     if publish.huggingFace is not None:
-        with extra("hub", "huggingface_hub", "target"):
+        with extra("hub", "This target"):
             from halftone.stores.hub_target import HubArtifactTarget
         hub = publish.huggingFace
         field = "publish.huggingFace.tokenSecretRef"
@@ -117,19 +116,3 @@ def open_target_uri(uri: str) -> ArtifactTarget:
         f"{uri!r} is no place to publish to; give a directory, `s3://bucket/prefix` or "
         "`hf://org/name`.",
     )
-
-
-@contextmanager
-def extra(name: str, package: str, what: str = "source") -> Iterator[None]:
-    """Name the extra `name` when `package` is not installed; called by this room only."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("halftone"):
-            raise
-        raise EnvironmentFault(
-            Reason.MissingDependency,
-            package,
-            f"This {what} needs {package}, which is not installed; run "
-            f"`pip install 'halftone[{name}]'`.",
-        ) from error

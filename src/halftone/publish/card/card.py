@@ -35,9 +35,8 @@ from halftone.publish.card.serving import serving_modes
 from halftone.publish.card.source_card import read_source_card
 from halftone.publish.licences import asks
 from halftone.spec.documents import CheckpointDocument, Plan, Ratio
-from halftone.spec.errors import EnvironmentFault
+from halftone.spec.extras import extra
 from halftone.spec.gates import Metric
-from halftone.spec.names import Reason
 from halftone.spec.presentation import (
     DIVERGENCE_CAVEAT,
     VERDICT_MEANINGS,
@@ -122,15 +121,8 @@ def model_card(
 
 def _template() -> "Template":
     """The template, with filters for text that comes from outside."""
-    try:
+    with extra("report", "The model card"):
         import jinja2
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            Reason.MissingDependency,
-            "jinja2",
-            "The model card needs jinja2, which is not installed; run "
-            "`pip install 'halftone[report]'`.",
-        ) from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("halftone.publish.card", ""),
         autoescape=False,  # noqa: S701 (it is Markdown: the filters below escape that)

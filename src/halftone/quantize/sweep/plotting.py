@@ -11,8 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
 from halftone.quantize.sweep.document import Measure, Point, SweepDocument
-from halftone.spec.errors import EnvironmentFault
-from halftone.spec.names import Reason
+from halftone.spec.extras import extra
 from halftone.spec.presentation import short_size
 
 if TYPE_CHECKING:
@@ -36,15 +35,8 @@ _MUTED: Final = "#5f6368"
 
 def require_plotting() -> None:
     """Raise EnvironmentFault(MissingDependency) without matplotlib, before anything is measured."""
-    try:
+    with extra("report", "The plot of a sweep"):
         import matplotlib as mpl  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            Reason.MissingDependency,
-            str(error.name),
-            f"The plot of a sweep needs {error.name}, which is not installed; run "
-            "`pip install 'halftone[report]'`.",
-        ) from error
 
 
 def plot(document: SweepDocument) -> bytes:

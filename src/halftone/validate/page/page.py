@@ -10,6 +10,7 @@ from typing import Any
 
 from halftone.spec.documents import CheckpointDocument, Plan, write_atomically
 from halftone.spec.errors import EnvironmentFault
+from halftone.spec.extras import extra
 from halftone.spec.names import Reason
 from halftone.spec.presentation import DIVERGENCE_CAVEAT, VERDICT_MEANINGS
 from halftone.spec.reports import Report
@@ -50,16 +51,9 @@ def render_page(
     evidence: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """The page's HTML; raises EnvironmentFault(MissingDependency) without the extra `report`."""
-    try:
+    with extra("report", "The report page"):
         import jinja2
         import matplotlib as mpl  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            Reason.MissingDependency,
-            str(error.name),
-            f"The report page needs {error.name}, which is not installed; run "
-            "`pip install 'halftone[report]'`.",
-        ) from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("halftone.validate.page", ""),
         autoescape=True,

@@ -18,9 +18,9 @@ from halftone.quantize.calibration.dataset.json_lines import MAX_ROW_BYTES
 from halftone.quantize.calibration.dataset.row_files import RangedFile
 from halftone.quantize.calibration.dataset.rows import FIELDS, Row, refuse, understood
 from halftone.spec.calibration import Modality
-from halftone.spec.errors import EnvironmentFault, HalftoneError
+from halftone.spec.errors import HalftoneError
+from halftone.spec.extras import extra
 from halftone.spec.files import FileEntry, FileSource
-from halftone.spec.names import Reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ class Parquet:
 
     def __init__(self, source: FileSource, entry: FileEntry) -> None:
         self._name = entry.path
-        with _installed():
+        with extra("quantize", "Parquet"):
             from pyarrow import parquet
         with self._understanding():
             handle = io.BufferedReader(RangedFile(source, entry), _BUFFER)
@@ -242,16 +242,3 @@ def _repeated(kind: "pa.DataType") -> str | None:
             return name
     found = (_repeated(kind.field(at).type) for at in range(kind.num_fields))
     return next((name for name in found if name is not None), None)
-
-
-@contextmanager
-def _installed() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise EnvironmentFault(
-            Reason.MissingDependency,
-            "pyarrow",
-            "Data in Parquet need pyarrow, which is not installed; run "
-            "`pip install 'halftone[quantize]'`.",
-        ) from error

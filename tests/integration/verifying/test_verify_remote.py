@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from halftone.checkpoint.index import read_checkpoint
-from halftone.publish.keys import generate_key
 from halftone.publish.verifying import SignatureState, verify
 from halftone.quantize.rebuilding import plan_again, rebuild
 from halftone.spec.artifacts import Artifact
@@ -31,13 +30,6 @@ TOKEN = "hf_" + "s3cret" * 5
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return work_directory(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    generate_key(path)
-    return path
 
 
 @pytest.fixture

@@ -26,11 +26,10 @@ from halftone.stores.s3_target import S3ArtifactTarget
 from tests.commands import files_of
 from tests.doubles.faulty_proxy import Fault, FaultyProxy
 from tests.servers.versitygw import VersityGateway
-from tests.uploads import MIB, draft_of, read_through, start, unfinished, write_tree
+from tests.uploads import MIB, SMALL, draft_of, read_through, start, unfinished, write_tree
 
 PART = "PUT .*partNumber="
 NAME = "PUT /[^/]+/model/artifact.json"
-SMALL = {"config.json": 300, "model.safetensors": 5000}
 KILLS_IN_CI, KILLS_IN_SOAK = 3, 20
 # Where more than an upload is known to go wrong: between its last byte and the name.
 ENDS = ("POST .*uploadId=", "PUT .*-[0-9a-f]{8}/artifact.json", NAME)

@@ -26,9 +26,7 @@ from halftone.stores.s3_target import S3ArtifactTarget
 from tests.commands import files_of
 from tests.doubles.faulty_proxy import FaultyProxy
 from tests.servers.versitygw import VersityGateway
-from tests.uploads import AT_ONCE, SIZES, keys, publish, read_through, unfinished, write_tree
-
-SMALL = {"config.json": 300, "model.safetensors": 5000}
+from tests.uploads import AT_ONCE, SIZES, SMALL, keys, publish, read_through, unfinished, write_tree
 
 
 def refused(
@@ -37,22 +35,6 @@ def refused(
     with pytest.raises(HalftoneError) as caught:
         publish(uri, tree, artifact, existing)
     return caught.value
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    return tmp_path / "tree"
-
-
-@pytest.fixture
-def first(tree: Path) -> Artifact:
-    return write_tree(tree, 1, SMALL)
-
-
-@pytest.fixture
-def second(tmp_path: Path) -> Artifact:
-    """The draft of another checkpoint, in `other`."""
-    return write_tree(tmp_path / "other", 2, SMALL)
 
 
 def test_files_go_into_a_folder_of_their_own_and_the_name_says_which(

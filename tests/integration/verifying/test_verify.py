@@ -13,37 +13,11 @@ from pathlib import Path
 import pytest
 
 from halftone.publish.keys import generate_key
-from tests.artifacts import Work, flip, found, publish, verified, work_directory, write_card
+from tests.artifacts import Work, flip, found, verified
 from tests.commands import files_of, halftone
 
 SAMPLES = 4  # positions in each file, beside its first and last byte
 SEED = 20260102
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    generate_key(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    work = work_directory(tmp_path_factory.mktemp("made"))
-    write_card(work)
-    return work
-
-
-@pytest.fixture(scope="module")
-def published(work: Work, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A signed artifact with a capacity card; nobody may change it."""
-    return publish(work, tmp_path_factory.mktemp("published") / "small", key)
-
-
-@pytest.fixture
-def artifact(published: Path, tmp_path: Path) -> Path:
-    """A copy of `published` to change."""
-    return Path(shutil.copytree(published, tmp_path / "small"))
 
 
 def test_an_honest_artifact_verifies_and_says_what_was_found(

@@ -8,8 +8,6 @@ We test these aspects:
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from halftone.spec.artifacts import Artifact
 from halftone.spec.publishing import LeftoverKind
 from halftone.spec.targets import Existing
@@ -17,25 +15,7 @@ from halftone.stores.opening import open_target_uri
 from halftone.stores.s3_target import S3ArtifactTarget
 from tests.commands import files_of
 from tests.servers.versitygw import VersityGateway
-from tests.uploads import AT_ONCE, keys, publish, read_through, unfinished, write_tree
-
-SMALL = {"config.json": 300, "model.safetensors": 5000}
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    return tmp_path / "tree"
-
-
-@pytest.fixture
-def first(tree: Path) -> Artifact:
-    return write_tree(tree, 1, SMALL)
-
-
-@pytest.fixture
-def second(tmp_path: Path) -> Artifact:
-    """The draft of another checkpoint, in `other`."""
-    return write_tree(tmp_path / "other", 2, SMALL)
+from tests.uploads import AT_ONCE, keys, publish, read_through, unfinished
 
 
 def test_replacing_keeps_the_former_reachable_until_gc(
