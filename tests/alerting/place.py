@@ -121,7 +121,7 @@ def _telling(url: str) -> dict[str, Any]:
     return {
         "route": {
             "receiver": "tests",
-            "group_by": ["alertname", "namespace"],
+            "group_by": ["alertname", "namespace", "model_name"],
             "group_wait": f"{GROUP_WAIT_S:.0f}s",
             "group_interval": f"{GROUP_INTERVAL_S}s",
         },
