@@ -23,15 +23,19 @@ import yaml
 from halftone.spec.artifacts import Artifact
 from halftone.spec.capacity import CapacityCard, Fitted
 from halftone.spec.cluster import ChildStage
+from halftone.spec.reports import Outcome
 from halftone.spec.scaling import Autoscaling
+from halftone.spec.stage_results import GateFacts
 from halftone.validate.serving.loading import processor
 from tests.api.world import World, ends, refused, stops, world
 from tests.artifacts import capacity_card
 from tests.asking_load import Body, Load
+from tests.cluster.answers import result
 from tests.cluster.autoscaled import autoscaled, call_ready
 from tests.cluster.chart import install_crd
 from tests.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kubelet_stand_in import Answer
 from tests.cluster.node_stand_in import NodeStandIn
 from tests.contract.test_chart_alerts import rendered
 from tests.endpoints import MODEL, POCKET, RUNNING, WAITING, Served, described, pocket_artifact
@@ -50,9 +54,9 @@ _TARGETS: Final = {
     "native": Job((), by_pod_monitor(NAMESPACE, "small-replica", "small-0", "http")),
     "autoscale": Job((), by_pod_monitor(NAMESPACE, "small-autoscaler", "small-1", "metrics")),
     "operator": Job((), by_service_monitor(OPERATOR, "halftone", "halftone-0", "http")),
-    "doctor": Job((), by_service_monitor("monitoring", "halftone-doctor", "doctor-0", "metrics")),
+    "doctor": Job((), by_pod_monitor("monitoring", "monitoring-doctor", "doctor-0", "metrics")),
 }
-_GATE: Final = {"name": "Recovery", "metric": "TopOneAgreement", "minPercent": 90}
+_GATE: Final = {"name": "agreement", "metric": "TopOneAgreement", "minPercent": 90}
 _LENGTH: Final = 2048  # tokens of the pocket model
 _NATIVE_SERVER: Final = Asked(POCKET, arguments=("--max-model-len", str(_LENGTH)))
 _PATIENCE_S: Final = 5  # of an answer; the longest that are asked for take more
@@ -172,8 +176,13 @@ def _autoscale(cluster: ControlPlane, client: Client, folder: Path, prometheus: 
 
 def _carry_out_some(here: World) -> None:
     """A job that succeeds, and one whose gate fails: all series that jobs make are there then."""
-    failed = refused(ChildStage.Validate, "GateFailed", "Gate `Recovery` failed.", 1)
-    here.apply("first", validation={"gates": [_GATE]})
+    failed = refused(ChildStage.Validate, "GateFailed", "Gate `agreement` failed.", 1)
+    score = GateFacts(name="agreement", outcome=Outcome.Passed, value="99.1")
+    said = result(ChildStage.Validate)
+    assert said.report is not None
+    report = said.report.model_copy(update={"gates": (score,)})
+    passed = Answer(said.model_copy(update={"report": report}))
+    here.apply("first", ends(ChildStage.Validate, passed), validation={"gates": [_GATE]})
     here.apply("failed", ends(ChildStage.Validate, failed))
     here.wait_for("first", "Succeeded", "True")
     here.wait_for("failed", "Succeeded", "False", "GateFailed")
