@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import repeat
+from random import Random
 from typing import Any, Final
 
 import pytest
@@ -30,7 +30,7 @@ from tests.alerting.place import (
     Place,
     place,
 )
-from tests.asking_load import Load
+from tests.asking_load import Body, Load
 from tests.contract.test_chart_alerts import HOME
 from tests.planted import WRONG_KEY
 from tests.stated_times import RUNBOOKS, known_s, within_s
@@ -51,14 +51,8 @@ LABELS: Final = {
         "namespace": OPERATOR,
     },
 }
-# Long answers, so many that the blocks are in use and others wait, for as long as it takes.
-FLOOD: Final = {
-    "model": FILLED,
-    "prompt": list(range(100, 300)),
-    "max_tokens": 300,
-    "ignore_eos": True,
-}
-AT_ONCE: Final = 60
+# So many requests that the blocks are in use and others wait, for as long as it takes.
+AT_ONCE: Final = 110
 _FILLS_WITHIN_S: Final = 120.0
 
 
@@ -99,7 +93,7 @@ class Acts:
         """All three at once."""
         self.faults["ReplicaDown"] = Fault(time.time())
         self._stopped.enter_context(self._here.replicas[STOPPED].halted())
-        self._flood.enter_context(Load(self._here.url(FILLED), repeat(FLOOD), at_once=AT_ONCE))
+        self._flood.enter_context(Load(self._here.url(FILLED), _flood(), at_once=AT_ONCE))
         publisher = self._here.store.publisher
         text = publisher.credentials_file
         self._here.publishers_key(text.replace(publisher.secret_key, WRONG_KEY))
@@ -122,6 +116,14 @@ class Acts:
             self._here.world.retry(JOB, "1")
             self._here.world.wait_for(JOB, "Published", "True")
         self.faults[alert].mended = time.time()
+
+
+def _flood() -> Iterator[Body]:
+    """Answers of all lengths, so that few end at a time."""
+    numbers = Random(0)
+    while True:
+        body = {"model": FILLED, "prompt": list(range(100, 300)), "ignore_eos": True}
+        yield {**body, "max_tokens": numbers.randrange(50, 300)}
 
 
 def _until(holds: Callable[[], bool]) -> None:
