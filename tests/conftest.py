@@ -26,6 +26,7 @@ TIMEOUTS = {
     "node": 900,
     "endpoint": 2400,
     "nodepools": 2400,
+    "alerting": 1800,
     "kubeflow": 2400,
     "gpu": 900,
     "soak": 0,

@@ -11,11 +11,6 @@ We test these aspects:
 No pod runs here, so every replica stays one that is starting.
 """
 
-import os
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,16 +31,13 @@ from halftone.scaling.follower import Follower
 from halftone.scaling.policy import Settings
 from tests.acting_cases import Recorded
 from tests.artifacts import capacity_card
+from tests.cluster.autoscaled import autoscaled
 from tests.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.endpoint_chart import render
 from tests.fed_endpoints import CAPACITY, STEP_S, Fed
+from tests.servers.lasting import Lasting
 from tests.servers.ports import free_port
 
-AUTOSCALED = (
-    "--set=engine.mode=Standalone,autoscaling.prometheusUrl=http://prometheus:9090",
-    "--set=autoscaling.capacity.configMapName=card",
-)
 LEAD_S = 120.0
 
 
@@ -118,41 +110,11 @@ def scaled(
     cluster: ControlPlane, client: Client, namespace: str, tmp_path: Path
 ) -> Iterator[Scaled]:
     """The chart's account, role and binding, and a Deployment by the name of the chart's."""
-    for one in render(namespace, *AUTOSCALED):
-        labels = one["metadata"]["labels"]
-        if labels["app.kubernetes.io/component"] == "autoscaler" and one["kind"] in PLACES:
-            place = PLACES[one["kind"]].format(namespace)
-            client.create(place, one)
-    client.create(f"/apis/apps/v1/namespaces/{namespace}/deployments", deployment())
-    account = tmp_path / "kubeconfig"
-    cluster.write_token_kubeconfig(account, namespace, "small-autoscale")
+    account = autoscaled(cluster, client, namespace, tmp_path)
     found = Scaled(cluster, client, namespace, account)
     found.settle()
     yield found
     found.api.close()
-
-
-PLACES = {
-    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
-}
-
-
-def deployment() -> dict[str, Any]:
-    """Of pods that nobody runs."""
-    labels = {"app": "small"}
-    container = {"name": "pause", "image": "nowhere.test/pause"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "small"},
-        "spec": {
-            "replicas": 2,
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
-        },
-    }
 
 
 def test_it_sets_what_is_wanted_with_the_rights_of_the_chart(scaled: Scaled) -> None:
@@ -252,30 +214,17 @@ def test_a_process_tells_metrics_and_gives_its_lease_back(scaled: Scaled, tmp_pa
         "--card": str(card),
         "--deployment": f"{scaled.namespace}/small",
         "--kubeconfig": str(scaled.kubeconfig),
-        "--metrics-port": "0",
         "--interval": "1",
     }
-    command = [sys.executable, "-m", "halftone", "autoscale"]
-    for name, value in options.items():
-        command += [name, value]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
-        assert process.stderr is not None
-        lines: list[str] = []
-        while not (found := re.search(r"metrics on port (\d+)", "".join(lines))):
-            lines.append(process.stderr.readline())
-            assert lines[-1], "".join(lines)
-        url = f"http://127.0.0.1:{found[1]}/metrics"
+    words = (word for option in options.items() for word in option)
+    with Lasting("autoscale", *words) as process:
+        url = f"http://{process.address}/metrics"
         scaled.client.wait(
             "a held count",
             lambda: 'halftone_scaling_held{model="model"} 1.0' in httpx.get(url).text,
         )
         assert 'halftone_scaling_leader{model="model"} 1.0' in httpx.get(url).text
         assert scaled.lease_now["spec"]["holderIdentity"] != ""
-        process.send_signal(signal.SIGTERM)
-        lines.append(process.stderr.read())
-    assert process.returncode == 0, "".join(lines)
-    assert "does not answer" in "".join(lines)
+    assert "does not answer" in "".join(process.said)
     assert scaled.lease_now["spec"]["holderIdentity"] == ""
     assert scaled.count == 2

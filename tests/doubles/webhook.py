@@ -1,4 +1,4 @@
-"""Whom Alertmanager tells: a server on loopback that keeps every notification.
+"""Whom Alertmanager tells: a server on loopback that keeps every notification, and when it came.
 
 Called by tests that see an alert reach its receiver.
 
@@ -14,7 +14,8 @@ from tests.doubles.exporters import AnsweringServer
 
 
 class Webhook:
-    """One receiver; `notified` is what it was sent, in order."""
+    """One receiver; `notified` is what it was sent, in order, each alert with `receivedAt`, in
+    seconds of the clock."""
 
     def __init__(self) -> None:
         self.notified: list[dict[str, Any]] = []
@@ -46,5 +47,8 @@ class Webhook:
         return self.told(name, status)[0]
 
     def _keep(self, body: bytes) -> tuple[int, bytes]:
-        self.notified.append(json.loads(body))
+        notification = json.loads(body)
+        for alert in notification["alerts"]:
+            alert["receivedAt"] = time.time()
+        self.notified.append(notification)
         return 200, b""

@@ -9,9 +9,6 @@ We test these aspects:
 
 import json
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,6 +22,7 @@ from halftone.telemetry.contract import Source, load_contract
 from tests.commands import halftone
 from tests.doubles.exporters import AnsweringServer, Exported, Exporter, native_page, ray_page
 from tests.expositions import Answers, scraped
+from tests.servers.lasting import Lasting
 from tests.servers.prometheus import Job, Prometheus
 
 KV = "vllm:kv_cache_usage_perc"
@@ -122,26 +120,17 @@ def test_it_goes_on_and_exports_what_it_finds() -> None:
     answers = Answers(scraped(Source.VllmServer, Source.Prometheus))
     server = AnsweringServer(answers)
     server.start()
-    options = ["--prometheus", server.origin, "--metrics-port", "0", "--interval", "1"]
-    command = [sys.executable, "-m", "halftone", "doctor", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     try:
-        said = re.search(r"metrics on port (\d+)", process.stderr.readline())
-        assert said is not None
-        url = f"http://127.0.0.1:{said[1]}/metrics"
-        until(url, r'contract_ok\{family="vllm",.*\} 1\.0')
-        del answers.metrics[KV]
-        until(url, r'contract_missing\{family="vllm",.*\} 1\.0')
-        server.answer = lambda _: (500, b"")
-        until(url, r"(?s)\A(?!.*contract_ok\{)")
+        with Lasting("doctor", "--prometheus", server.origin, "--interval", "1") as doctor:
+            url = f"http://{doctor.address}/metrics"
+            until(url, r'contract_ok\{family="vllm",.*\} 1\.0')
+            del answers.metrics[KV]
+            until(url, r'contract_missing\{family="vllm",.*\} 1\.0')
+            server.answer = lambda _: (500, b"")
+            until(url, r"(?s)\A(?!.*contract_ok\{)")
     finally:
-        process.send_signal(signal.SIGTERM)
-        told = process.stderr.read()
-        process.stderr.close()
         server.stop()
-    assert process.wait(10) == 0
-    lines = [text for text in told.splitlines() if "halftone.doctor" in text]
+    lines = [text for text in doctor.said if "halftone.doctor" in text]
     assert [word in text for word, text in zip(["All that", KV, "500"], lines, strict=True)] == [
         True,
         True,

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -27,15 +27,20 @@ from tests.servers.ports import free_port
 from tools.servers import program
 
 _READY_WITHIN = 120.0  # seconds; it takes one on an idle machine
+_PATIENCE_S = 10  # of a scrape; Prometheus's own default
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one job scrapes: addresses, labels that it adds, and relabelling of what it found."""
+    """What one job scrapes: addresses, labels that it adds, and relabelling of what it found.
+
+    A label `job` takes the place of the job's name. `interval` is the server's if left out.
+    """
 
     targets: Sequence[str]
     labels: Mapping[str, str] = field(default_factory=dict)
     relabelling: Sequence[Mapping[str, Any]] = ()
+    interval: str | None = None
 
 
 class Prometheus:
@@ -107,6 +112,16 @@ class Prometheus:
         result: list[dict[str, Any]] = json.loads(said)["data"]["result"]
         return result
 
+    def ask(self, path: str, **parameters: str) -> Any:
+        """The data of an answer of the API, below `/api/v1`. Raises ValueError with what Prometheus
+        says where it refuses."""
+        try:
+            url = f"{self.url}/api/v1/{path}?{urlencode(parameters)}"
+            with urlopen(url, timeout=_PATIENCE_S) as answer:
+                return json.load(answer)["data"]
+        except HTTPError as error:
+            raise ValueError(error.read().decode(errors="replace")) from error
+
     def until(self, query: str) -> list[dict[str, Any]]:
         """Wait until an instant query gives anything; returns that."""
         self._wait(f"for {query}", lambda: bool(self.query(query)))
@@ -114,8 +129,9 @@ class Prometheus:
 
     def _configuration(self) -> dict[str, Any]:
         often = {"scrape_interval": self._interval, "evaluation_interval": self._interval}
+        patience = min(int(self._interval.removesuffix("s")), _PATIENCE_S)
         return {
-            "global": {**often, "scrape_timeout": self._interval},
+            "global": {**often, "scrape_timeout": f"{patience}s"},
             "rule_files": [str(path) for path in self._rules],
             "alerting": {
                 "alertmanagers": [{"static_configs": [{"targets": self._alertmanagers}]}],
@@ -123,6 +139,7 @@ class Prometheus:
             "scrape_configs": [
                 {
                     "job_name": name,
+                    "scrape_interval": job.interval or self._interval,
                     "file_sd_configs": [{"files": [str(self._folder / f"{name}.json")]}],
                     "metric_relabel_configs": [dict(each) for each in job.relabelling],
                 }

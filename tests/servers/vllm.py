@@ -4,11 +4,17 @@
         urls["source"]                      # http://127.0.0.1:PORT
 
 All run in one process of `.venvs/serve` with an engine process each (`tests/peers`), which takes
-some twenty seconds; a module of tests starts them once.
+some twenty seconds; a module of tests starts them once. `vllm_process` is for who does something to
+that process:
+
+    with vllm_process(tmp_path, {"small": Asked(checkpoint)}) as servers:
+        with servers.halted():              # they listen, and answer nobody
+            ...
 """
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,9 +52,33 @@ class Asked:
     arguments: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Servers:
+    """URLs by name, which are also the served models' names, and the process that answers."""
+
+    urls: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Everything stands still while the block runs, engines too; then it goes on."""
+        os.killpg(self.process.pid, signal.SIGSTOP)  # it leads the group of all that it started
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+
+
 @contextmanager
 def vllm_servers(work: Path, asked: Mapping[str, Asked]) -> Iterator[dict[str, str]]:
     """URLs by name, which are also the served models' names, once all answer."""
+    with vllm_process(work, asked) as servers:
+        yield servers.urls
+
+
+@contextmanager
+def vllm_process(work: Path, asked: Mapping[str, Asked]) -> Iterator[Servers]:
+    """The same, with their process; `work` is theirs alone."""
     ports = {name: free_port() for name in asked}
     request = work / "servers.json"
     request.write_text(
@@ -83,7 +113,7 @@ def vllm_servers(work: Path, asked: Mapping[str, Asked]) -> Iterator[dict[str, s
         lines = iter(process.stdout.readline, b"")
         if not any(line.strip() == b"ready" for line in lines):
             pytest.fail(f"the servers did not start:\n{log.read_text()[-_SHOWN:]}")
-        yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        yield Servers({name: f"http://127.0.0.1:{port}" for name, port in ports.items()}, process)
     finally:
         process.stdin.close()  # which ends them
         process.wait()
