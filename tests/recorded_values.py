@@ -223,6 +223,8 @@ class _Reckoning:
         self.put("jobs:max", added(self.of("halftone_jobs"), own, max))
         running = added(self.of("halftone_stage_running_seconds"), own, max)
         self.put("stage_running_seconds:max", running)
+        rooms = self.of("halftone_gate_headroom_ratio")
+        self.put("gate_headroom_ratio:min", added(rooms, (*own, "metric"), min))
         self.put("operator_leaders:sum", added(self.of("halftone_operator_is_leader"), own))
         age = added(self.of("halftone_operator_queue_age_seconds"), own, max)
         self.put("operator_queue_age_seconds:max", age)

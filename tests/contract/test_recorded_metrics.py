@@ -148,7 +148,7 @@ def test_few_of_what_is_on_a_page_need_not_be_there() -> None:
     assert {need.name for need in NEEDS if need.exists is Exists.Optional} <= {
         *("halftone_metric_contract_ok", "halftone_scaling_capacity_ratio"),
         *("halftone_operator_reconciles_total", "halftone_operator_pipeline_requests_total"),
-        "halftone_stage_running_seconds",
+        *("halftone_stage_running_seconds", "halftone_gate_headroom_ratio"),
         *("ray_halftone_endpoint_artifact", "ray_halftone_endpoint_capacity"),
         *("ray_halftone_endpoint_load_failures_total", "ray_halftone_endpoint_load_seconds"),
         "ray_halftone_scaling_capacity_ratio",
