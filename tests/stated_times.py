@@ -34,6 +34,7 @@ _SCRAPED: Final = {
 _SEEN: Final = {
     "TimeToFirstTokenBurn": (r"in_time:ratio_rate(1h) > ([\d.]+) \* ([\d.]+)",),
     "RequestErrorBurn": (r"failed:ratio_rate(1h) > ([\d.]+) \* ([\d.]+)",),
+    "KvCacheSaturated": (r"kv_cache_usage_ratio:avg\[(2m)\]",),
     "PreemptionsSustained": (r"preemptions:rate(2m)",),
     "ReplicasAtMaximum": (r"requests_waiting:sum\[5m\] offset (5m)",),
     # One that has fallen silent: so long a gauge of Ray's is looked back for.

@@ -44,6 +44,7 @@ OTHERWISE: Final[dict[tuple[str, str], dict[str, tuple[Any, Any]]]] = {
         "halftone:model_first_tokens_in_time:ratio_rate1h|qwen": (0.6610169491525424, 2 / 3),
         "halftone:model_first_tokens_in_time:ratio_rate30m|qwen": (0.3103448275862069, 1 / 3),
     },
+    ("endpoint", "7m"): {"KvCacheSaturated|phi": ("100%", "95%")},
     ("endpoint", "1h30m"): {"TimeToFirstTokenBurn|qwen": ("50.85%", "50%")},
 }
 
