@@ -137,7 +137,9 @@ WORSE: Final = (
         "where req",
     ),
     ("endpoint", "> 6 * 0.02", "> 2 * 0.02", "first tokens"),
-    ("endpoint", "cache_usage_ratio:avg > 0.9", "cache_usage_ratio:max > 0.9", "a full cache"),
+    ("endpoint", "usage_ratio:avg[2m]) > 0.9", "usage_ratio:max[2m]) > 0.9", "a full cache"),
+    ("endpoint", "usage_ratio:avg[2m]) > 0.9", "usage_ratio:avg[30s]) > 0.9", "a full cache"),
+    ("endpoint", "min by (namespace, job, instance, replica) (", "(", "a replica that is down"),
     ("endpoint", "0.05 * halftone:model_requests", "0.01 * halftone:model_requests", "preemptions"),
     ("endpoint", ">= 0.9 * avg_over_time", ">= 0.0 * avg_over_time", "at the bound"),
     (
