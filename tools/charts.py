@@ -67,6 +67,10 @@ def _listed(items: Schema) -> Schema:
     return {"type": "array", "items": items, "uniqueItems": True}
 
 
+_LABELS: Final[Schema] = {"type": "object", "additionalProperties": {"type": "string"}}
+# Of a container's port; Kubernetes takes no number here.
+_PORT_NAME: Final = "[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?"
+
 # What values hold beside the types of JSON. Patterns are Go's, which have no look-ahead.
 SHAPES: Final[dict[str, Schema]] = {
     "count": _counted(16_777_216),
@@ -77,7 +81,7 @@ SHAPES: Final[dict[str, Schema]] = {
     "image": _text(
         r"[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
     ),
-    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+    "labels": _LABELS,
     "metricFamily": _words("vllm", "ray", "halftone", "kubernetes", "dcgm", "prometheus"),
     "modelName": _text(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?"),
     "name": _text(_NAME),
@@ -90,6 +94,15 @@ SHAPES: Final[dict[str, Schema]] = {
     "quantity": _text(_QUANTITY),
     "resourceName": _text(r"[-.a-z0-9]+/[-._A-Za-z0-9]+"),
     "resources": _closed(requests=_QUANTITIES, limits=_QUANTITIES),
+    "scrape": {
+        **_closed(
+            name=_text(_NAME),
+            port=_text(_PORT_NAME),
+            matchLabels={**_LABELS, "minProperties": 1},
+            namespaces=_listed(_text(_NAME)),
+        ),
+        "required": ["name", "port", "matchLabels"],
+    },
     "seconds": _counted(86_400),
     "servingMode": _words("text", "multimodal", "tools", "speculative", "longContext"),
     "tag": _text(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"),
