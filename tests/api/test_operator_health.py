@@ -29,7 +29,7 @@ from tests.cluster.operator_process import OperatorProcess
 from tests.doubles.api_proxy import ApiProxy
 from tests.servers.ports import free_port
 
-_UNITS = ("_seconds", "_bytes", "_total", "_length", "_leader", "halftone_jobs")
+_UNITS = ("_seconds", "_bytes", "_total", "_length", "_leader", "_ratio", "halftone_jobs")
 
 
 @pytest.fixture(scope="module")

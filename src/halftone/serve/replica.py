@@ -82,6 +82,7 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
             self._llm_config.experimental_configs[ENDPOINT_KEY]
         )
         self._metrics = EndpointMetrics(self._endpoint.servedModelName, Counter, Gauge)
+        self._load_seconds: dict[str, float] = {}  # by step
         try:
             await self._start()
         except HalftoneError as error:
@@ -127,7 +128,8 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
     async def _timed(self, step: str, work: Awaitable[Result]) -> Result:
         began = monotonic()
         result = await work
-        self._metrics.set_load_seconds(step, monotonic() - began)
+        self._load_seconds[step] = monotonic() - began
+        self._metrics.set_load_seconds(step, self._load_seconds[step])
         return result
 
     async def _start_vllm(self) -> None:
@@ -177,6 +179,8 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
             # Ray drops a gauge that nobody sets again.
             self._metrics.set_requests(self._admission.in_flight, self._admission.limit)
             self._metrics.set_artifact(model.digest, verdict)
+            for step, seconds in self._load_seconds.items():
+                self._metrics.set_load_seconds(step, seconds)
             if self._capacity is not None:
                 fields, is_exact = self._capacity
                 self._metrics.set_capacity(fields, is_exact=is_exact)
