@@ -14,39 +14,28 @@ what `make tools` built; a missing one fails the test.
 """
 
 import json
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.error import URLError
-from urllib.request import urlopen
 
-import pytest
 import yaml
 
+from tests.servers.own_process import OwnProcess
 from tests.servers.ports import free_port
 from tests.servers.prometheus import built
 
 _READY_WITHIN: Final = 60.0  # seconds; it takes one on an idle machine
 
 
-class Alertmanager:
+class Alertmanager(OwnProcess):
     """One server process with its data below `folder`."""
 
     def __init__(
         self, folder: Path, webhook: str | None = None, configuration: str | None = None
     ) -> None:
-        self._folder = folder / "alertmanager"
+        self.address = f"127.0.0.1:{free_port()}"
+        super().__init__("Alertmanager", folder / "alertmanager", f"http://{self.address}")
         self._configuration = configuration or yaml.safe_dump(telling(webhook))
         self._binary = built("alertmanager")
-        self._process: subprocess.Popen[bytes] | None = None
-        self.address = f"127.0.0.1:{free_port()}"
-
-    @property
-    def url(self) -> str:
-        """Where its API is."""
-        return f"http://{self.address}"
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
@@ -60,8 +49,7 @@ class Alertmanager:
             "--cluster.listen-address=",  # alone: looks for no others
             "--log.level=warn",
         ]
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._begin(command)
         try:
             self._wait("to start", _READY_WITHIN, lambda: self._get("/-/ready") is not None)
         except BaseException:
@@ -70,10 +58,7 @@ class Alertmanager:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
-            self._process = None
+        self.stop()
 
     def alerts(self) -> list[dict[str, Any]]:
         """Every alert that fires now: `labels`, `annotations`, `startsAt`, `receivers`, …"""
@@ -95,25 +80,6 @@ class Alertmanager:
     def until_quiet(self, name: str, within: float = 60.0, **labels: str) -> None:
         """Wait `within` seconds at most until no such alert fires."""
         self._wait(f"for {name} to end", within, lambda: not self.firing(name, **labels))
-
-    def _get(self, path: str) -> bytes | None:
-        try:
-            with urlopen(f"{self.url}{path}", timeout=10) as answer:
-                said: bytes = answer.read()
-                return said
-        except URLError:
-            return None
-
-    def _wait(self, what: str, seconds: float, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            ended = self._process is None or self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                pytest.fail(f"waited in vain {what} in Alertmanager:\n{self._log()}")
-            time.sleep(0.05)
-
-    def _log(self) -> str:
-        return (self._folder / "log").read_text(errors="replace")[-2000:]
 
 
 def telling(webhook: str | None) -> dict[str, Any]:

@@ -10,19 +10,18 @@ The binary is what `make tools` built; a missing one fails the test.
 """
 
 import json
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
 import yaml
 
+from tests.servers.own_process import OwnProcess
 from tests.servers.ports import free_port
 from tools.servers import program
 
@@ -43,7 +42,7 @@ class Job:
     interval: str | None = None
 
 
-class Prometheus:
+class Prometheus(OwnProcess):
     """One server process with its data below `folder`; `rules` are files of rules, and their alerts
     go to the Alertmanagers at these addresses. It listens at `address` alone.
     """
@@ -57,14 +56,12 @@ class Prometheus:
         alertmanagers: Sequence[str] = (),
         address: str = "127.0.0.1",
     ) -> None:
-        self._folder = folder / "prometheus"
+        super().__init__("Prometheus", folder / "prometheus", f"http://{address}:{free_port()}")
         self._jobs = dict(jobs)
         self._rules = rules
         self._interval = interval
         self._alertmanagers = list(alertmanagers)
         self._binary = built("prometheus")
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://{address}:{free_port()}"
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
@@ -86,16 +83,8 @@ class Prometheus:
             f"--web.listen-address={self.url.removeprefix('http://')}",
             "--log.level=warn",
         ]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        self._wait("to start", lambda: self._get("/-/ready") is not None)
-
-    def stop(self) -> None:
-        """End the process; its data stays."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
-            self._process = None
+        self._begin(command)
+        self._wait("to start", _READY_WITHIN, lambda: self._get("/-/ready") is not None)
 
     def scrape(self, job: str, targets: Sequence[str]) -> None:
         """Let a job scrape these from now on, and no others."""
@@ -124,7 +113,7 @@ class Prometheus:
 
     def until(self, query: str) -> list[dict[str, Any]]:
         """Wait until an instant query gives anything; returns that."""
-        self._wait(f"for {query}", lambda: bool(self.query(query)))
+        self._wait(f"for {query}", _READY_WITHIN, lambda: bool(self.query(query)))
         return self.query(query)
 
     def _configuration(self) -> dict[str, Any]:
@@ -146,25 +135,6 @@ class Prometheus:
                 for name, job in self._jobs.items()
             ],
         }
-
-    def _get(self, path: str) -> bytes | None:
-        try:
-            with urlopen(f"{self.url}{path}", timeout=10) as answer:
-                said: bytes = answer.read()
-                return said
-        except URLError:
-            return None
-
-    def _wait(self, what: str, is_so: Any) -> None:
-        deadline = time.monotonic() + _READY_WITHIN
-        while not is_so():
-            ended = self._process is None or self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                pytest.fail(f"waited in vain {what} in Prometheus:\n{self._log()}")
-            time.sleep(0.05)
-
-    def _log(self) -> str:
-        return (self._folder / "log").read_text(errors="replace")[-2000:]
 
 
 def built(name: str) -> Path:
