@@ -74,6 +74,20 @@ class Exported:
             yield "inter_token_latency_seconds_bucket", f'le="{bound}"', 0
 
 
+def worked() -> Exported:
+    """A replica that has answered one request and is at the next, so every counter is there."""
+    return Exported(
+        "a",
+        running=1,
+        stopped=1,
+        prompt_tokens=9,
+        generation_tokens=9,
+        finished_prompt_tokens=9,
+        finished_output_tokens=9,
+        first_tokens=1,
+    )
+
+
 def native_page(replicas: Iterable[Exported]) -> str:
     """What vLLM's own server exports: all of it, idle or not."""
     lines = []

@@ -20,7 +20,7 @@ import pytest
 from halftone.doctor.prometheus import past
 from halftone.telemetry.contract import Source, load_contract
 from tests.commands import halftone
-from tests.doubles.exporters import AnsweringServer, Exported, Exporter, native_page, ray_page
+from tests.doubles.exporters import AnsweringServer, Exporter, native_page, ray_page, worked
 from tests.expositions import Answers, scraped
 from tests.servers.lasting import Lasting
 from tests.servers.prometheus import Job, Prometheus
@@ -54,17 +54,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     with ExitStack() as stack:
         jobs = {}
         for case, (page, relabelling) in PAGES.items():
-            worked = Exported(
-                "a",
-                running=1,
-                stopped=1,
-                prompt_tokens=9,
-                generation_tokens=9,
-                finished_prompt_tokens=9,
-                finished_output_tokens=9,
-                first_tokens=1,
-            )
-            exporter = stack.enter_context(Exporter(page, [worked]))
+            exporter = stack.enter_context(Exporter(page, [worked()]))
             jobs[case] = Job([exporter.address], {"case": case}, relabelling)
         server = stack.enter_context(Prometheus(tmp_path_factory.mktemp("doctor"), jobs))
         for case in PAGES:

@@ -20,7 +20,7 @@ from tests.cluster.client import pods_path
 from tests.cluster.monitoring_chart import CHART
 from tests.cluster.network import ADDRESS
 from tests.cluster.own_images import REGISTRY
-from tests.doubles.exporters import Exported, Exporter, native_page
+from tests.doubles.exporters import Exported, Exporter, native_page, worked
 from tests.node.conftest import Up
 from tests.servers.prometheus import Job, Prometheus
 
@@ -96,19 +96,9 @@ def established(up: Up, names: list[str]) -> bool:
 def looked(up: Up, definitions: None, tmp_path: Path) -> Iterator[Looked]:
     """The chart installed, and its doctor scraped."""
     page = Page()
-    worked = Exported(
-        "a",
-        running=1,
-        stopped=1,
-        prompt_tokens=9,
-        generation_tokens=9,
-        finished_prompt_tokens=9,
-        finished_output_tokens=9,
-        first_tokens=1,
-    )
     jobs = {"endpoint": Job([]), "doctor": Job([])}
     with (
-        Exporter(page, [worked]) as exporter,
+        Exporter(page, [worked()]) as exporter,
         Prometheus(tmp_path, jobs, address=ADDRESS) as prometheus,
     ):
         prometheus.scrape("endpoint", [exporter.address])
