@@ -136,7 +136,6 @@ def test_a_reading_is_what_replicas_export(prometheus: Prometheus, name: str) ->
     exported.prompt_tokens, exported.cached_tokens = 1000, 200
     exported.finished_prompt_tokens, exported.finished_output_tokens = 900, 300
     exported.generation_tokens, exported.first_tokens = 400, 8
-    source = reader(prometheus, name)
     # Of Ray's sums it takes none: 7 of 8 prompts finished, and the eighth has half of its output.
     exact = (900, 300) if name == "native" else (1000 * 7 / 8, 400 * 7 / 7.5)
 
@@ -146,7 +145,8 @@ def test_a_reading_is_what_replicas_export(prometheus: Prometheus, name: str) ->
         counted = any(each.ttft[-1:] == (8,) for each in one.replicas)
         return not one.missing and counted and exact in lengths
 
-    reading = eventually(lambda: source.read(named(name)), is_whole)
+    # A reader of its own for each look: one that saw half of these would hold on to its estimate.
+    reading = eventually(lambda: reader(prometheus, name).read(named(name)), is_whole)
     (found,) = (each for each in reading.replicas if each.running == 3)
     assert (found.waiting, found.kv_usage, found.finished, found.preemptions) == (2, 0.25, 7, 1)
     assert (found.prompt_tokens, found.cached_tokens) == (1000, 200)

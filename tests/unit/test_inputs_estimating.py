@@ -2,7 +2,7 @@
 
 We test these aspects:
 - they are exact when all requests have finished, and near it while some run;
-- they never shrink, but when a replica begins anew;
+- they never shrink, but when a replica begins anew, and are never more than all tokens;
 - vLLM's own sums, and those without a histogram, stay as they are.
 """
 
@@ -69,6 +69,11 @@ def test_sums_of_vllm_itself_are_exact_and_stay(family: Family, prompt: float) -
         samples.append(Sample({**labels, "le": str(bound)}, 10))
     reading, _ = read(samples, ready("a"), family=family)
     assert reading.replicas[0].finished_prompt_tokens == prompt
+
+
+def test_half_recorded_counters_make_no_more_than_all_tokens() -> None:
+    found = estimated(counted(10, 4), None)
+    assert (found.finished_prompt_tokens, found.finished_output_tokens) == (2100 * 4, 210 * 7)
 
 
 def test_a_replica_that_begins_anew_may_have_less() -> None:

@@ -20,6 +20,8 @@ def estimated(read: ReplicaReading, before: ReplicaReading | None) -> ReplicaRea
     begun = read.ttft[-1] if read.ttft else 0.0
     if begun <= 0:
         return read
+    # Rules record one after the other, so more may seem to have finished than have begun.
+    begun = max(begun, read.finished)
     prompt = read.prompt_tokens * read.finished / begun
     # A request that is not finished has half of its output on average.
     output = read.generation_tokens * read.finished / ((begun + read.finished) / 2)
