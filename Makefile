@@ -43,8 +43,8 @@ demo: $(DEV) $(SERVE) ## Quantize the pocket model, prove it, publish it, verify
 	$(VENV)/halftone verify build/pocket-model-nvfp4a16
 	$(VENV)/halftone serve build/pocket-model-nvfp4a16 --cpu --max-model-len 1024 --once '12+345='
 
-example: $(DEV) $(SERVE) ## Run a numbered example: make example N=01
-	$(VENV)/halftone run $(wildcard examples/$(N)-*.yaml) --workdir build/example-$(N)
+example: $(DEV) ## Run a numbered example, or print the commands of one that needs a cluster: make example N=01
+	@$(VENV)/python -m tools.examples $(N)
 
 ##@ Development
 .PHONY: fmt lint
