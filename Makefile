@@ -23,7 +23,7 @@ PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
 TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 
 ##@ Start here
-.PHONY: help setup tools tools-begin packages demo example
+.PHONY: help setup tools tools-begin packages demo demo-data-free example
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
@@ -42,6 +42,11 @@ demo: $(DEV) $(SERVE) ## Quantize the pocket model, prove it, publish it, verify
 	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
 	$(VENV)/halftone verify build/pocket-model-nvfp4a16
 	$(VENV)/halftone serve build/pocket-model-nvfp4a16 --cpu --max-model-len 1024 --once '12+345='
+
+demo-data-free: $(DEV) ## From source to a signed and verified artifact without vLLM, in seconds
+	mkdir -p build && test -f build/demo-key || $(VENV)/halftone keygen build/demo-key
+	$(VENV)/halftone run examples/pocket-model/data-free.yaml --workdir build/demo-data-free
+	$(VENV)/halftone verify build/pocket-model-data-free --public-key build/demo-key.pub --rebuild 20 --source examples/pocket-model/checkpoint
 
 example: $(DEV) ## Run a numbered example, or print the commands of one that needs a cluster: make example N=01
 	@$(VENV)/python -m tools.examples $(N)
