@@ -63,7 +63,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 	$(VENV)/lint-imports && $(VENV)/python -m pytest -q --timeout 60 tests/unit/test_house_rules.py
 
 ##@ Tests
-.PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench bench-scaling
+.PHONY: test test-unit test-contract test-integration test-api test-node test-gpu accept-hardware soak bench bench-scaling
 .PHONY: e2e-kfp e2e-endpoint e2e-nodes record-kfp kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
 	@$(MAKE) tools
@@ -89,6 +89,11 @@ test-gpu: ## The endpoint and the engine gates on a GPU; fails where there is no
 	@nvidia-smi -L >/dev/null 2>&1 || { echo "test-gpu: NOT RUN, for this machine has no NVIDIA GPU; nothing was tested and nothing passed." >&2; exit 1; }
 	@$(MAKE) $(DEV) $(SERVE) $(SERVE_GPU)
 	$(VENV)/python -m pytest -m gpu -s tests/gpu
+
+accept-hardware: ## A reference recipe on its real repository, with gates, modes and speeds, on a GPU (ARGS=--dry-run prints the steps)
+	@$(PYTHON) -m tools.acceptance.gpu $(ARGS)
+	@$(MAKE) $(DEV) $(if $(findstring --dry-run,$(ARGS)),,$(SERVE_GPU))
+	@HALFTONE_SERVE_PYTHON=$(CURDIR)/.venvs/serve-gpu/bin/python $(VENV)/python -m tools.acceptance $(ARGS)
 
 soak: $(DEV) $(QUANTIZE) $(SERVE) tools packages ## The tests that take many minutes
 	$(VENV)/python -m pytest -m soak tests
