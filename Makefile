@@ -142,6 +142,14 @@ images: ## Build the container images and check them, with buildah as root (60 G
 	$(PYTHON) -m tools.images build
 	$(PYTHON) -m tools.images check
 
+##@ Release
+.PHONY: release-check audit
+release-check: $(DEV) $(QUANTIZE) $(SERVE) tools ## Build wheel, sdist, charts, bills of materials and licences in build/release, and check them
+	$(VENV)/python -m tools.release check
+
+audit: $(DEV) ## Ask for advisories against every pin (network; SERVICE=pypi asks another than osv)
+	$(VENV)/python -m tools.release audit $(if $(SERVICE),--service $(SERVICE))
+
 ##@ Housekeeping
 .PHONY: clean
 clean: ## Remove build outputs and caches; environments stay
