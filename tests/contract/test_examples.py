@@ -96,6 +96,16 @@ def test_what_needs_nothing_but_this_machine_can_be_run_with_make() -> None:
     assert all(line.startswith("halftone ") for n in examples.HERE for line in commands(n))
 
 
+def test_an_example_that_needs_a_cluster_is_printed_and_not_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert examples.main(["09"]) == 2
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1:] == commands("09")
+    assert examples.main([]) == examples.main(["10"]) == 2
+    assert "Name one example" in capsys.readouterr().out
+
+
 def commands(number: str) -> list[str]:
     return examples.commands(ALL[number])
 

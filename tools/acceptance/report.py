@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+from tools.acceptance.asking import MODES
 from tools.acceptance.carrying import PASSED, RESULTS, Result
 
 REPORT: Final = "report"
@@ -129,7 +130,9 @@ def _modes(results: list[Result], modes: tuple[str, ...]) -> str:
         told = up.told or answer.told
         rows.append(f"| {mode} | {up.outcome} | {up.seconds:.0f} | {answer.outcome} | {told} |")
     heading = "| mode | comes up | seconds | answers as the mode does | |"
-    return "\n".join(["\n## Serving modes\n", heading, "|---|---|---|---|---|", *rows])
+    table = ["\n## Serving modes\n", heading, "|---|---|---|---|---|", *rows]
+    unasked = [mode for mode in MODES if mode not in modes]
+    return "\n".join([*table, *([f"\nNot asked for: {', '.join(unasked)}."] if unasked else [])])
 
 
 _SPEEDS: Final = """\

@@ -120,7 +120,7 @@ def _halftone() -> dict[str, Any]:
 
 
 def debian_packages(name: str, packages: Path | None) -> Iterator[dict[str, Any]]:
-    """Debian's packages as components: all of a built image, or the Dockerfile's without a version."""
+    """Debian's packages: all of a built image, or the Dockerfile's without a version."""
     if packages is None:
         for package in PARTS[name].debian:
             yield _package(package, None)
