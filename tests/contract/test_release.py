@@ -182,13 +182,12 @@ def test_a_bill_holds_what_the_image_does(name: str, tmp_path: Path) -> None:
     (missing,) = bill["metadata"]["properties"]
     assert missing["name"] == "notListed"
     assert "base image" in missing["value"]
-    assert bills.write(name, tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 def test_packages_of_a_built_image_are_all_listed(tmp_path: Path) -> None:
     listed = tmp_path / "dpkg.txt"
     listed.write_text("libc6:amd64\t2.36-9\nbase-files\t12.4\n")
-    bill = json.loads(bills.write("halftone-operator", tmp_path, listed).read_text())
+    bill = bills.completed({"components": [], "metadata": {}}, "halftone-operator", listed)
     held = {one["name"]: one.get("purl") for one in bill["components"]}
     assert held["libc6"] == "pkg:deb/debian/libc6@2.36-9"
     assert "base image" not in bill["metadata"]["properties"][0]["value"]

@@ -97,18 +97,23 @@ def write(name: str, output: Path, packages: Path | None = None) -> Path:
         [*command, "--output-format", "JSON"],
         input=requirements_of(name), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    bill: dict[str, Any] = json.loads(found.stdout)
-    debian = list(debian_packages(name, packages))
-    bill["components"] = [*bill["components"], _halftone(), *debian]
-    bill["metadata"]["component"] = {
-        "type": "container", "name": name, "version": version(), "bom-ref": name,
-    }  # fmt: skip
-    missing = _ALWAYS if packages is not None else f"{_BASE} {_ALWAYS}"
-    bill["metadata"]["properties"] = [{"name": "notListed", "value": missing}]
+    bill = completed(json.loads(found.stdout), name, packages)
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{name}.cdx.json"
     path.write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def completed(bill: dict[str, Any], name: str, packages: Path | None) -> dict[str, Any]:
+    """A bill of requirements as that of the image: with its name, Halftone, Debian's packages, and
+    what it does not hold.
+    """
+    components = [*bill["components"], _halftone(), *debian_packages(name, packages)]
+    image = {"type": "container", "name": name, "version": version(), "bom-ref": name}
+    missing = _ALWAYS if packages is not None else f"{_BASE} {_ALWAYS}"
+    told = [{"name": "notListed", "value": missing}]
+    metadata = {**bill["metadata"], "component": image, "properties": told}
+    return {**bill, "components": components, "metadata": metadata}
 
 
 def _halftone() -> dict[str, Any]:
