@@ -19,8 +19,8 @@ CODE := src operators pipelines tests tools $(wildcard benchmarks examples)
 # together, for they share what its fixtures made. The node tier is a process of its own: a machine
 # has one node, whose network the tests enter.
 PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
-# mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
-TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
+# mypy takes a folder with a hyphen only by itself, and none that has no code.
+TYPED := src operators tests tools $(wildcard benchmarks) $(sort $(dir $(wildcard examples/*/*.py)))
 
 ##@ Start here
 .PHONY: help setup tools tools-begin packages demo demo-data-free example
