@@ -18,7 +18,6 @@ DOCS: Final = ROOT / "docs"
 _FENCE: Final = re.compile(r"(?ms)^(?P<fence>```+)(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=fence)$")
 _SPAN: Final = re.compile(r"(?s)(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _LINK: Final = re.compile(r"!?\[(?P<text>[^\]]*)\]\((?P<target>[^()\s]+)\)")
-_COMMENT: Final = re.compile(r"<!--(.*?)-->\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,15 @@ def blocks(text: str) -> list[Block]:
     """Fenced code in order; `mark` is the HTML comment right above, if there is one."""
     found = []
     for match in _FENCE.finditer(text):
-        above = _COMMENT.search(text, 0, match.start())
-        mark = above[1].strip() if above and text[above.end(1) :].startswith("-->") else None
         line = text.count("\n", 0, match.start()) + 1
+        mark = _comment_above(text[: match.start()])
         found.append(Block(match["language"].strip(), match["text"], line, mark))
     return found
+
+
+def _comment_above(text: str) -> str | None:
+    """What an HTML comment says that the text ends with."""
+    text = text.rstrip()
+    if not text.endswith("-->"):
+        return None
+    return text[text.rindex("<!--") :].removeprefix("<!--").removesuffix("-->").strip()
