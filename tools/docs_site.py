@@ -64,12 +64,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def _linked(file: File) -> set[str]:
     """Paths of files in the repository that a page links to, and that are not in the site."""
     here = _repository(file.src_uri)
-    targets = {_target(here, one.target) for one in links(file.content_string) if not one.is_external}
+    targets = {
+        _target(here, one.target) for one in links(file.content_string) if not one.is_external
+    }
     outside = {path for path in targets if not path.startswith("docs/") and path not in _BESIDE}
     return {path for path in outside if Path(ROOT, path).is_file()}
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Turn links as they hold in the repository into links as they hold in the site."""
     here = _repository(page.file.src_uri)
     for link in reversed(links(markdown)):

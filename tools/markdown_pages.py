@@ -36,7 +36,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Block:
-    """Fenced code: its language, its text, the line that it begins at, and the comment before it."""
+    """Fenced code: language, text, the line that it begins at, and the comment right above."""
 
     language: str
     text: str
@@ -58,8 +58,12 @@ def links(text: str) -> list[Link]:
 
 def without_code(text: str) -> str:
     """The text with spaces in the place of fenced code and code spans, of the same length."""
-    blanked = _FENCE.sub(_blank, text)
-    return _SPAN.sub(_blank, blanked)
+    return _SPAN.sub(_blank, without_fences(text))
+
+
+def without_fences(text: str) -> str:
+    """The text with spaces in the place of fenced code alone."""
+    return _FENCE.sub(_blank, text)
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -78,8 +82,8 @@ def anchors(text: str) -> set[str]:
 
 
 def _headings(text: str) -> Iterator[str]:
-    blanked = _FENCE.sub(_blank, text)
-    yield from (match[1] for match in re.finditer(r"(?m)^#{1,6} +(.+?) *$", blanked))
+    shown = without_fences(text)
+    yield from (match[1] for match in re.finditer(r"(?m)^#{1,6} +(.+?) *$", shown))
 
 
 def _slug(heading: str) -> str:

@@ -6,7 +6,7 @@ Called by `make generate` (`write`) and `make verify` (`check`):
     chart_values      a page a chart from its `values.yaml`
     commands          `docs/reference/cli.md` from the program's own options
     recipes           `docs/reference/recipes.md` from the presets
-    versions          `docs/reference/compatibility.md` from requirement files, charts and Go modules
+    versions          `docs/reference/compatibility.md` from what pins versions
     decisions         `docs/adr/README.md` from the records
 
 Each module gives Markdown text and writes nothing; `__main__` does. Nothing here asks the network.

@@ -30,8 +30,8 @@ def written(chart: Path) -> str:
     head = ["value", "type", "default", "what it is"]
     parts = [f"## {section}\n\n{table(head, found)}" for section, found in rows.items()]
     told = (
-        f"Every value of [the chart](../../charts/{chart.name}/README.md), as `values.yaml` has it. "
-        "`helm install` refuses a value that is not listed, and one of another type."
+        f"Every value of [the chart](../../charts/{chart.name}/README.md), as `values.yaml` has "
+        "it. `helm install` refuses a value that is not listed, and one of another type."
     )
     return page(f"Every value of {chart.name}", told, *parts, _shapes(values))
 
@@ -72,8 +72,8 @@ def _named(name: str) -> str:
 
 def _shapes(values: list[Value]) -> str:
     """What the types mean that JSON does not have, of those that the chart uses."""
-    used = {value.marks.get(mark) for value in _all(values) for mark in ("type", "items")}
-    rows = [[code(name), _told(SHAPES[name])] for name in sorted(used & SHAPES.keys(), key=str)]
+    used = {value.marks.get(mark, "") for value in _all(values) for mark in ("type", "items")}
+    rows = [[code(name), _told(SHAPES[name])] for name in sorted(used & SHAPES.keys())]
     return f"## Types\n\n{table(['type', 'what it takes'], rows)}"
 
 

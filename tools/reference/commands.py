@@ -14,19 +14,25 @@ from halftone.cli.main import halftone
 from tools.reference.markdown import code, page, table
 
 _TOLD: Final = """\
-What `halftone VERB --help` says, of all verbs. Exit codes are the same everywhere: 0 done, 1 a check failed, 2 the input was
-refused, 3 the surroundings failed (the message says how to mend it), 130 interrupted. Where a verb has `--json`, standard output
-holds one JSON document and nothing else; errors go to standard error."""
+What `halftone VERB --help` says, of all verbs. Exit codes are the same everywhere: 0 done, 1 a
+check failed, 2 the input was refused, 3 the surroundings failed (the message says how to mend
+it), 130 interrupted. Where a verb has `--json`, standard output holds one JSON document and
+nothing else; errors go to standard error."""
 
 
 def written() -> str:
     """The page."""
     context = click.Context(halftone, info_name="halftone")
-    parts = [_contents(), *(part for found in below(halftone, context) for part in _section(*found))]
+    parts = [
+        _contents(context),
+        *(part for found in below(halftone, context) for part in _section(*found)),
+    ]
     return page("Every command", _TOLD, *parts)
 
 
-def below(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+def below(
+    group: click.Group, context: click.Context
+) -> Iterator[tuple[click.Command, click.Context]]:
     """Every command of a group, and of the groups in it, with the context that it is called in."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -37,8 +43,13 @@ def below(group: click.Group, context: click.Context) -> Iterator[tuple[click.Co
             yield from below(command, inner)
 
 
-def _contents() -> str:
-    rows = [[f"[{name}](#halftone-{name})", told] for name, told in halftone._verbs.items()]
+def _contents(context: click.Context) -> str:
+    verbs = [(one, halftone.get_command(context, one)) for one in halftone.list_commands(context)]
+    rows = [
+        [f"[{name}](#halftone-{name})", command.get_short_help_str(limit=200).replace("<", "&lt;")]
+        for name, command in verbs
+        if command is not None
+    ]
     return table(["verb", "what it does"], rows)
 
 

@@ -19,9 +19,10 @@ Schema = Mapping[str, Any]
 
 _RULES: Final = "x-kubernetes-validations"
 _TOLD: Final = """\
-Every field of `apiVersion: halftone.dev/v1alpha1`, `kind: QuantizationJob`, as the API server knows it: `kubectl explain
-qj.spec` says the same. `spec` is what is wanted, `status` what was observed. How a job is run is in
-[In a cluster](../cluster.md), what conditions and reasons mean in [Words of a status](../cluster-reference.md)."""
+Every field of `apiVersion: halftone.dev/v1alpha1`, `kind: QuantizationJob`, as the API server
+knows it: `kubectl explain qj.spec` says the same. `spec` is what is wanted, `status` what was
+observed. How a job is run is in [In a cluster](../cluster.md), what conditions and reasons mean
+in [Words of a status](../cluster-reference.md)."""
 
 
 def written() -> str:
@@ -31,8 +32,11 @@ def written() -> str:
     schema = version["schema"]["openAPIV3Schema"]
     parts = ["## Of the object", _rules(schema), _columns(version["additionalPrinterColumns"])]
     for name in ("spec", "status"):
-        parts += [part for path, node in _objects(schema["properties"][name], name)
-                  for part in _section(path, node)]
+        parts += [
+            part
+            for path, node in _objects(schema["properties"][name], name)
+            for part in _section(path, node)
+        ]
     return page("Every field of a QuantizationJob", _TOLD, *(part for part in parts if part))
 
 
@@ -77,7 +81,9 @@ def _what(node: Schema) -> str:
 
 def _rules(node: Schema) -> str:
     lines = [f"- {_sentence(rule['message'])}" for rule in node.get(_RULES, ())]
-    return "\n".join(["The API server refuses what breaks one of these:", "", *lines]) if lines else ""
+    return (
+        "\n".join(["The API server refuses what breaks one of these:", "", *lines]) if lines else ""
+    )
 
 
 def _sentence(message: str) -> str:
@@ -95,7 +101,8 @@ def _kind(node: Schema, path: str) -> str:
         case "object" if "properties" in node:
             return f"[object](#{anchor(path)}){null}"
         case "object":
-            return f"map of {_plural(_kind(node['additionalProperties'], path))}, at most {node['maxProperties']}"
+            values = _plural(_kind(node["additionalProperties"], path))
+            return f"map of {values}, at most {node['maxProperties']}"
         case "array":
             return f"list of {_items(node, path)}, {_between(node, 'minItems', 'maxItems')}"
         case "integer":
@@ -127,4 +134,8 @@ def _between(node: Schema, least: str, most: str) -> str:
 
 
 def _json(value: Any) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return (
+        {True: "true", False: "false"}.get(value, str(value))
+        if isinstance(value, bool)
+        else str(value)
+    )

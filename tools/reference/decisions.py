@@ -12,8 +12,8 @@ from tools.reference.markdown import page, table
 ADR: Final = Path(__file__).resolve().parents[2] / "docs" / "adr"
 
 _TOLD: Final = """\
-What somebody may want to undo one day, with the context it was decided in, its drawbacks and the alternatives. Each is a page; a
-decision that is replaced stays, and says by which."""
+What somebody may want to undo one day, with the context it was decided in, its drawbacks and the
+alternatives. Each is a page; a decision that is replaced stays, and says by which."""
 
 
 def written() -> str:

@@ -12,9 +12,10 @@ from halftone.spec.recipes import Preset, presets, resolve
 from tools.reference.markdown import code, page, table
 
 _TOLD: Final = """\
-Recipes that are shipped, by the name that `quantization.preset` and `--recipe` take. A role that a recipe does not name keeps the
-source's precision. `halftone recipes NAME` prints one, to begin your own with; [Recipes](../using.md#recipes) says what may stand in
-it, and [the reference](quantizationjob.md#specquantization) every field."""
+Recipes that are shipped, by the name that `quantization.preset` and `--recipe` take. A role that
+a recipe does not name keeps the source's precision. `halftone recipes NAME` prints one, to begin
+your own with; [Recipes](../using.md#recipes) says what may stand in it, and [the
+reference](quantizationjob.md#specquantization) every field."""
 
 
 def written() -> str:

@@ -19,8 +19,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 CHARTS: Final = ROOT / "charts"
 
 _TOLD: Final = """\
-What Halftone is built with and tested against. All of it is read from the files that pin it (`make generate`). Other versions may
-work; nobody has looked. What an upgrade needs is in [Upgrades](../upgrades.md)."""
+What Halftone is built with and tested against. All of it is read from the files that pin it
+(`make generate`). Other versions may work; nobody has looked. What an upgrade needs is in
+[Upgrades](../upgrades.md)."""
 
 # A column an environment: its requirement file, and what people know it by.
 _ENVIRONMENTS: Final = {
@@ -64,14 +65,10 @@ def written() -> str:
         f"## Python\n\n{_python()}",
         f"## Charts\n\n{table(['chart', 'version', 'Kubernetes', 'Ray'], _charts())}",
         f"## Python packages\n\nFrom `requirements/`, with hashes.\n\n{_packages()}",
-        "## Servers that tests run\n\nBuilt from source by `make tools`, from the Go modules in `tools/go`.\n\n"
+        "## Servers that tests run\n\nBuilt from the Go modules in `tools/go` by `make tools`.\n\n"
         + table(["server", "version"], _servers()),
         f"## Grafana\n\n{_grafana()}",
     )
-
-
-def _project() -> dict[str, object]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def _python() -> str:
@@ -82,9 +79,8 @@ def _python() -> str:
         for image in images
         for base in re.findall(r"(?m)^ARG BASE=(\S+)", image.read_text(encoding="utf-8"))
     }
-    return (
-        f"{code(project['requires-python'])}, on Linux. Images are built on {', '.join(map(code, sorted(bases)))}."
-    )
+    told = ", ".join(map(code, sorted(bases)))
+    return f"{code(project['requires-python'])}, on Linux. Images are built on {told}."
 
 
 def _charts() -> Iterator[list[str]]:
@@ -130,4 +126,5 @@ def _grafana() -> str:
     package = (ROOT / "tests" / "grafana" / "package.json").read_text(encoding="utf-8")
     held = re.search(r'"@grafana/schema": "(\S+)"', package)
     assert held is not None
-    return f"Dashboards are written for Grafana {built} and later, and held to the types of Grafana {held[1]}."
+    told = f"Dashboards are written for Grafana {built} and later"
+    return f"{told}, and held to the types of Grafana {held[1]}."
