@@ -23,7 +23,7 @@ PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
 TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
 
 ##@ Start here
-.PHONY: help setup tools tools-begin packages demo example
+.PHONY: help setup tools tools-begin debian-tools packages demo example
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
@@ -34,6 +34,9 @@ tools: ## Build the servers that tests run (once a machine; minutes)
 
 tools-begin: ## Begin that in the background; `make tools` waits for it
 	@$(PYTHON) -m tools.servers build >/dev/null 2>&1 </dev/null &
+
+debian-tools: ## Fetch Debian 12's promtool, without installing it (once a machine)
+	@$(PYTHON) -m tools.debian obtain
 
 packages: ## Install the Debian packages that a node for tests needs (as root; nothing when there)
 	@$(PYTHON) -m tools.packages
@@ -59,8 +62,8 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench bench-scaling
-.PHONY: e2e-kfp e2e-endpoint e2e-nodes record-kfp kubeflow-tools
-test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
+.PHONY: test-rules e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
+test: tools-begin lint $(QUANTIZE) $(SERVE) packages debian-tools ## Lint, then every tier that CI runs
 	@$(MAKE) tools
 	$(PYTEST) tests/unit tests/contract tests/integration tests/api
 	$(VENV)/python -m pytest tests/node
@@ -70,6 +73,10 @@ test-unit: $(DEV) ## Pure functions, two seconds a test at most
 
 test-contract: $(DEV) ## Layers, wheel, requirement files, exact sizes
 	$(VENV)/python -m pytest tests/contract
+
+test-rules: $(DEV) debian-tools ## Every rule's suites, by Prometheus 3 and by Debian's 2.42
+	@$(PYTHON) -m tools.servers build promtool helm
+	$(PYTEST) $(addprefix tests/contract/test_,rules_of_debian.py chart_alerts.py chart_monitoring.py)
 
 test-integration: $(DEV) $(QUANTIZE) $(SERVE) tools ## Real peers: S3, a Hub, llm-compressor, vLLM's parser
 	$(PYTEST) tests/integration
@@ -100,6 +107,9 @@ e2e-nodes: $(DEV) $(SERVE) tools packages ## From Serve's target to a simulated 
 
 record-kfp: kubeflow-tools ## Record that back end's answers again, for the double of CI (as root)
 	$(VENV)/python -m tests.kubeflow.recording
+
+record-metrics: $(DEV) $(SERVE) tools ## Record again what vLLM, Ray and we export, for contract tests (minutes)
+	$(VENV)/python -m tests.recording
 
 kubeflow-tools: $(DEV) $(KUBEFLOW) tools packages ## Build that back end (once a machine; minutes)
 	@$(PYTHON) -m tools.packages kubeflow

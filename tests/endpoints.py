@@ -156,6 +156,10 @@ class Served:
     def metrics(self) -> str:
         return str(self._ask(metrics=True))
 
+    def metrics_port(self) -> int:
+        """Where the agent of the node is scraped."""
+        return int(self._ask(metricsPort=True))
+
     def counted(self, name: str, label: str = "") -> float:
         """The sum of a metric's samples, of all replicas; of those with `label`, if it is given."""
         starts = (f"{name}{{", f"{name}_total{{")

@@ -78,6 +78,7 @@ SHAPES: Final[dict[str, Schema]] = {
         r"[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
     ),
     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+    "metricFamily": _words("vllm", "ray", "halftone", "kubernetes", "dcgm", "prometheus"),
     "modelName": _text(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?"),
     "name": _text(_NAME),
     "optionalDigest": _text(r"([0-9a-f]{64})?"),

@@ -89,6 +89,7 @@ def _row(name: str, labels: set[str], users: set[str]) -> dict[str, Any]:
         "source": exporter.source.name,
         "exists": str(existence.exists),
         "because": existence.because,
+        **({} if existence.after is None else {"after": existence.after}),
         "labels": {label: str(origin(name, label)) for label in sorted(labels)},
         "neededBy": sorted(users),
     }

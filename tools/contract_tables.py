@@ -38,11 +38,12 @@ SOURCES: Final = (
 
 
 class When(NamedTuple):
-    """When names that match exist, and why."""
+    """When names that match exist, and why; `after` is a metric with which they are there too."""
 
     pattern: str
     exists: Exists
     because: str
+    after: str | None = None
 
 
 _SELDOM: Final = "it appears when it first happens, which may be never"
@@ -71,6 +72,12 @@ EXISTENCE: Final = (
     When(r"ray_node_(gpus|gram)_.*", Exists.Optional, "a node without a GPU has none"),
     When(r"ray_node_.*", Exists.Always, "every node of Ray exports it"),
     When(
+        r"ray_serve_deployment_status",
+        Exists.UnderLoad,
+        "Serve sets it for as long as it has a deployment",
+        after="ray_serve_deployment_replica_healthy",
+    ),
+    When(
         r"ray_serve_deployment_replica_healthy",
         Exists.Intermittent,
         "Serve sets it every ten seconds, and it may vanish in between",
@@ -86,6 +93,7 @@ EXISTENCE: Final = (
         r"(ray_)?halftone_endpoint_.*_total",
         Exists.UnderLoad,
         "it appears with the first request to the endpoint",
+        after="ray_vllm_request_success_total",
     ),
     When(
         r"(ray_)?halftone_endpoint_.*",
@@ -103,21 +111,22 @@ EXISTENCE: Final = (
         "it appears with the first decision",
     ),
     When(r"(ray_)?halftone_scaling_capacity_ratio", Exists.Optional, "it has to be measured first"),
-    When(
-        r"(ray_)?halftone_scaling_(conflict|leader|failed|observe_only|arguments_refused)",
-        Exists.Optional,
-        "it appears when it is first judged",
-    ),
+    When(r"halftone_scaling_(failed|leader|observe_only)", Exists.UnderLoad, "each look sets it"),
     When(
         r"(ray_)?halftone_scaling_.*", Exists.UnderLoad, "each look that reaches its target sets it"
     ),
     When(r"ray_.*", Exists.Optional, "it depends on what Ray runs"),
     When(r"halftone_operator_pipeline_.*", Exists.Optional, _FEATURE),
     When(r"halftone_operator_reconciles_total", Exists.Optional, "it appears with the first job"),
-    When(r"halftone_jobs", Exists.Optional, "it is there while there are jobs"),
+    When(
+        r"halftone_jobs",
+        Exists.UnderLoad,
+        "it is there while there are jobs",
+        after="halftone_stage_running_seconds",
+    ),
     When(
         r"halftone_stage_duration_.*",
-        Exists.Optional,
+        Exists.UnderLoad,
         "it appears with the first stage that ends after the operator's start",
     ),
     When(r"halftone_stage_running_.*", Exists.Optional, "it is there while a stage runs"),

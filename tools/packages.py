@@ -1,12 +1,12 @@
-"""Installs what the node tier needs of Debian: a container runtime, its plugins, image builders.
+"""Installs what tests need of Debian: a container runtime, its plugins, image builders, Node.
 
-Called by `make test-node` before anything else, as root on a bare Python 3.11:
+Called by `make test` before anything else, as root on a bare Python 3.11:
 
     python -m tools.packages             installs what is missing, and nothing when it is all there
     python -m tools.packages kubeflow    what only `make e2e-kfp` needs
 
 Where it cannot (no root, no apt, no mirror), it ends with a sentence that names what is missing:
-the node tier then fails, for skipping it would prove nothing.
+tests then fail, for skipping them would prove nothing.
 """
 
 import os
@@ -27,6 +27,9 @@ PACKAGES: Mapping[str, str] = {
     "mmdebstrap": "mmdebstrap",
     "mount": "umount",
     "nftables": "nft",
+    # Node, for the types that dashboards are held to.
+    "nodejs": "node",
+    "npm": "npm",
     "runc": "runc",
     "util-linux": "nsenter",
 }

@@ -90,12 +90,19 @@ def _kubernetes(name: str) -> Server:
 
 _PROMETHEUS = "github.com/prometheus/prometheus/cmd"
 _PROMETHEUS_VERSION = ("github.com/prometheus/common/version.Version=3.11.3",)
+# The newest whose Go module holds its pages; later ones are built by Node first.
+_ALERTMANAGER = "github.com/prometheus/alertmanager/cmd"
+_ALERTMANAGER_VERSION = ("github.com/prometheus/common/version.Version=0.31.1",)
 
 
 def _prometheus(name: str) -> Server:
     # Targets come from files; the clients of every cloud would take most of the build.
     tags = ("remove_all_sd",)
     return Server("prometheus", f"{_PROMETHEUS}/{name}", _PROMETHEUS_VERSION, tags=tags)
+
+
+def _alertmanager(name: str) -> Server:
+    return Server("alertmanager", f"{_ALERTMANAGER}/{name}", _ALERTMANAGER_VERSION)
 
 
 # In the order in which they are built: the API server first, whose packages the others share.
@@ -113,6 +120,8 @@ SERVERS = {
     "pause": Server("kubernetes", "./pause"),
     "prometheus": _prometheus("prometheus"),
     "promtool": _prometheus("promtool"),
+    "alertmanager": _alertmanager("alertmanager"),
+    "amtool": _alertmanager("amtool"),
     # Last, for it shares nothing with those before it.
     "kuberay-operator": Server("kuberay", KUBERAY),
 }
@@ -138,7 +147,7 @@ def program(name: str) -> Path:
 
     Leaves with a sentence when there is no Go, whose version is part of the key.
     """
-    return _cache() / _key((SERVERS | BY_HAND)[name], _go()) / name
+    return cache_folder() / _key((SERVERS | BY_HAND)[name], _go()) / name
 
 
 def kubeflow_definitions() -> list[Path]:
@@ -167,7 +176,7 @@ def _module_folder(module: str) -> Path:
 
 def build(name: str) -> None:
     """Build one server unless its binary is there; waits for others who build."""
-    with _alone():
+    with alone():
         target = program(name)
         if target.exists():
             return
@@ -207,10 +216,10 @@ def _key(server: Server, go: str) -> str:
 
 def _kubeflow_module(go: str) -> Path:
     """Where the module of Kubeflow's back end is prepared."""
-    return _cache() / f"kubeflow-{_key(KUBEFLOW['kfp-apiserver'], go)}"
+    return cache_folder() / f"kubeflow-{_key(KUBEFLOW['kfp-apiserver'], go)}"
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """`HALFTONE_TOOLS_DIR`, else this user's cache folder."""
     own = os.environ.get("HALFTONE_TOOLS_DIR")
     if own:
@@ -264,10 +273,10 @@ def _install_go() -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Wait for any other process that builds into this cache."""
-    _cache().mkdir(parents=True, exist_ok=True)
-    with (_cache() / "lock").open("w") as lock:
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -52,8 +52,13 @@ class KubeflowWorld(World):
         self.errors: list[str] = []
 
     def answer(self, pod: Mapping[str, Any]) -> Answer | None:
-        """Pods of child Jobs, which clean up; those of runs end by `_make_pods`."""
-        return None if JOB_UID_LABEL in pod["metadata"]["labels"] else all_well(pod)
+        """Pods of child Jobs, which clean up or are stages of a job that is no run; those of runs
+        end by `_make_pods`.
+        """
+        labels = pod["metadata"]["labels"]
+        if JOB_UID_LABEL in labels:
+            return None
+        return self.answers.get(labels[JOB_LABEL], all_well)(pod)
 
     def apply_run(self, name: str, **spec: Any) -> Object:
         """Create a job that is carried out by a run."""

@@ -92,7 +92,7 @@ def test_a_gate_that_fails_and_a_retry(here: KubeflowWorld) -> None:
     assert row["message"] == "Gate `quality` failed."
     status = here.status("gate")
     assert status["report"]["verdict"] == "Failed"
-    assert [one["name"] for one in status["gates"]] == ["Recovery"]
+    assert [one["name"] for one in status["gates"]] == ["weights"]
     assert "artifact" not in status
     del here.results["gate", Task.Validate]
     here.kubeflow.script = GOOD

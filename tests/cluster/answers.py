@@ -43,7 +43,7 @@ def result(stage: ChildStage, method: Method = Method.DataFree) -> StageResult:
         digest=REPORT,
         verdict=Verdict.Passed,
         recoveryPercent="99.1",
-        gates=(GateFacts(name="Recovery", outcome=Outcome.Passed, value="99.1"),),
+        gates=(GateFacts(name="weights", outcome=Outcome.Passed, value="0.0952"),),
     )
     checkpoint = CheckpointFacts(digest=CHECKPOINT, sizeBytes=5_000_000)
     artifact = ArtifactFacts(uri=TARGET_URI, revision=None, digest=CHECKPOINT, sizeBytes=5_000_000)

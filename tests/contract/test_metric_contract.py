@@ -118,6 +118,14 @@ def test_alternatives_are_of_the_same_things() -> None:
     assert set(both) in ALTERNATIVES
 
 
+def test_what_comes_after_another_names_one_that_is_needed_too() -> None:
+    names = {need.name for need in load_contract()}
+    followers = [need for need in load_contract() if need.after is not None]
+    assert followers
+    assert {need.after for need in followers} <= names
+    assert {need.exists for need in followers} == {Exists.UnderLoad}
+
+
 def test_labels_that_decide_are_never_marked_as_absent() -> None:
     may_lack = {
         (need.name, label)

@@ -4,8 +4,8 @@
 
 `{"deploy": {...}}` replaces what is served, `{"wait": true}` returns when it answers or says why it
 does not, `{"state": true}` says how it stands and how many replicas do what, `{"metrics": true}`
-gives what Prometheus would see, `{"replicas": true}` the process ids of the replicas,
-`{"haproxy": true}` its configuration. End of input ends it.
+gives what Prometheus would see, and `{"metricsPort": true}` where, `{"replicas": true}` the process
+ids of the replicas, `{"haproxy": true}` its configuration. End of input ends it.
 """
 
 import json
@@ -39,6 +39,8 @@ def answer(ray: LocalRay, request: dict[str, Any]) -> Any:
         return {"status": state.status, "told": told(state), "replicas": states()}
     if "metrics" in request:
         return httpx.get(f"http://127.0.0.1:{ray.metrics_port}/metrics", timeout=30).text
+    if "metricsPort" in request:
+        return ray.metrics_port
     if "replicas" in request:
         return replicas(os.environ[MARK])
     (configuration,) = ray.log_directory.parents[1].glob("h/*/haproxy.cfg")

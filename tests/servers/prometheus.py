@@ -39,7 +39,9 @@ class Job:
 
 
 class Prometheus:
-    """One server process with its data below `folder`; `rules` are files of rules."""
+    """One server process with its data below `folder`; `rules` are files of rules, and their alerts
+    go to the Alertmanagers at these addresses. It listens at `address` alone.
+    """
 
     def __init__(
         self,
@@ -47,14 +49,17 @@ class Prometheus:
         jobs: Mapping[str, Job],
         rules: Sequence[Path] = (),
         interval: str = "1s",
+        alertmanagers: Sequence[str] = (),
+        address: str = "127.0.0.1",
     ) -> None:
         self._folder = folder / "prometheus"
         self._jobs = dict(jobs)
         self._rules = rules
         self._interval = interval
+        self._alertmanagers = list(alertmanagers)
         self._binary = built("prometheus")
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://{address}:{free_port()}"
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
@@ -112,6 +117,9 @@ class Prometheus:
         return {
             "global": {**often, "scrape_timeout": self._interval},
             "rule_files": [str(path) for path in self._rules],
+            "alerting": {
+                "alertmanagers": [{"static_configs": [{"targets": self._alertmanagers}]}],
+            },
             "scrape_configs": [
                 {
                     "job_name": name,
@@ -143,7 +151,7 @@ class Prometheus:
 
 
 def built(name: str) -> Path:
-    """Where `prometheus` or `promtool` lies."""
+    """Where a program lies that `make tools` builds; fails the test where it does not."""
     path = program(name)
     if not path.exists():
         pytest.fail(f"{path} is missing; build it with `make tools`")

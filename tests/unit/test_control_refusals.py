@@ -113,7 +113,7 @@ def test_a_failed_validation_shows_its_gates() -> None:
     assert decision.status.report is not None
     assert decision.status.report.verdict is Verdict.Failed
     assert decision.status.recoveryPercent == 99
-    assert [gate.name for gate in decision.status.gates] == ["Recovery"]
+    assert [gate.name for gate in decision.status.gates] == ["weights"]
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

@@ -150,6 +150,15 @@ def test_optional_ones_fail_nobody() -> None:
     assert state_of(wrong)["vllm:b"] is State.LabelMissing
 
 
+def test_what_comes_with_another_one_is_missed_beside_it() -> None:
+    always, lazy = need("vllm:c"), need("vllm:a", Exists.UnderLoad)
+    follower = replace(lazy, name="vllm:b", because="another load", after="vllm:a")
+    needs = [always, replace(lazy, because="load"), follower]
+    assert judged(needs, {"vllm:c": Seen(1)}).ok
+    found = judged(needs, {"vllm:c": Seen(1), "vllm:a": Seen(1)})
+    assert state_of(found)["vllm:b"] is State.Missing
+
+
 def test_what_comes_and_goes_is_looked_for_in_prometheus_alone() -> None:
     needs = [need("vllm:a"), need("vllm:b", Exists.Intermittent)]
     seen = {"vllm:a": Seen(1)}
@@ -196,12 +205,15 @@ def test_openmetrics_with_exemplars_is_read() -> None:
     assert seen_on([page], [need("vllm:b_bucket")]) == {"vllm:b_bucket": Seen(2, {"pod": 2})}
 
 
-@pytest.mark.parametrize("page", ["<html>no</html>\n", 'a{b="c"} one\n', '{"status": "success"}\n'])
+@pytest.mark.parametrize(
+    "page", ["<html>no</html>\n", 'a{b="c"} one\n', '{"status": "success"}\n', "a\x1bb\x00c 1\n"]
+)
 def test_what_is_no_page_is_refused(tmp_path: Path, page: str) -> None:
     found = doctor(tmp_path, page)
     assert (found.code, found.out) == (2, "")
     assert "0.txt` is no page of metrics" in found.err
     assert "save what `/metrics` answers" in found.err
+    assert found.err.rstrip("\n").isprintable()
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_gate_that_fails_is_told_as_by_the_other_runner() -> None:
     assert told(world.read)["Validated"] == ("False", "GateFailed")
     assert world.events[-1] == "GateFailed"
     assert (world.read.report and world.read.report.verdict) == Verdict.Failed
-    assert [gate.name for gate in world.read.gates] == ["Recovery"]
+    assert [gate.name for gate in world.read.gates] == ["weights"]
     assert world.read.artifact is None
 
 

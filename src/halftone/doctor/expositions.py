@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from prometheus_client.samples import Sample
 
 from halftone.doctor.judging import Seen
+from halftone.spec.presentation import printable
 from halftone.telemetry.contract import Need
 
 # The last line of OpenMetrics, whose samples may have exemplars that the older parser refuses.
@@ -76,7 +77,7 @@ def _samples(page: str) -> Iterator[Sample]:
     try:
         families = list(parse(page if is_open else _COMMENT.sub("", page)))
     except (ValueError, IndexError, KeyError) as error:
-        told = f": {error}" if str(error) else ""
+        told = f": {printable(str(error))}" if str(error) else ""
         raise UnreadableExposition(f"is no page of metrics{told}") from error
     for family in families:
         yield from family.samples

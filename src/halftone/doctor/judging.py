@@ -120,6 +120,7 @@ class _Judgement:
         self._live = frozenset(need.source for need in fresh)
         # What exists for one reason exists together.
         self._together = {(need.source, need.because) for need in fresh}
+        self._fresh = {need.name for need in fresh}
 
     def diagnosis(self) -> Diagnosis:
         """All of it."""
@@ -150,7 +151,7 @@ class _Judgement:
             case Exists.Intermittent:
                 return self._circumstances.is_scraped
             case Exists.UnderLoad:
-                return (need.source, need.because) in self._together
+                return (need.source, need.because) in self._together or need.after in self._fresh
             case Exists.Optional:
                 return False
 

@@ -91,3 +91,8 @@ def data_text(data: MeasuredData) -> str:
         f"{data.samples:,} of {data.usable:,} usable rows of {dataset_name(data.uri)}{at} "
         f"({data.modality}), {data.tokens:,} tokens{images}"
     )
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what could steer a terminal: it may quote a stranger's bytes."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)

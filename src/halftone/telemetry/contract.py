@@ -85,7 +85,10 @@ BRINGS: Final = {Source.VllmRay: Source.Ray}
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One metric: `because` says why it is not always there, and `needed_by` who is blind then."""
+    """One metric: `because` says why it is not always there, and `needed_by` who is blind then.
+
+    One that exists under load alone has to be there once `after` is, the name of another one.
+    """
 
     name: str
     family: str
@@ -94,6 +97,7 @@ class Need:
     because: str
     labels: Mapping[str, LabelOrigin]
     needed_by: tuple[str, ...]
+    after: str | None = None
 
     def needed_labels(self, *, is_scraped: bool) -> tuple[str, ...]:
         """Labels that its series must have, in Prometheus or on an exporter's page."""
@@ -125,6 +129,7 @@ def needs(told: Mapping[str, Any]) -> tuple[Need, ...]:
             because=each["because"],
             labels={label: LabelOrigin(origin) for label, origin in each["labels"].items()},
             needed_by=tuple(each["neededBy"]),
+            after=each.get("after"),
         )
         for each in told["metrics"]
     )

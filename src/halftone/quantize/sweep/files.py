@@ -24,7 +24,7 @@ from halftone.spec.documents import sync_directory, write_atomically
 from halftone.spec.errors import RefusedInput
 from halftone.spec.job import Recipe
 from halftone.spec.names import SWEEP_FILE, SWEEP_PLOT, SWEEP_RECIPE, Reason, WarningReason
-from halftone.spec.presentation import short_size
+from halftone.spec.presentation import printable, short_size
 
 _MEASURED: Final = {
     Measure.WeightError: "weight error alone; no data were given",
@@ -129,7 +129,7 @@ def _refuse_output(output: Path, why: str) -> NoReturn:
 
 def recipe_text(document: SweepDocument) -> str:
     """The proposed recipe as a file, with where it comes from in comments."""
-    source = "".join(c if c.isprintable() else "?" for c in document.source.uri)
+    source = printable(document.source.uri)
     size, budget = short_size(document.proposed.bytes), short_size(document.budgetBytes)
     comments = [
         f"Proposed by `halftone sweep` under a budget of {budget}: {size} of tensors.",

@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from halftone.checkpoint.architectures import text_config
 from halftone.checkpoint.index import Checkpoint
-from halftone.quantize.calibration.dataset.rows import printable
 from halftone.quantize.calibration.dataset.scratch import storing
 from halftone.spec.errors import HalftoneError, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import CONFIG_FILE, Reason
+from halftone.spec.presentation import printable
 
 # What turns rows into inputs, by the names that transformers looks for; SentencePiece's and
 # tiktoken's may have any. Nothing else reaches the loaders but `config.json`, which the plan pins.

@@ -13,6 +13,7 @@ from halftone.checkpoint.json_objects import quoted
 from halftone.spec.calibration import Modality
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
+from halftone.spec.presentation import printable
 
 # Names of the fields that are read; a row may have others.
 FIELDS: Final = ("text", "messages", "images")
@@ -67,11 +68,6 @@ def understood(fields: Mapping[str, Any], place: str, file: str) -> Row | None:
 def refuse(subject: str, message: str, cause: Exception | None = None) -> NoReturn:
     """Raise RefusedInput(DatasetUnusable)."""
     raise RefusedInput(Reason.DatasetUnusable, subject, printable(message)) from cause
-
-
-def printable(text: str) -> str:
-    """`text` on one line, without what could steer a terminal: it may quote a stranger's bytes."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def image_places(messages: tuple[dict[str, Any], ...]) -> int:

@@ -1,0 +1,115 @@
+"""The configurations in docs/monitoring.md: taken by the programs that they are for.
+
+We test these aspects:
+- both Prometheus take each configuration, with the chart's rules beside it; a file stands for what
+  finds pods of Kubernetes, which neither of these two is built with;
+- Alertmanager takes its configuration, and tells the pager of every critical alert of the chart and
+  the chat of every other;
+- what one alert mutes is an alert of the chart, and about the same model.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.servers.prometheus import built
+from tools import debian
+
+RULES: Final = sorted((ROOT / "charts" / "halftone-monitoring" / "rules").glob("*.yaml"))
+TEXT: Final = (ROOT / "docs" / "monitoring.md").read_text()
+
+
+def documented(name: str) -> list[str]:
+    """The YAML blocks of the document that begin with a file's name."""
+    return re.findall(rf"(?s)```yaml\n# {re.escape(name)}\n(.+?)```", TEXT)
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    """Every alert of the chart, by its name."""
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    rules = [rule for group in groups for rule in group["rules"]]
+    return {rule["alert"]: rule for rule in rules if "alert" in rule}
+
+
+def run(program: Path, *words: str | Path) -> tuple[int, str]:
+    done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def beside_rules(tmp_path: Path) -> Path:
+    """A folder with the chart's rules."""
+    for path in RULES:
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+# What finds targets, and what stands for it here.
+PODS: Final = "kubernetes_sd_configs: [{role: pod}]"
+FILE: Final = "file_sd_configs: [{files: [pods.json]}]"
+
+
+def test_prometheus_takes_its_configurations(beside_rules: Path) -> None:
+    older = debian.program("promtool")
+    if not older.exists():
+        pytest.fail(f"{older} is missing; fetch it with `make debian-tools`, on Debian 12")
+    texts = documented("prometheus.yml")
+    assert [PODS in text for text in texts] == [True, False]
+    path = beside_rules / "prometheus.yml"
+    for text in (each.replace(PODS, FILE) for each in texts):
+        assert yaml.safe_load(text)["alerting"]["alertmanagers"]
+        for promtool in (older, built("promtool")):
+            path.write_text(text)
+            code, said = run(promtool, "check", "config", "--lint=all", path)
+            assert code == 0, said
+            assert f"{len(RULES)} rule files found" in said
+            path.write_text(
+                text.replace("source_labels", "source_label").replace("_files", "_file")
+            )
+            assert run(promtool, "check", "config", path)[0] != 0
+
+
+@pytest.fixture
+def alertmanager_yml(tmp_path: Path) -> Path:
+    (text,) = documented("alertmanager.yml")
+    path = tmp_path / "alertmanager.yml"
+    path.write_text(text)
+    return path
+
+
+def test_alertmanager_takes_its_configuration(alertmanager_yml: Path) -> None:
+    code, said = run(built("amtool"), "check-config", alertmanager_yml)
+    assert code == 0, said
+    assert "- 2 receivers" in said
+    alertmanager_yml.write_text(
+        alertmanager_yml.read_text().replace("receiver: pager", "receiver: page")
+    )
+    assert run(built("amtool"), "check-config", alertmanager_yml)[0] != 0
+
+
+def test_severity_decides_who_is_told(alertmanager_yml: Path) -> None:
+    severities = {name: rule["labels"]["severity"] for name, rule in alerts().items()}
+    assert set(severities.values()) == {"critical", "warning"}
+    for name, severity in severities.items():
+        code, said = run(
+            *(built("amtool"), "config", "routes", "test"),
+            *(f"--config.file={alertmanager_yml}", f"alertname={name}", f"severity={severity}"),
+        )
+        assert (code, said.strip()) == (0, "pager" if severity == "critical" else "chat"), name
+
+
+def test_what_is_muted_is_an_alert_about_the_same_model() -> None:
+    (text,) = documented("alertmanager.yml")
+    for rule in yaml.safe_load(text)["inhibit_rules"]:
+        (source,), (target,) = rule["source_matchers"], rule["target_matchers"]
+        for matcher in (source, target):
+            name = re.fullmatch(r'alertname="(\w+)"', matcher)
+            assert name is not None
+            assert name[1] in alerts()
+        assert rule["equal"] == ["namespace", "model_name"]
