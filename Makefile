@@ -139,7 +139,7 @@ bench-scaling: $(DEV) ## Replay every load under every policy (an hour and a hal
 generate: requirements $(DEV) ## Write again whatever is generated
 	$(VENV)/python -m tools.rules write && $(VENV)/python -m tools.dashboards write
 	$(VENV)/python -m tools.charts write && $(VENV)/python -m tools.contract write
-	$(VENV)/python -m tools.pipelines write
+	$(VENV)/python -m tools.pipelines write && $(VENV)/python -m tools.reference write
 
 requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgrade moves the pins)
 	$(PYTHON) -m tools.requirements write $(UPGRADE)
@@ -147,7 +147,12 @@ requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgr
 verify: $(DEV) ## Check that generated files fit their sources
 	$(VENV)/python -m tools.requirements check
 	$(VENV)/python -m tools.charts check && $(VENV)/python -m tools.rules check && $(VENV)/python -m tools.dashboards check
-	$(VENV)/python -m tools.contract check && $(VENV)/python -m tools.pipelines check
+	$(VENV)/python -m tools.contract check && $(VENV)/python -m tools.pipelines check && $(VENV)/python -m tools.reference check
+
+##@ Documentation
+.PHONY: docs
+docs: $(DEV) ## Build the site of the documentation into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --strict
 
 ##@ Images
 .PHONY: images
