@@ -64,16 +64,9 @@ class PrometheusInCluster:
             listed = {"apiVersion": "v1", "kind": "List", "items": objects}
             cluster.kubectl("apply", "-f", "-", text=json.dumps(listed))
         for name in ("prometheus-prometheus", "alertmanager-alertmanager"):
-            cluster.processes.wait(
-                f"a pod {name}-0",
-                lambda name=name: bool(
-                    cluster.kubectl(
-                        "get", "pod", f"{name}-0", "-n", NAMESPACE, "--ignore-not-found"
-                    )
-                ),
-            )
-            ready = ("wait", "--for=condition=Ready", f"pod/{name}-0", "--timeout=180s")
-            cluster.kubectl(*ready, "-n", NAMESPACE)
+            for state in ("create", "condition=Ready"):
+                wait = ("wait", f"--for={state}", f"pod/{name}-0", "--timeout=180s")
+                cluster.kubectl(*wait, "-n", NAMESPACE)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an instant query."""
