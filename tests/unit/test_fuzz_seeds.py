@@ -16,16 +16,8 @@ from tests.fuzz.targets import TARGETS, run
 ROUNDS = 150
 # What parsers trip over.
 WORDS = (
-    b"null",
-    b"-1",
-    b"1e999",
-    b"NaN",
-    b'"\\ud800"',
-    b"[[[[",
-    b"{}",
-    b"\x00",
-    b"\xff",
-    b"99" * 40,
+    *(b"null", b"-1", b"1e999", b"NaN", b"{}", b"[[[[", b"\x00", b"\xff"),
+    *(b'"\\ud800"', b"99" * 40),
 )
 
 
@@ -57,9 +49,8 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
             case 0:
                 data = data[:at] + data[to:]
             case 1:
-                data = (
-                    data[:at] + chance.choice(WORDS) + data[to if chance.random() < 0.2 else at :]
-                )
+                rest = data[to:] if chance.random() < 0.2 else data[at:]
+                data = data[:at] + chance.choice(WORDS) + rest
             case 2:
                 data = data[:to] + data[at:to] + data[to:]
             case _:
