@@ -85,6 +85,8 @@ def _acts(scene: Scene) -> None:
         told.facts += acts.swap(release, scene)
     with act("things break") as told:
         told.facts += acts.break_things(scene, release)
+    with act("no value of a Secret stands in any log") as told:
+        told.facts += acts.search_logs(scene)
     with act("all is uninstalled") as told:
         told.facts += acts.uninstall(scene, release)
 

@@ -4,6 +4,7 @@ Called by `python -m tests.e2e`. What an act wants and does not get is a Runtime
 TimeoutError with a sentence.
 """
 
+import base64
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from tests.cluster.helm import Helm
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
 from tests.conftest import ROOT
-from tests.e2e.scene import JOBS, Scene
+from tests.e2e.scene import JOBS, Scene, logs_of
 from tests.endpoint.release import API_KEY, MODEL, NAME, Release, chat
 from tests.endpoint.release import NAMESPACE as MODELS
 from tests.node.jobs import job
@@ -35,6 +36,8 @@ _WINDOW_S: Final = 60
 _MOST: Final = 3
 _CLIENTS: Final = 24
 _PATIENCE_S: Final = 600.0
+# Shorter words stand anywhere by chance.
+_SHORTEST_SECRET: Final = 12
 
 
 def install_operator(scene: Scene) -> list[str]:
@@ -200,6 +203,31 @@ def break_things(scene: Scene, release: Release) -> list[str]:
     release.wait("the law decides again", lambda: _held(scene) == 0, 300)
     facts.append(f"Prometheus was killed: {len(release.ready('replica'))} replica stayed")
     return facts
+
+
+def search_logs(scene: Scene) -> list[str]:
+    """No value of any Secret stands in a log, an event or an object that is no Secret."""
+    planted = set()
+    for namespace in (JOBS, MODELS):
+        for one in scene.cluster.get("secrets", "-n", namespace)["items"]:
+            for encoded in (one.get("data") or {}).values():
+                text = base64.b64decode(encoded).decode(errors="replace")
+                planted |= {line for line in _values_in(text) if len(line) >= _SHORTEST_SECRET}
+                planted.add(encoded)
+    kinds = "pods,jobs,configmaps,events,quantizationjobs.halftone.dev,rayservices.ray.io"
+    told = {"objects": scene.cluster.kubectl("get", kinds, "-A", "-o", "json")}
+    told |= logs_of(scene.cluster)
+    found = sorted({name for name, text in told.items() for value in planted if value in text})
+    _require(bool(planted), "no Secret was there to look for")
+    _require(not found, f"values of Secrets stand in {found}")
+    return [f"{len(planted)} values of Secrets, in none of {len(told) - 1} logs"]
+
+
+def _values_in(text: str) -> Iterator[str]:
+    """Lines of a file, and what stands behind an equals sign of a credentials file."""
+    for line in text.splitlines():
+        yield line.strip()
+        yield line.partition("=")[2].strip()
 
 
 def uninstall(scene: Scene, release: Release) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Final
 
 from tests.cluster import endpoint_environment, kuberay, prometheus_in_cluster, s3_in_cluster
@@ -115,16 +116,22 @@ def _prepare(
     cluster.kubectl("apply", "-f", "-", text=json.dumps(volumes))
 
 
-def _keep_logs(cluster: ControlPlane, folder: Path) -> None:
-    """What every pod that is still there has said, and every event."""
-    folder.mkdir(parents=True, exist_ok=True)
+def logs_of(cluster: ControlPlane) -> dict[str, str]:
+    """What every container that is still there has said, by namespace and pod."""
+    found = {}
     for pod in cluster.get("pods", "-A")["items"]:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-        command = ("logs", "-n", namespace, name, "--all-containers", "--tail=2000")
+        command = ("logs", "-n", namespace, name, "--all-containers", "--prefix")
         try:
-            said = cluster.kubectl(*command)
-        except Exception as error:  # a pod that never began has no log
-            said = str(error)
-        (folder / f"{namespace}-{name}.log").write_text(said, encoding="utf-8")
+            found[f"{namespace}-{name}"] = cluster.kubectl(*command)
+        except SubprocessError as error:  # a pod that never began has no log
+            found[f"{namespace}-{name}"] = str(error)
+    return found
+
+
+def _keep_logs(cluster: ControlPlane, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, said in logs_of(cluster).items():
+        (folder / f"{name}.log").write_text(said, encoding="utf-8")
     events = cluster.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp")
     (folder / "events.txt").write_text(events, encoding="utf-8")
