@@ -59,7 +59,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench bench-scaling
-.PHONY: e2e-kfp e2e-endpoint e2e-nodes record-kfp kubeflow-tools
+.PHONY: e2e e2e-kfp e2e-endpoint e2e-nodes record-kfp kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages ## Lint, then every tier that CI runs
 	@$(MAKE) tools
 	$(PYTEST) tests/unit tests/contract tests/integration tests/api
@@ -87,6 +87,10 @@ test-gpu: ## The endpoint and the engine gates on a GPU; fails where there is no
 
 soak: $(DEV) $(QUANTIZE) $(SERVE) tools packages ## The tests that take many minutes
 	$(VENV)/python -m pytest -m soak tests
+
+e2e: $(DEV) $(SERVE) tools packages ## The whole way on one real node: job, endpoint, scaling, swap, faults, as root (KEEP=1 stays)
+	@$(PYTHON) -m tools.servers build monitoring
+	$(VENV)/python -m tests.e2e $(if $(KEEP),--keep)
 
 e2e-kfp: kubeflow-tools ## The pipeline and the operator against Kubeflow's real back end, by hand as root
 	$(VENV)/python -m pytest tests/kubeflow
