@@ -67,7 +67,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 
 ##@ Tests
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu accept-hardware soak bench bench-scaling
-.PHONY: test-rules e2e-alerts e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
+.PHONY: test-rules e2e e2e-alerts e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages debian-tools ## Lint, then every tier that CI runs
 	@$(MAKE) tools
 	$(PYTEST) tests/unit tests/contract tests/integration tests/api
@@ -107,6 +107,10 @@ soak: $(DEV) $(QUANTIZE) $(SERVE) tools packages ## The tests that take many min
 
 e2e-alerts: $(DEV) $(SERVE) tools ## From three faults to whom Alertmanager tells of them, by hand, without root
 	$(VENV)/python -m pytest -s tests/alerting
+
+e2e: $(DEV) $(SERVE) tools packages ## The whole way on one real node: job, endpoint, scaling, swap, faults, as root (KEEP=1 stays)
+	@$(PYTHON) -m tools.servers build monitoring
+	$(VENV)/python -m tests.e2e $(if $(KEEP),--keep)
 
 e2e-kfp: kubeflow-tools ## The pipeline and the operator against Kubeflow's real back end, by hand as root
 	$(VENV)/python -m pytest tests/kubeflow
