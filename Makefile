@@ -19,11 +19,11 @@ CODE := src operators pipelines tests tools $(wildcard benchmarks examples)
 # together, for they share what its fixtures made. The node tier is a process of its own: a machine
 # has one node, whose network the tests enter.
 PYTEST := $(VENV)/python -m pytest -n 2 --dist loadfile
-# mypy takes a folder of numbered examples or with a hyphen only by its files' own names.
-TYPED := src operators tests tools $(wildcard benchmarks) $(wildcard examples/*/)
+# mypy takes a folder with a hyphen only by itself, and none that has no code.
+TYPED := src operators tests tools $(wildcard benchmarks) $(sort $(dir $(wildcard examples/*/*.py)))
 
 ##@ Start here
-.PHONY: help setup tools tools-begin debian-tools packages demo example
+.PHONY: help setup tools tools-begin debian-tools packages demo demo-data-free example
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' Makefile
 
@@ -46,8 +46,13 @@ demo: $(DEV) $(SERVE) ## Quantize the pocket model, prove it, publish it, verify
 	$(VENV)/halftone verify build/pocket-model-nvfp4a16
 	$(VENV)/halftone serve build/pocket-model-nvfp4a16 --cpu --max-model-len 1024 --once '12+345='
 
-example: $(DEV) $(SERVE) ## Run a numbered example: make example N=01
-	$(VENV)/halftone run $(wildcard examples/$(N)-*.yaml) --workdir build/example-$(N)
+demo-data-free: $(DEV) ## From source to a signed and verified artifact without vLLM, in seconds
+	mkdir -p build && test -f build/demo-key || $(VENV)/halftone keygen build/demo-key
+	$(VENV)/halftone run examples/pocket-model/data-free.yaml --workdir build/demo-data-free
+	$(VENV)/halftone verify build/pocket-model-data-free --public-key build/demo-key.pub --rebuild 20 --source examples/pocket-model/checkpoint
+
+example: $(DEV) ## Run a numbered example, or print the commands of one that needs a cluster: make example N=01
+	@$(VENV)/python -m tools.examples $(N)
 
 ##@ Development
 .PHONY: fmt lint
@@ -61,8 +66,8 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 	$(VENV)/lint-imports && $(VENV)/python -m pytest -q --timeout 60 tests/unit/test_house_rules.py
 
 ##@ Tests
-.PHONY: test test-unit test-contract test-integration test-api test-node test-gpu soak bench bench-scaling
-.PHONY: test-rules e2e-alerts e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
+.PHONY: test test-unit test-contract test-integration test-api test-node test-gpu accept-hardware soak bench bench-scaling
+.PHONY: test-rules e2e e2e-alerts e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages debian-tools ## Lint, then every tier that CI runs
 	@$(MAKE) tools
 	$(PYTEST) tests/unit tests/contract tests/integration tests/api
@@ -92,11 +97,20 @@ test-gpu: ## The endpoint and the engine gates on a GPU; fails where there is no
 	@$(MAKE) $(DEV) $(SERVE) $(SERVE_GPU)
 	$(VENV)/python -m pytest -m gpu -s tests/gpu
 
+accept-hardware: ## A reference recipe on its real repository, with gates, modes and speeds, on a GPU (ARGS=--dry-run prints the steps)
+	@$(PYTHON) -m tools.acceptance.gpu $(ARGS)
+	@$(MAKE) $(DEV) $(if $(findstring --dry-run,$(ARGS)),,$(SERVE_GPU))
+	@HALFTONE_SERVE_PYTHON=$(CURDIR)/.venvs/serve-gpu/bin/python $(VENV)/python -m tools.acceptance $(ARGS)
+
 soak: $(DEV) $(QUANTIZE) $(SERVE) tools packages ## The tests that take many minutes
 	$(VENV)/python -m pytest -m soak tests
 
 e2e-alerts: $(DEV) $(SERVE) tools ## From three faults to whom Alertmanager tells of them, by hand, without root
 	$(VENV)/python -m pytest -s tests/alerting
+
+e2e: $(DEV) $(SERVE) tools packages ## The whole way on one real node: job, endpoint, scaling, swap, faults, as root (KEEP=1 stays)
+	@$(PYTHON) -m tools.servers build monitoring
+	$(VENV)/python -m tests.e2e $(if $(KEEP),--keep)
 
 e2e-kfp: kubeflow-tools ## The pipeline and the operator against Kubeflow's real back end, by hand as root
 	$(VENV)/python -m pytest tests/kubeflow
@@ -129,7 +143,7 @@ bench-scaling: $(DEV) ## Replay every load under every policy (an hour and a hal
 generate: requirements $(DEV) ## Write again whatever is generated
 	$(VENV)/python -m tools.rules write && $(VENV)/python -m tools.dashboards write
 	$(VENV)/python -m tools.charts write && $(VENV)/python -m tools.contract write
-	$(VENV)/python -m tools.pipelines write
+	$(VENV)/python -m tools.pipelines write && $(VENV)/python -m tools.reference write
 
 requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgrade moves the pins)
 	$(PYTHON) -m tools.requirements write $(UPGRADE)
@@ -137,13 +151,26 @@ requirements: $(UV_READY) ## Resolve requirements/*.txt (network; UPGRADE=--upgr
 verify: $(DEV) ## Check that generated files fit their sources
 	$(VENV)/python -m tools.requirements check
 	$(VENV)/python -m tools.charts check && $(VENV)/python -m tools.rules check && $(VENV)/python -m tools.dashboards check
-	$(VENV)/python -m tools.contract check && $(VENV)/python -m tools.pipelines check
+	$(VENV)/python -m tools.contract check && $(VENV)/python -m tools.pipelines check && $(VENV)/python -m tools.reference check
+
+##@ Documentation
+.PHONY: docs
+docs: $(DEV) ## Build the site of the documentation into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --strict
 
 ##@ Images
 .PHONY: images
 images: ## Build the container images and check them, with buildah as root (60 GB, an hour)
 	$(PYTHON) -m tools.images build
 	$(PYTHON) -m tools.images check
+
+##@ Release
+.PHONY: release-check audit
+release-check: $(DEV) $(QUANTIZE) $(SERVE) tools ## Build wheel, sdist, charts, bills of materials and licences in build/release, and check them
+	$(VENV)/python -m tools.release check
+
+audit: $(DEV) ## Ask for advisories against every pin (network; SERVICE=pypi asks another than osv)
+	$(VENV)/python -m tools.release audit $(if $(SERVICE),--service $(SERVICE))
 
 ##@ Housekeeping
 .PHONY: clean

@@ -28,7 +28,7 @@ BENCHMARKS = (
 )
 # Only when asked for: the first takes what `make e2e-kfp` builds and the second an hour, both as
 # root; the third is `make bench-scaling`.
-BY_HAND = ("kubeflow", "autoscaling", "scaling")
+BY_HAND = ("kubeflow", "autoscaling", "scaling", "serving_soak")
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from halftone.serve.local.leftovers import MARK
 _GROUPS = Path("/sys/fs/cgroup")
 _PERIOD_US = 10_000
 _LOOK_S = 0.3
-_REPLICA = b"EndpointServer"  # in the title of the process that Ray gives a replica
+_REPLICA = "EndpointServer"  # in the title of the process that Ray gives a replica
 _ENDING_S = 20.0
 
 
@@ -63,6 +63,10 @@ class HeldReplicas:
         """Hold the replicas of the endpoint whose processes carry `mark`."""
         self._mark = mark
 
+    def alive(self) -> list[int]:
+        """The processes of the replicas that are there."""
+        return [process for process in list(self._held) if Path(f"/proc/{process}/stat").exists()]
+
     def throttled_s(self) -> dict[int, float]:
         """How long each replica that is there had to wait for its quota, by its process."""
         found = {}
@@ -77,21 +81,10 @@ class HeldReplicas:
 
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_S):
-            for process in self._replicas() if self._mark else ():
-                with suppress(OSError):  # it ended meanwhile
-                    self._hold(process)
-
-    def _replicas(self) -> Iterator[int]:
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit() and int(entry.name) not in self._held:
-                with suppress(OSError):
-                    title = Path(entry.path, "cmdline").read_bytes().partition(b"\0")[0]
-                    if _REPLICA in title and self._is_ours(entry.path):
-                        yield int(entry.name)
-
-    def _is_ours(self, place: str) -> bool:
-        wanted = f"{MARK}={self._mark}".encode()
-        return wanted in Path(place, "environ").read_bytes().split(b"\0")
+            for process, title in processes_of(self._mark) if self._mark else ():
+                if _REPLICA in title and process not in self._held:
+                    with suppress(OSError):  # it ended meanwhile
+                        self._hold(process)
 
     def _hold(self, process: int) -> None:
         group = self._root / f"halftone-{self._mark}-{process}"
@@ -105,6 +98,18 @@ class HeldReplicas:
             (group / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
         for each in [process, *_descendants(process)]:
             (group / "cgroup.procs").write_text(str(each))
+
+
+def processes_of(mark: str) -> Iterator[tuple[int, str]]:
+    """Number and title of each process of the endpoint with that mark."""
+    wanted = f"{MARK}={mark}".encode()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with suppress(OSError):
+                place = Path(entry.path)
+                if wanted in (place / "environ").read_bytes().split(b"\0"):
+                    title = (place / "cmdline").read_bytes().partition(b"\0")[0]
+                    yield int(entry.name), title.decode(errors="replace")
 
 
 def _descendants(process: int) -> Iterator[int]:

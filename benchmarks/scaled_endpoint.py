@@ -87,7 +87,8 @@ class ScaledEndpoint:
         with ExitStack() as stack:
             stack.enter_context(self.held)
             told = self._start(stack)
-            self.held.watch(told["mark"])
+            self.mark: str = told["mark"]
+            self.held.watch(self.mark)
             jobs = {"ray": Job([f"127.0.0.1:{told['metricsPort']}"])}
             self.prometheus = stack.enter_context(
                 Prometheus(self._folder, jobs, interval=f"{self.exports.scrape_s}s")

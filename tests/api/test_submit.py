@@ -8,12 +8,13 @@ We test these aspects:
 - claims are looked at before: one that is not there is a warning, one that one node alone can
   mount is refused for several workers; who may not read claims may submit;
 - two different namespaces are refused, as by kubectl;
-- the example for a cluster is taken as it is.
+- every example for a cluster is taken as it is.
 """
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.cluster.answers import TARGET_URI, job
@@ -21,9 +22,10 @@ from tests.cluster.chart import render
 from tests.cluster.client import Client, jobs_path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.verbs import verb, write_job
-from tests.conftest import ROOT
+from tools import examples
 
 MAY_SUBMIT = ("get", "create", "patch")
+EXAMPLES = [path for path in examples.jobs() if path.name[:2] not in examples.HERE]
 
 
 def test_what_is_applied_is_the_file(
@@ -131,14 +133,16 @@ def test_claims_are_looked_at_before(
     assert "can be mounted by one node only (ReadWriteOnce)" in alone.err
 
 
-def test_the_example_for_a_cluster_is_taken(
-    cluster: ControlPlane, client: Client, namespace: str
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_an_example_for_a_cluster_is_taken(
+    cluster: ControlPlane, client: Client, namespace: str, example: Path
 ) -> None:
-    example = ROOT / "examples" / "03-in-a-cluster.yaml"
     found = verb(cluster, "submit", example, "-n", namespace)
-    assert (found.code, found.err) == (0, "")
-    wanted = yaml.safe_load(example.read_text())["spec"]
-    made = client.job(namespace, "pocket-model")["spec"]
+    assert found.code == 0
+    # Of what is not there in an empty namespace, claims are told of.
+    assert all("the job will wait: The claim" in line for line in found.err.splitlines())
+    document = yaml.safe_load(example.read_text())
+    wanted, made = document["spec"], client.job(namespace, document["metadata"]["name"])["spec"]
     assert {name: made[name] for name in wanted} == wanted
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import yaml
 
+from tests.cluster import definitions
 from tests.cluster.archives import single_binary_image
 from tests.cluster.control_plane import ControlPlane
 from tests.servers.ports import free_port
@@ -30,35 +30,9 @@ _VISITS: Final = 'controller_runtime_reconcile_total{controller="rayservice"'
 
 
 def install_definitions(cluster: ControlPlane) -> None:
-    """Apply KubeRay's CRDs, and wait until the API server serves them.
-
-    Of each only the version that is stored, without its prose, and none of a kind that KubeRay
-    leaves alone unless it is told: what the server compiles is large enough.
-    """
+    """Apply KubeRay's CRDs, but of a kind that KubeRay leaves alone unless it is told."""
     paths = [path for path in kuberay_definitions() if _OFF not in path.stem]
-    found = [_of_one_version(path.read_text(encoding="utf-8")) for path in paths]
-    cluster.kubectl("apply", "--server-side", "-f", "-", text="\n".join(map(json.dumps, found)))
-    names = [f"crd/{crd['metadata']['name']}" for crd in found]
-    wait = ("wait", "--for=condition=Established", *names, "--timeout=60s")
-    cluster.processes.wait("KubeRay's CRDs", lambda: bool(cluster.kubectl(*wait)))
-
-
-def _of_one_version(text: str) -> dict[str, Any]:
-    # A megabyte, which the loader in Python takes many seconds for.
-    crd: dict[str, Any] = yaml.load(text, yaml.CSafeLoader)
-    crd["spec"]["versions"] = [one for one in crd["spec"]["versions"] if one["storage"]]
-    _without_prose(crd)
-    return crd
-
-
-def _without_prose(schema: Any) -> None:
-    """Take away every description; a property of that name is a mapping, and stays."""
-    below = schema.values() if isinstance(schema, dict) else schema
-    if isinstance(schema, dict) and isinstance(schema.get("description"), str):
-        del schema["description"]
-    for one in below:
-        if isinstance(one, dict | list):
-            _without_prose(one)
+    definitions.install(cluster, "KubeRay's CRDs", paths)
 
 
 class Visits:

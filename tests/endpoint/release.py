@@ -83,18 +83,18 @@ class Release:
 
     def install(self, artifact: str, replicas: int) -> None:
         """Install or upgrade, and wait until this artifact alone is served by so many pods."""
-        values = {
-            **endpoint_environment.VALUES,
-            **VALUES,
-            "replicas": replicas,
-            "artifact": {
-                "uri": f"s3://{BUCKET}/{artifact}",
-                "digest": self.digests[artifact],
-                "endpointUrl": self.s3,
-            },
+        place = {
+            "uri": f"s3://{BUCKET}/{artifact}",
+            "digest": self.digests[artifact],
+            "endpointUrl": self.s3,
         }
+        self.put({"artifact": place}, artifact, replicas)
+
+    def put(self, values: Mapping[str, Any], artifact: str, replicas: int) -> None:
+        """The same with `values` beside those of every release here; they say which artifact."""
+        whole = {**endpoint_environment.VALUES, **VALUES, "replicas": replicas, **values}
         path = Path(self.cluster.folder, "values.yaml")
-        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        path.write_text(yaml.safe_dump(whole), encoding="utf-8")
         self.tell(f"helm upgrade --install: {artifact}, replicas {replicas}")
         self.helm("upgrade", NAME, str(CHART), "--install", "--values", str(path))
         self.wait("as many ready pods", lambda: len(self.ready("replica")) >= replicas)

@@ -1,0 +1,344 @@
+"""The story, an act a function; each needs those before it.
+
+Called by `python -m tests.e2e`. What an act wants and does not get is a RuntimeError or a
+TimeoutError with a sentence.
+"""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import openai
+
+from halftone.spec.cluster import PLURAL
+from tests.cluster.client import children_path, condition_of, jobs_path, pods_path
+from tests.cluster.helm import Helm
+from tests.cluster.prometheus_in_cluster import LABELS
+from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
+from tests.conftest import ROOT
+from tests.e2e.scene import JOBS, Scene, logs_of
+from tests.endpoint.release import API_KEY, MODEL, NAME, Release, chat
+from tests.endpoint.release import NAMESPACE as MODELS
+from tests.node.jobs import job
+
+FIRST, SECOND = "pocket-nvfp4", "pocket-fp8"
+_FORMATS: Final = {FIRST: "nvfp4a16", SECOND: "fp8-block"}
+# A gate on files; those that need a server take an image of their own.
+_GATES: Final = {"gates": [{"name": "weights", "metric": "WeightError", "maximum": "0.2"}]}
+_WINDOW_S: Final = 60
+_MOST: Final = 3
+_CLIENTS: Final = 24
+_PATIENCE_S: Final = 600.0
+# Shorter words stand anywhere by chance.
+_SHORTEST_SECRET: Final = 12
+
+
+def install_operator(scene: Scene) -> list[str]:
+    """The operator, scraped, and its own test."""
+    helm = Helm(scene.cluster, JOBS)
+    helm.install(
+        "--set", "serviceMonitor.enabled=true", "--set", f"serviceMonitor.labels.release={_ours()}"
+    )
+    return [_helm_test(helm, "halftone")]
+
+
+def install_monitoring(scene: Scene) -> list[str]:
+    """Rules and dashboards; returns once Prometheus runs every group."""
+    helm = Helm(scene.cluster, MONITORING)
+    chart = ROOT / "charts" / "halftone-monitoring"
+    helm("upgrade", "--install", "halftone", str(chart), "--set", f"rules.labels.release={_ours()}")
+    found = scene.cluster.get("prometheusrules", "-n", MONITORING)["items"]
+    wanted = {group["name"] for one in found for group in one["spec"]["groups"]}
+    scene.client.wait(
+        "Prometheus runs the rules",
+        lambda: wanted <= {group["name"] for group in scene.monitoring.rules()},
+        180,
+    )
+    groups = [group for group in scene.monitoring.rules() if group["name"] in wanted]
+    bad = [r["name"] for g in groups for r in g["rules"] if r["health"] == "err"]
+    _require(not bad, f"Prometheus cannot evaluate {bad}.")
+    return [f"{len(groups)} groups of rules, {sum(len(g['rules']) for g in groups)} rules"]
+
+
+def refuse(scene: Scene) -> list[str]:
+    """A job that cannot be is refused with a sentence, and makes nothing."""
+    wrong = job(scene.s3, "wrong", quantization={"preset": "nvfp4a16"}, validation=_GATES)
+    wrong["spec"]["source"]["s3"]["uri"] = "s3://models/nothing-is-here"
+    scene.client.create(jobs_path(JOBS), wrong)
+    found = scene.client.wait_for(JOBS, "wrong", "Accepted", "False", 180)
+    row = condition_of(found, "Accepted")
+    scene.client.delete(f"{jobs_path(JOBS)}/wrong")
+    return [f"{row['reason']}: {row['message']}"]
+
+
+def quantize(scene: Scene, name: str) -> list[str]:
+    """A QuantizationJob of the pocket model from S3 by `kubectl apply`, until it has succeeded."""
+    apply(scene, name)
+    return succeeded(scene, name)
+
+
+def apply(scene: Scene, name: str) -> None:
+    """`kubectl apply` of the job."""
+    quantization = {"preset": _FORMATS[name], "maxShardBytes": 2_000_000}
+    body = job(scene.s3, name, quantization=quantization, validation=_GATES)
+    path = scene.folder / f"{name}.json"
+    path.write_text(json.dumps(body, indent=2), encoding="utf-8")
+    scene.cluster.kubectl("apply", "-n", JOBS, "-f", str(path))
+
+
+def succeeded(scene: Scene, name: str) -> list[str]:
+    """Wait for the end of a job; what it says."""
+    status = scene.client.wait_for(JOBS, name, "Succeeded", "True", _PATIENCE_S)["status"]
+    artifact, verdict = status["artifact"], status["report"]["verdict"]
+    return [f"{artifact['uri']}, {artifact['sizeBytes'] / 1e6:.1f} MB, {verdict}"]
+
+
+def lose_the_operator(scene: Scene, name: str) -> list[str]:
+    """The operator's pod dies in the middle of a job; every stage is made once all the same."""
+    apply(scene, name)
+    children = children_path(JOBS)
+    label = f"halftone.dev/job={name}"
+    scene.client.wait(
+        "a stage is made", lambda: bool(scene.client.items(children, labelSelector=label)), 120
+    )
+    chosen = {"labelSelector": "app.kubernetes.io/component=operator"}
+    for pod in scene.client.items(pods_path(JOBS), **chosen):
+        gone = f"{pods_path(JOBS)}/{pod['metadata']['name']}?gracePeriodSeconds=0"
+        scene.client.delete(gone)
+    told = succeeded(scene, name)
+    made = [one["metadata"]["name"] for one in scene.client.items(children, labelSelector=label)]
+    _require(len(made) == len(set(made)), f"stages were made twice: {made}")
+    return [*told, f"{len(made)} Jobs of stages, none twice"]
+
+
+def serve(scene: Scene) -> tuple[Release, list[str]]:
+    """The endpoint of the first job's artifact, a chat, and the chart's own test."""
+    digests = {name: _digest(scene, name) for name in (FIRST, SECOND)}
+    release = Release(scene.cluster, scene.client, scene.s3.endpoint, digests, scene.timeline.tell)
+    release.put(_values(FIRST), FIRST, 1)
+    with release.asking() as client:
+        answer = chat(client)
+    _require(bool(answer), "the chat's answer is empty")
+    helm = Helm(scene.cluster, MODELS)
+    return release, [f"12+30= is answered with {answer!r}", _helm_test(helm, NAME)]
+
+
+def measure(scene: Scene, release: Release) -> list[str]:
+    """`halftone bench` makes a capacity card, by which replicas follow the load from then on."""
+    folder = scene.folder / "measured"
+    with release.asking() as client:
+        url = str(client.base_url).removesuffix("/v1/").rstrip("/")
+    command = [
+        *(sys.executable, "-m", "halftone.cli", "bench", url, "--output", str(folder)),
+        *("--concurrency", "8", "--rounds", "1", "--input-tokens", "64", "--output-tokens", "26"),
+    ]
+    ended = subprocess.run(
+        command,
+        env={**os.environ, "VLLM_API_KEY": API_KEY},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (scene.folder / "bench.log").write_text(ended.stdout + ended.stderr, encoding="utf-8")
+    cards = sorted(folder.glob("capacity/*.json"))
+    _require(bool(cards), f"no capacity card was made: {ended.stderr.strip()[-500:]}")
+    create = ("create", "configmap", "card", "-n", MODELS, f"--from-file=card.json={cards[0]}")
+    scene.cluster.kubectl(*create)
+    release.put(_values(FIRST, _autoscaling(scene)), FIRST, 1)
+    return [line for line in ended.stdout.splitlines() if "|" in line][:3]
+
+
+def follow(scene: Scene, release: Release) -> list[str]:
+    """Load until there are more replicas, then none until there is one again."""
+    facts = []
+    with _asked_by(release, _CLIENTS) as load:
+        began = time.monotonic()
+        release.wait("another replica is wanted", lambda: _wanted(scene) >= 2, 300)
+        facts.append(f"another replica is wanted after {time.monotonic() - began:.0f} s of load")
+        release.wait("another replica is ready", lambda: len(release.ready("replica")) >= 2, 600)
+        facts.append(f"and ready after {time.monotonic() - began:.0f} s")
+        time.sleep(20)
+    began = time.monotonic()
+    release.wait("one replica again", lambda: len(release.ready("replica")) == 1, 600)
+    facts.append(f"one again {time.monotonic() - began:.0f} s after the load's end")
+    facts.append(f"{load.answered} answers, {len(load.errors)} failed")
+    _require(not load.errors, f"requests failed: {load.errors[:3]}")
+    return facts
+
+
+def swap(release: Release, scene: Scene) -> list[str]:
+    """The second job's artifact takes the first one's place while chats go on."""
+    with release.asked_all_the_while() as answers:
+        release.put(_values(SECOND, _autoscaling(scene)), SECOND, 1)
+    failed = [one for one in answers if one]
+    _require(not failed, f"chats failed: {failed[:3]}")
+    return [f"{len(answers)} chats meanwhile, none failed"]
+
+
+def break_things(scene: Scene, release: Release) -> list[str]:
+    """A replica's pod is killed; Prometheus is away, and the count holds until it is back."""
+    facts = []
+    with release.asked_all_the_while() as answers:
+        (pod, *_) = release.ready("replica")
+        name = pod["metadata"]["name"]
+        scene.client.delete(f"{pods_path(MODELS)}/{name}?gracePeriodSeconds=0")
+        release.wait(
+            "another pod",
+            lambda: any(p["metadata"]["name"] != name for p in release.ready("replica")),
+        )
+        release.wait("the application", lambda: release.application() == "RUNNING")
+    failed = sum(1 for one in answers if one)
+    facts.append(f"a replica's pod was killed: {failed} of {len(answers)} chats failed")
+    scene.cluster.kubectl("delete", "pod", "prometheus-prometheus-0", "-n", MONITORING)
+    ready = ("wait", "--for=condition=Ready", "pod/prometheus-prometheus-0", "--timeout=180s")
+    scene.cluster.kubectl("wait", "--for=create", "pod/prometheus-prometheus-0", "-n", MONITORING)
+    scene.cluster.kubectl(*ready, "-n", MONITORING)
+    release.wait("the law decides again", lambda: _held(scene) == 0, 300)
+    facts.append(f"Prometheus was killed: {len(release.ready('replica'))} replica stayed")
+    return facts
+
+
+def search_logs(scene: Scene) -> list[str]:
+    """No value of any Secret stands in a log, an event or an object that is no Secret."""
+    planted = set()
+    for namespace in (JOBS, MODELS):
+        for one in scene.cluster.get("secrets", "-n", namespace)["items"]:
+            for encoded in (one.get("data") or {}).values():
+                text = base64.b64decode(encoded).decode(errors="replace")
+                planted |= {line for line in _values_in(text) if len(line) >= _SHORTEST_SECRET}
+                planted.add(encoded)
+    kinds = "pods,jobs,configmaps,events,quantizationjobs.halftone.dev,rayservices.ray.io"
+    told = {"objects": scene.cluster.kubectl("get", kinds, "-A", "-o", "json")}
+    told |= logs_of(scene.cluster)
+    found = sorted({name for name, text in told.items() for value in planted if value in text})
+    _require(bool(planted), "no Secret was there to look for")
+    _require(not found, f"values of Secrets stand in {found}")
+    return [f"{len(planted)} values of Secrets, in none of {len(told) - 1} logs"]
+
+
+def _values_in(text: str) -> Iterator[str]:
+    """Lines of a file, and what stands behind an equals sign of a credentials file."""
+    for line in text.splitlines():
+        yield line.strip()
+        yield line.partition("=")[2].strip()
+
+
+def uninstall(scene: Scene, release: Release) -> list[str]:
+    """Everything goes, and nothing of ours stays but what the user made."""
+    release.uninstall()
+    for name in (FIRST, SECOND):
+        scene.client.delete(f"{jobs_path(JOBS)}/{name}")
+    scene.client.wait("the end of all jobs", lambda: not scene.client.items(jobs_path(JOBS)), 180)
+    Helm(scene.cluster, MONITORING)("uninstall", "halftone", "--wait")
+    Helm(scene.cluster, JOBS)("uninstall", "halftone", "--wait")
+    kinds = "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts"
+    left = [
+        f"{one['kind']} {one['metadata']['namespace']}/{one['metadata']['name']}"
+        for one in scene.cluster.get(kinds, "-A", "-l", "app.kubernetes.io/part-of=halftone")[
+            "items"
+        ]
+    ]
+    _require(not left, f"left behind: {left}")
+    crd = scene.cluster.kubectl("get", "crd", "--ignore-not-found", f"{PLURAL}.halftone.dev")
+    return ["nothing is left" + (" but the definition of QuantizationJobs" if crd else "")]
+
+
+class _Load:
+    """Chats of several clients at once; `errors` are what failed ones say."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.errors: list[str] = []
+        self.ended = threading.Event()
+
+    def run(self, client: openai.OpenAI) -> None:
+        """One client, until the load ends."""
+        while not self.ended.is_set():
+            try:
+                client.completions.create(
+                    model=MODEL,
+                    prompt="Once upon a time",
+                    max_tokens=48,
+                    extra_body={"ignore_eos": True},
+                )
+                self.answered += 1
+            except openai.RateLimitError:
+                time.sleep(1)  # told to come again
+            except Exception as error:  # whatever a client sees
+                self.errors.append(f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def _asked_by(release: Release, clients: int) -> Iterator[_Load]:
+    load = _Load()
+    with release.asking() as client:
+        threads = [
+            threading.Thread(target=load.run, args=(client,), daemon=True) for _ in range(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield load
+        finally:
+            load.ended.set()
+            for thread in threads:
+                thread.join(120)
+
+
+def _values(artifact: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "artifact": {"fromJob": artifact, "fromJobNamespace": JOBS},
+        "podMonitor": {"enabled": True, "labels": dict(LABELS)},
+        **(more or {}),
+    }
+
+
+def _autoscaling(scene: Scene) -> dict[str, Any]:
+    return {
+        "autoscaling": {
+            "prometheusUrl": scene.monitoring.inside,
+            "selector": {"namespace": MODELS},
+            "maxReplicas": _MOST,
+            "scaleInWindowSeconds": _WINDOW_S,
+            "capacity": {"configMapName": "card"},
+        }
+    }
+
+
+def _wanted(scene: Scene) -> float:
+    found = scene.monitoring.value(
+        f'halftone:model_scaling_desired_replicas:max{{namespace="{MODELS}"}}'
+    )
+    return found or 0.0
+
+
+def _held(scene: Scene) -> float | None:
+    return scene.monitoring.value(f'halftone:model_scaling_held:max{{namespace="{MODELS}"}}')
+
+
+def _digest(scene: Scene, name: str) -> str:
+    status = scene.client.job(JOBS, name)["status"]
+    digest: str = status["checkpoint"]["digest"]
+    return digest
+
+
+def _helm_test(helm: Helm, release: str) -> str:
+    said = helm("test", release)
+    _require("Succeeded" in said, said)
+    return "helm test: Succeeded"
+
+
+def _ours() -> str:
+    return LABELS["release"]
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise RuntimeError(otherwise)
