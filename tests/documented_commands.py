@@ -23,7 +23,9 @@ from tests.conftest import ROOT
 from tools.servers import program
 
 # Programs of others that no test here can ask about their options.
-FOREIGN: Final = frozenset({"aws", "curl", "grep", "head", "promtool", "sort", "tail"})
+FOREIGN: Final = frozenset(
+    {"aws", "curl", "docker", "grep", "head", "mkdir", "promtool", "sort", "tail"}
+)
 PROGRAMS: Final = FOREIGN | {"halftone", "helm", "kubectl", "make", "pip", "python", "export"}
 # What a chart cannot be rendered without; a line's own values come behind and win.
 _LEAST: Final = {

@@ -23,9 +23,11 @@ _BESIDE: Final = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "AGENTS.md": "room-map.md",
+    **{one: "examples/index.md" for one in ("examples/README.md",) if (ROOT / one).is_file()},
     **{
-        str(path.relative_to(ROOT)): f"charts/{path.parent.name}.md"
-        for path in sorted(ROOT.glob("charts/*/README.md"))
+        str(path.relative_to(ROOT)): f"{folder}/{path.parent.name}.md"
+        for folder in ("charts", "examples")
+        for path in sorted(ROOT.glob(f"{folder}/*/README.md"))
     },
 }
 _OF_SITE: Final = {site: repository for repository, site in _BESIDE.items()}

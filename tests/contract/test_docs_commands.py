@@ -30,6 +30,12 @@ NOT_RUN: Final = {
     "docs/monitoring.md": "a cluster with Prometheus",
     "docs/doctor.md": "a Prometheus",
     "charts/halftone-monitoring/README.md": "a cluster with Prometheus",
+    "docs/acceptance.md": "a GPU and the Hub",
+    "docs/release.md": "an environment of 10 GB, and advisories from the network",
+    "examples/06-swap-and-compare/": "two servers, or a cluster",
+    "examples/07-reference-models/": "the Hub",
+    "examples/08-air-gapped/": "a cluster with its own S3",
+    "examples/09-whole-way/": "a cluster; `make e2e` goes the same way",
 }
 TEXTS: Final = {
     str(path.relative_to(ROOT)): path.read_text() for path in pages() if path.name != "CHANGELOG.md"
