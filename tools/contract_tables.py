@@ -91,9 +91,8 @@ EXISTENCE: Final = (
     ),
     When(
         r"(ray_)?halftone_endpoint_.*_total",
-        Exists.UnderLoad,
-        "it appears with the first request to the endpoint",
-        after="ray_vllm_request_success_total",
+        Exists.Optional,
+        "it appears with the first request to the endpoint, of which its own warm-up is none",
     ),
     When(
         r"(ray_)?halftone_endpoint_.*",
