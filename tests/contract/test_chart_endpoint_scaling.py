@@ -33,7 +33,7 @@ from tests.cluster.endpoint_chart import (
     standalone,
     templates,
 )
-from tests.cluster.endpoint_variants import AUTOSCALED, STANDALONE, VARIANTS
+from tests.cluster.endpoint_variants import AUTOSCALED, MONITORED, STANDALONE, VARIANTS
 from tests.contract.test_chart_endpoint_refusals import refusal
 
 
@@ -184,6 +184,21 @@ def test_its_metrics_and_those_of_its_replicas_can_be_scraped() -> None:
     (policy,) = of_kind(objects, "NetworkPolicy")
     opened = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
     assert sorted(opened) == [8000, 8080]
+
+
+def test_replicas_that_nobody_scales_can_be_scraped_too() -> None:
+    objects = render("team", *STANDALONE, *MONITORED)
+    (container,) = standalone(objects)["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert f"--metrics-port={ports['metrics']}" in container["args"]
+    (monitor,) = of_kind(objects, "PodMonitor")
+    assert monitor["metadata"]["name"] == "small-replica"
+    assert [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    labels = standalone(objects)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    (policy,) = of_kind(objects, "NetworkPolicy")
+    opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+    assert ports["metrics"] in opened
 
 
 def test_it_may_touch_its_own_objects_alone() -> None:
