@@ -127,7 +127,15 @@ def test_a_group_that_does_not_run_is_missing(
     assert (found.code, f"missing `{group}`: needed by " in found.out) == (1, True)
     assert "`rules.labels`" in found.out
     assert "metrics and groups of rules are not as needed" in found.err
-    family = "alerts" if group.endswith("alerts") else "rules"
+
+
+@pytest.mark.parametrize(
+    ("group", "family"), [("halftone-scaling", "rules"), ("halftone-endpoint-alerts", "alerts")]
+)
+def test_a_group_that_nobody_wants_need_not_run(
+    server: AnsweringServer, answers: Answers, group: str, family: str
+) -> None:
+    del answers.groups[group]
     assert doctor(server, "--without", family).code == 0
 
 
@@ -136,6 +144,12 @@ def test_a_group_of_what_nobody_runs_need_not_run(
 ) -> None:
     del answers.groups["halftone-jobs"]
     assert doctor(server).code == 0
+
+
+def test_a_group_of_what_somebody_runs_has_to_run(
+    server: AnsweringServer, answers: Answers
+) -> None:
+    del answers.groups["halftone-jobs"]
     answers.metrics |= scraped(Source.Operator)
     assert "missing `halftone-jobs`" in doctor(server).out
 
@@ -176,7 +190,6 @@ def test_a_model_that_is_not_recorded_is_told_of(server: AnsweringServer, answer
     found = doctor(server)
     assert (found.code, "not recorded `halftone-scaling` (`gemma`)" in found.out) == (1, True)
     assert "`rules.selector`" in found.out
-    assert doctor(server, "--without", "rules").code == 0
 
 
 def test_where_nobody_wants_rules_they_are_not_asked_for(answers: Answers) -> None:
@@ -184,10 +197,16 @@ def test_where_nobody_wants_rules_they_are_not_asked_for(answers: Answers) -> No
     server = AnsweringServer(lambda body: answers(body) if body else (404, b""))
     server.start()
     found = doctor(server, "--without", "rules", "--without", "alerts")
-    refused = doctor(server)
     server.stop()
     assert found.code == 0
-    assert (refused.code, "answers with status 404" in refused.err) == (3, True)
+
+
+def test_a_server_that_does_not_tell_of_rules_is_exit_3(answers: Answers) -> None:
+    server = AnsweringServer(lambda body: answers(body) if body else (404, b""))
+    server.start()
+    found = doctor(server)
+    server.stop()
+    assert (found.code, "answers with status 404" in found.err) == (3, True)
 
 
 def test_something_other_than_rules_is_no_answer(answers: Answers) -> None:
