@@ -9,8 +9,12 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from halftone.spec.cluster import ChildStage
+
 # A plan takes seconds, a large checkpoint hours.
 _STAGE_BUCKETS: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
+_SUCCEEDED: Final = "succeeded"
+_FAILED: Final = "failed"
 _RECONCILE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -77,10 +81,19 @@ class OperatorMetrics:
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )
+        # Else the first stage that ends would make its series, and nobody saw it grow.
+        for stage in ChildStage:
+            for result in (_SUCCEEDED, _FAILED):
+                self.stage_seconds.labels(stage, result)
         self.stage_running = Gauge(
             "halftone_stage_running_seconds",
             "For how long the oldest Job of a stage has been running.",
             ["stage"],
+            registry=self.registry,
+        )
+        self.bytes_read = Counter(
+            "halftone_checkpoint_read_bytes",
+            "Bytes of sources that were read while quantizing, as running workers tell them.",
             registry=self.registry,
         )
         self.bytes_written = Counter(
@@ -100,7 +113,7 @@ class OperatorMetrics:
 
     def end_stage(self, stage: str, seconds: float, *, succeeded: bool) -> None:
         """A stage's Job came to its end."""
-        result = "succeeded" if succeeded else "failed"
+        result = _SUCCEEDED if succeeded else _FAILED
         self.stage_seconds.labels(stage, result).observe(seconds)
 
     def read_jobs(self, rows: Callable[[], Iterable[tuple[str, str, str]]]) -> None:
