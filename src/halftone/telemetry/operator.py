@@ -23,6 +23,11 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._make_visits()
+        self._make_jobs()
+        self._make_bytes()
+
+    def _make_visits(self) -> None:
         self.reconciles = Counter(
             "halftone_operator_reconciles",
             "Visits of a QuantizationJob, by what came of them (done, early, conflict, error).",
@@ -62,6 +67,8 @@ class OperatorMetrics:
             "1 for the replica that acts.",
             registry=self.registry,
         )
+
+    def _make_jobs(self) -> None:
         self.jobs = Gauge(
             "halftone_jobs",
             "QuantizationJobs by a condition and its status and reason.",
@@ -91,6 +98,8 @@ class OperatorMetrics:
             ["stage"],
             registry=self.registry,
         )
+
+    def _make_bytes(self) -> None:
         self.bytes_read = Counter(
             "halftone_checkpoint_read_bytes",
             "Bytes of sources that were read while quantizing, as running workers tell them.",
