@@ -13,7 +13,7 @@ We test these aspects:
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,7 +83,7 @@ def test_prometheus_takes_its_configurations(beside_rules: Path) -> None:
 
 Object = dict[str, Any]
 # What each chart makes where its monitors are switched on.
-CHARTS: Final = {
+CHARTS: Final[dict[str, Callable[[], list[Object]]]] = {
     "operator": lambda: chart.render("jobs", *ALL),
     "ray": lambda: endpoint_chart.render("team", *GATEWAY, *MONITORED),
     "standalone": lambda: endpoint_chart.render("team", *STANDALONE, *AUTOSCALED, *MONITORED),
