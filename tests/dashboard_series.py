@@ -2,10 +2,12 @@
 
 Called by contract tests of the dashboards, which give them to `promtool test rules`: half an hour
 of scrapes, 15 s apart. Model `big` is served through Ray, on two nodes with a GPU each, and `small`
-by vLLM itself, in a pod whose GPU DCGM knows.
+by vLLM itself, in a pod whose GPU DCGM knows. `idle` makes of them what is there while nobody asks
+for anything.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from halftone.scaling.policy import Term
@@ -111,6 +113,7 @@ def _operating() -> Iterator[dict[str, str]]:
         "halftone_operator_reconciles_total": 'result="done"',
         "halftone_operator_api_requests_total": 'method="GET", status="200"',
         "halftone_operator_pipeline_requests_total": 'result="done"',
+        "halftone_checkpoint_read_bytes_total": "",
         "halftone_checkpoint_written_bytes_total": "",
         "halftone_artifact_published_bytes_total": "",
         "halftone_stage_duration_seconds_count": 'stage="quantize", result="succeeded"',
@@ -153,4 +156,11 @@ def all_series() -> list[dict[str, str]]:
         *_scaling("ray_", head),
         *_scaling("", autoscaler),
         *_operating(),
+    ]
+
+
+def idle(series: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """The same series, each 0 from when it is there."""
+    return [
+        {**each, "values": re.sub(r"[\d.]+(?:\+[\d.]+)?x", "0x", each["values"])} for each in series
     ]

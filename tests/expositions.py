@@ -8,10 +8,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from urllib.parse import parse_qs
 
-from halftone.doctor.prometheus import AGE, FIELD, LACKS, SERIES
-from halftone.telemetry.contract import LabelOrigin, Need, Source, load_contract
+from halftone.doctor.prometheus import AGE, FIELD, LACKS, MODEL, SERIES
+from halftone.telemetry.contract import LabelOrigin, Need, Source, load_contract, load_groups
 
 _VALUES = {"le": "+Inf", "model_name": "qwen", "model": "qwen"}
 
@@ -39,12 +40,13 @@ def page_of(*sources: Source, without: Iterable[str] = ()) -> str:
 
 @dataclass
 class Metric:
-    """What Prometheus has of one name: `age_s` of the newest sample, series, and those that lack
-    a label."""
+    """What Prometheus has of one name: `age_s` of the newest sample, series, those that lack a
+    label, and of which models they are."""
 
     age_s: float = 5.0
     series: int = 2
     lacking: Mapping[str, int] = field(default_factory=dict)
+    models: tuple[str, ...] = ("qwen",)
 
 
 def scraped(*sources: Source) -> dict[str, Metric]:
@@ -52,8 +54,17 @@ def scraped(*sources: Source) -> dict[str, Metric]:
     return {need.name: Metric() for need in needs_of(*sources)}
 
 
+def healthy() -> dict[str, dict[str, dict[str, str]]]:
+    """By group and name every rule of ours, as Prometheus tells of it."""
+    return {
+        group.name: {name: {"name": name, "health": "ok"} for name in group.rules}
+        for group in load_groups()
+    }
+
+
 class Answers:
-    """Prometheus, as far as the doctor asks it; it keeps the queries. `metrics` may be changed.
+    """Prometheus, as far as the doctor asks it; it keeps the queries. `metrics`, `groups` of rules
+    and models that are `recorded` may be changed.
 
     What is older than five minutes is found only by who looks back, as in Prometheus.
     """
@@ -61,10 +72,17 @@ class Answers:
     def __init__(self, metrics: dict[str, Metric]) -> None:
         self.metrics = metrics
         self.queries: list[str] = []
+        self.groups = healthy()
+        self.recorded: tuple[str, ...] = ("qwen",)
 
     def __call__(self, body: bytes) -> tuple[int, bytes]:
+        if not body:  # all that is asked without one
+            told = [{"name": n, "rules": [*each.values()]} for n, each in self.groups.items()]
+            return 200, json.dumps({"status": "success", "data": {"groups": told}}).encode()
         (query,) = parse_qs(body.decode())["query"]
         self.queries.append(query)
+        if "halftone:replica_requests_running" in query:
+            return _vector({"model_name": model} for model in self.recorded)
         found = re.search(r"timestamp\(([\w:]+)", query)
         assert found is not None, query
         metric = self.metrics.get(found[1])
@@ -74,8 +92,15 @@ class Answers:
         elif metric is not None and metric.age_s < 300:
             lacking = {LACKS + label: count for label, count in metric.lacking.items()}
             values = {AGE: metric.age_s, SERIES: metric.series, **lacking}
-        result = [
-            {"metric": {FIELD: name}, "value": [0, str(value)]} for name, value in values.items()
-        ]
-        data = {"resultType": "vector", "result": result}
-        return 200, json.dumps({"status": "success", "data": data}).encode()
+        by = re.search(r"count by \((\w+), namespace\)", query)
+        named = () if metric is None or by is None or SERIES not in values else metric.models
+        models = ({FIELD: MODEL, by[1] if by else "": model} for model in named)
+        return _vector((*({FIELD: name} for name in values), *models), values.values())
+
+
+def _vector(labels: Iterable[Mapping[str, str]], values: Iterable[float] = ()) -> tuple[int, bytes]:
+    """An answer with these series; 1 where there is no value."""
+    paired = zip(labels, chain(values, repeat(1)), strict=False)
+    result = [{"metric": dict(each), "value": [0, str(value)]} for each, value in paired]
+    data = {"resultType": "vector", "result": result}
+    return 200, json.dumps({"status": "success", "data": data}).encode()

@@ -35,7 +35,6 @@ TARGETS: Final = {
         "pod": "native-0",
     },
     "ray": {"namespace": "ray", "job": "ray", "instance": "10.0.1.2:8080", "pod": "head"},
-    "ray-start": {"namespace": "ray", "job": "ray", "instance": "10.0.1.2:8080", "pod": "head"},
     "operator": {"namespace": "halftone", "job": "operator", "instance": "10.0.1.3:8080"},
     "autoscale": {"namespace": "native", "job": "autoscale", "instance": "10.0.1.4:9464"},
     "doctor": {"namespace": "monitoring", "job": "doctor", "instance": "10.0.1.5:9464"},

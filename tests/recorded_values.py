@@ -46,6 +46,7 @@ _SCALING: Final = (
 _MODEL: Final = ("model_name", "namespace")
 _TARGET: Final = ("job", "instance", "replica")
 _REPLICA: Final = (*_MODEL, *_TARGET, "source")
+_DEPLOYMENT: Final = ("namespace", "ray_io_cluster", "application", "deployment")
 _WINDOWS: Final = {"5m": 300.0, "30m": 1800.0, "1h": 3600.0, "6h": 21600.0}
 _OBJECTIVE: Final = "2.5"
 # How vLLM says that a request ended, as a status.
@@ -206,18 +207,16 @@ class _Reckoning:
 
     def all_else(self) -> None:
         """Targets, Serve, the doctor, and the operator."""
-        rows = self.of("vllm:num_requests_running", replica="pod")
-        up = {
-            of: [(at, 1.0) for at, _ in points]
-            for of, points in added(rows, (*_MODEL, "replica")).items()
-        }
-        self.put("replica_up:min", up)
+        for name in ("vllm:num_requests_running", "ray_vllm_prompt_tokens_total"):
+            targets = added(self.of(name, replica="pod"), (*_MODEL, "replica"))
+            up = {of: [(at, 1.0) for at, _ in points] for of, points in targets.items()}
+            self.put("replica_up:min", up)
         least = (
             ("deployment_status:min", "ray_serve_deployment_status"),
             ("metric_contract_ok:min", "halftone_metric_contract_ok"),
         )
         for name, metric in least:
-            by = ("namespace", "application", "deployment") if "ray" in metric else ("prometheus",)
+            by = _DEPLOYMENT if "ray" in metric else ("prometheus",)
             self.put(name, added(self.of(metric), by, min), lasting=True)
         own = ("namespace", "condition", "status", "reason", "stage")
         self.put("jobs:max", added(self.of("halftone_jobs"), own, max))

@@ -82,7 +82,9 @@ SHAPES: Final[dict[str, Schema]] = {
         r"[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
     ),
     "labels": _LABELS,
-    "metricFamily": _words("vllm", "ray", "halftone", "kubernetes", "dcgm", "prometheus"),
+    "metricFamily": _words(
+        *("vllm", "ray", "halftone", "kubernetes", "dcgm", "prometheus", "rules", "alerts")
+    ),
     "modelName": _text(r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})?"),
     "name": _text(_NAME),
     "optionalDigest": _text(r"([0-9a-f]{64})?"),

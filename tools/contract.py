@@ -2,8 +2,8 @@
 
 Called by `make generate` (`write`) and `make verify` (`check`). It parses every expression of the
 chart `halftone-monitoring`, looks through what our own rules record, and adds what the scaler asks
-for. `halftone doctor` holds a Prometheus to the file; contract tests hold the file to what is
-exported.
+for, and which rules there are. `halftone doctor` holds a Prometheus to the file; contract tests
+hold the file to what is exported.
 """
 
 import json
@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from halftone.scaling.inputs import queries
 from halftone.scaling.inputs.names import FAMILIES, HISTOGRAMS, TARGET_LABELS
+from halftone.telemetry.contract import Source
 from tools.contract_tables import origin, when, whose
-from tools.expressions import Expression, of_dashboards, of_rules
+from tools.expressions import Expression, groups_of_rules, of_dashboards, of_rules
 from tools.promql import UnreadableExpression, needed, recorded_in
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -95,9 +96,28 @@ def _row(name: str, labels: set[str], users: set[str]) -> dict[str, Any]:
     }
 
 
+def groups(metrics: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of rules, and whose `metrics` each reads: where none of these runs nobody needs it."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    for each in metrics:
+        if each["source"] != Source.Prometheus.name:  # it is always there
+            for user in each["neededBy"]:
+                sources[user].add(each["source"])
+    return [
+        {
+            "name": group.name,
+            "family": group.family,
+            "sources": sorted({one for user in group.users for one in sources[user]}),
+            "rules": list(group.rules),
+        }
+        for group in groups_of_rules()
+    ]
+
+
 def written() -> str:
     """The file as it should be. Raises Broken."""
     told = contract([*of_rules(), *of_dashboards(), *of_scaler()])
+    told["groups"] = groups(told["metrics"])
     return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -49,7 +49,8 @@ class When(NamedTuple):
 _SELDOM: Final = "it appears when it first happens, which may be never"
 _FEATURE: Final = "it is there with the feature alone"
 # Ray's exporter has a counter or a histogram from when it first counted, and a gauge for as long as
-# somebody sets it. Metrics with labels of their own, in Prometheus's client, are as Ray's counters.
+# somebody sets it. Metrics with labels of their own, in Prometheus's client, are as Ray's counters,
+# unless they were made before they count.
 EXISTENCE: Final = (
     When(r"ray_vllm_num_preemptions_total", Exists.Optional, _SELDOM),
     When(r"ray_vllm_prompt_tokens_cached_total", Exists.Optional, _SELDOM),
@@ -86,19 +87,19 @@ EXISTENCE: Final = (
     When(r"(ray_)?halftone_endpoint_capacity.*", Exists.Optional, "it needs a card that fits"),
     When(
         r"(ray_)?halftone_endpoint_load_seconds",
-        Exists.Optional,
-        "a process that does nothing stops exporting it",
+        Exists.UnderLoad,
+        "a replica sets it when a step of its start is over, and again and again from then on",
+        after="ray_halftone_endpoint_requests_limit",
     ),
     When(
         r"(ray_)?halftone_endpoint_.*_total",
-        Exists.UnderLoad,
-        "it appears with the first request to the endpoint",
-        after="ray_vllm_request_success_total",
+        Exists.Optional,
+        "it appears with the first request to the endpoint, of which its own warm-up is none",
     ),
     When(
         r"(ray_)?halftone_endpoint_.*",
         Exists.UnderLoad,
-        "through Ray it vanishes some seconds after the last request",
+        "a replica that has started sets it again every two seconds",
     ),
     When(
         r"ray_halftone_scaling_(conflict|leader|failed)",
@@ -124,15 +125,10 @@ EXISTENCE: Final = (
         "it is there while there are jobs",
         after="halftone_stage_running_seconds",
     ),
-    When(
-        r"halftone_stage_duration_.*",
-        Exists.UnderLoad,
-        "it appears with the first stage that ends after the operator's start",
-    ),
     When(r"halftone_stage_running_.*", Exists.Optional, "it is there while a stage runs"),
     When(r"halftone_gate_.*", Exists.Optional, "it is there while a job has a gate's score"),
     When(
-        r"halftone_(operator|checkpoint|artifact)_.*",
+        r"halftone_(operator|checkpoint|artifact|stage_duration)_.*",
         Exists.Always,
         "the operator exports it from its start on",
     ),

@@ -57,6 +57,31 @@ def of_rules(folder: Path = CHART / "rules") -> Iterator[Expression]:
                 yield Expression(user, text, record)
 
 
+@dataclass(frozen=True)
+class Group:
+    """A group of rules by its name: what they record, or the alerts that they are."""
+
+    name: str
+    family: str
+    rules: tuple[str, ...]
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """As `Expression.user` has them."""
+        kind = "alert" if self.family == "alerts" else "rule"
+        return tuple(f"{kind} {each}" for each in self.rules)
+
+
+def groups_of_rules(folder: Path = CHART / "rules") -> Iterator[Group]:
+    """In the order of files; no group has both kinds. Raises ValueError for one that has."""
+    for path in sorted(folder.glob("*.yaml")):
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
+            kinds = {"rules" if "record" in rule else "alerts" for rule in group["rules"]}
+            (family,) = kinds
+            names = tuple(rule.get("record") or rule["alert"] for rule in group["rules"])
+            yield Group(group["name"], family, names)
+
+
 def of_dashboards(folder: Path = CHART / "dashboards") -> Iterator[Expression]:
     """Of panels, variables and annotations, once for each value of a variable that is a list."""
     for path in sorted(folder.glob("*.json")):

@@ -6,10 +6,18 @@ whatever a new list does not show is gone from here, too.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from halftone.control.headroom import headrooms
-from operators.quantizationjob.reading import Key, OwnedChild, OwnedPod
+from operators.quantizationjob.reading import (
+    Key,
+    OwnedChild,
+    OwnedPod,
+    key_of_child,
+    read_child,
+    read_object,
+    read_pod,
+)
 
 _T = TypeVar("_T")
 _Name = tuple[str, str]
@@ -86,6 +94,20 @@ class Indexes:
         self.children = children
         self.pods = pods
 
+    @classmethod
+    def telling(
+        cls,
+        object_changed: Changed[dict[str, Any]],
+        child_changed: Changed[OwnedChild],
+        pod_changed: Changed[OwnedPod],
+    ) -> Self:
+        """All three, empty; whoever wants to know of changes is told."""
+        return cls(
+            Index(_read_object, object_changed),
+            Index(_read_child, child_changed),
+            Index(_read_pod, pod_changed),
+        )
+
     def object(self, key: Key) -> dict[str, Any] | None:
         """The QuantizationJob, None if there is none."""
         return next(iter(self.objects.get(key)), None)
@@ -114,3 +136,18 @@ class Indexes:
                 child = owned.child
                 if child.finished is None and not (child.suspended or child.deleting):
                     yield child.stage.value, owned.started or child.created
+
+
+def _read_object(body: Mapping[str, Any]) -> tuple[Key, dict[str, Any]]:
+    found = read_object(body)
+    return Key(found["metadata"]["namespace"], found["metadata"]["name"]), found
+
+
+def _read_child(body: Mapping[str, Any]) -> tuple[Key, OwnedChild] | None:
+    key, child = key_of_child(body), read_child(body)
+    return None if key is None or child is None else (key, child)
+
+
+def _read_pod(body: Mapping[str, Any]) -> tuple[Key, OwnedPod] | None:
+    key = key_of_child(body)
+    return None if key is None else (key, read_pod(body))

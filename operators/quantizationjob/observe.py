@@ -68,6 +68,8 @@ class Observer:
         self._refusals: dict[Key, dict[str, tuple[tuple[str, str] | None, float]]] = {}
         # What running workers said last, and of which children they are: (done, total).
         self._progress: dict[Key, tuple[frozenset[str], tuple[int, int]]] = {}
+        # Bytes that each pod which quantizes had read when it was last asked.
+        self._bytes: dict[Key, dict[str, int]] = {}
         self._asked: dict[Key, float] = {}
         self._expected: dict[Key, tuple[Written, float]] = {}
 
@@ -143,38 +145,49 @@ class Observer:
         by_run = spec.get("runner") == Runner.KubeflowPipelines
         return by_run and self._pipelines is not None and self._pipelines.is_elsewhere(key)
 
-    async def ask_progress(self, key: Key, names: Collection[str], every: float) -> None:
+    async def ask_progress(self, key: Key, names: Collection[str], every: float) -> int:
         """Read from their logs how far the workers of the children `names` are, and keep the sum.
 
-        Asked `every` so many seconds at most, however often the job is looked at.
+        Asked `every` so many seconds at most, however often the job is looked at. Returns the bytes
+        that those which quantize have read since they were last asked.
 
         A log that cannot be read is left out: progress is a courtesy, and never stops the work.
         """
         now = time.monotonic()
         if now - self._asked.get(key, -every) < every:
-            return
+            return 0
         self._asked[key] = now
-        uids = {
-            owned.child.uid
+        stages = {
+            owned.child.uid: owned.child.stage
             for owned in self._indexes.children.get(key)
             if owned.child.name in names
         }
-        running = [
-            owned.pod.name
+        running = {
+            owned.pod.name: stages[owned.job_uid]
             for owned in self._indexes.pods.get(key)
-            if owned.job_uid in uids and owned.pod.phase in _TELLING
-        ]
+            if owned.job_uid in stages and owned.pod.phase in _TELLING
+        }
         if not running:
             self._progress.pop(key, None)
-            return
+            return 0
         few = asyncio.Semaphore(_LOGS_AT_ONCE)
         told = await asyncio.gather(*(self._one_progress(key, pod, few) for pod in running))
-        found = [one for one in told if one is not None]
+        found = {pod: one for pod, one in zip(running, told, strict=True) if one is not None}
         if found:
-            done, total = (sum(counts) for counts in zip(*found, strict=True))
+            done, total = (sum(counts) for counts in zip(*found.values(), strict=True))
             self._progress[key] = frozenset(names), (done, total)
         if time.monotonic() - now >= self._log_seconds:
             self._asked[key] = now + _LATER * every  # not so often: it holds a worker up
+        return self._bytes_since(
+            key, {p: one[0] for p, one in found.items() if running[p] is ChildStage.Quantize}
+        )
+
+    def _bytes_since(self, key: Key, done: Mapping[str, int]) -> int:
+        """By how many bytes these pods went on. What a pod says first may be an earlier one's."""
+        former = self._bytes.setdefault(key, {})
+        more = sum(max(0, count - former.get(pod, count)) for pod, count in done.items())
+        former.update(done)
+        return more
 
     def _progress_now(self, key: Key, children: Iterable[ObservedChild]) -> tuple[int, int] | None:
         """What was said last, if those who said it still work: else it is of a former stage."""
@@ -202,6 +215,7 @@ class Observer:
         self._refused.pop(key, None)
         self._terminating.pop(key, None)
         self._progress.pop(key, None)
+        self._bytes.pop(key, None)
         self._asked.pop(key, None)
         self._refusals.pop(key, None)
 

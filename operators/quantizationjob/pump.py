@@ -5,7 +5,7 @@ everything and to do nothing.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from halftone.spec.cluster import GROUP, JOB_LABEL, PLURAL, VERSION
@@ -13,15 +13,7 @@ from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api
 from operators.quantizationjob.indexes import Index, Indexes
 from operators.quantizationjob.queue import Queue
-from operators.quantizationjob.reading import (
-    Key,
-    OwnedChild,
-    OwnedPod,
-    key_of_child,
-    read_child,
-    read_object,
-    read_pod,
-)
+from operators.quantizationjob.reading import Key, OwnedChild
 from operators.quantizationjob.watch import Kind, Watch
 
 _OBJECTS: Final = Kind(GROUP, VERSION, PLURAL)
@@ -46,11 +38,7 @@ class Pump:
         self._queue = queue
         self._metrics = metrics
         self._begun = False
-        self.indexes = Indexes(
-            Index(_read_object, self._object_changed),
-            Index(_read_child, self._child_changed),
-            Index(_read_pod, self._pod_changed),
-        )
+        self.indexes = Indexes.telling(self._object_changed, self._child_changed, self._pod_changed)
         kinds: tuple[tuple[Kind, Index[Any]], ...] = (
             (_OBJECTS, self.indexes.objects),
             (_CHILDREN, self.indexes.children),
@@ -145,18 +133,3 @@ class Pump:
             if was.finished is None and child.finished is not None:
                 seconds = (child.finished - child.created).total_seconds()
                 self._metrics.end_stage(child.stage, seconds, succeeded=child.complete)
-
-
-def _read_object(body: Mapping[str, Any]) -> tuple[Key, dict[str, Any]]:
-    found = read_object(body)
-    return Key(found["metadata"]["namespace"], found["metadata"]["name"]), found
-
-
-def _read_child(body: Mapping[str, Any]) -> tuple[Key, OwnedChild] | None:
-    key, child = key_of_child(body), read_child(body)
-    return None if key is None or child is None else (key, child)
-
-
-def _read_pod(body: Mapping[str, Any]) -> tuple[Key, OwnedPod] | None:
-    key = key_of_child(body)
-    return None if key is None else (key, read_pod(body))

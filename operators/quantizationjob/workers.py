@@ -109,7 +109,8 @@ class Workers:
             self._queue.add_after(key, _TAKEN_SECONDS)
         if decision.progress_wanted:
             every = float(self._settings.progressSeconds)
-            await self._observer.ask_progress(key, decision.progress_wanted, every)
+            read = await self._observer.ask_progress(key, decision.progress_wanted, every)
+            self._metrics.bytes_read.inc(read)
 
     def _count_bytes(self, decision: Decision) -> None:
         """What a written status says for the first time; events are told just then."""

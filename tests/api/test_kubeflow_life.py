@@ -31,12 +31,13 @@ from operators.quantizationjob.observe import Observer
 from operators.quantizationjob.pipelines import Pipelines
 from operators.quantizationjob.reading import Key
 from tests.api.kubeflow_world import GOOD, KubeflowWorld, kubeflow_world, script, start_options
-from tests.api.troubles import ENDED, unwatched
+from tests.api.troubles import ENDED
 from tests.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.operator_process import OperatorProcess
 from tests.doubles.kubeflow import Fault, KubeflowDouble, Step
 from tests.kubeflow_cases import PIPELINE, told_by
+from tests.unwatched import unwatched
 
 _RACERS = 200
 _CLIENTS = 8

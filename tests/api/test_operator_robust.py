@@ -23,7 +23,6 @@ from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Applier
 from operators.quantizationjob.observe import Observer
 from operators.quantizationjob.reading import Key
-from tests.api.troubles import unwatched
 from tests.api.world import World, stops
 from tests.cluster.answers import all_well, job
 from tests.cluster.chart import install_rights
@@ -31,6 +30,7 @@ from tests.cluster.client import Client, jobs_path, pods_path
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubelet_stand_in import KubeletStandIn
 from tests.cluster.operator_process import OperatorProcess
+from tests.unwatched import unwatched
 
 _LOST = "robust-lost"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"

@@ -5,12 +5,9 @@ a killed operator is started anew, as a kubelet does it.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from operators.quantizationjob.indexes import Index, Indexes
-from operators.quantizationjob.reading import Key, read_object
 from tests.cluster.operator_process import OperatorProcess
 from tests.doubles.api_proxy import ApiProxy, Moment, Seen
 
@@ -102,16 +99,3 @@ class _Nth:
 
     def __str__(self) -> str:
         return f"{self._what} {self._number} of {self._name}"
-
-
-def unwatched() -> Indexes:
-    """What watches know before they have shown anything."""
-
-    def put(body: Mapping[str, Any]) -> tuple[Key, Any]:
-        found = read_object(body)
-        return Key(found["metadata"]["namespace"], found["metadata"]["name"]), found
-
-    def changed(*_: object) -> None:
-        """Nobody is told."""
-
-    return Indexes(Index(put, changed), Index(put, changed), Index(put, changed))

@@ -87,8 +87,7 @@ def endpoint_of(objects: Iterable[Object]) -> Endpoint:
 def policy_of(objects: Iterable[Object]) -> Object:
     """The arguments of our policy, those from the file that it is given included."""
     objects = list(objects)
-    (deployment,) = _application(objects)["deployments"]
-    named = deployment["autoscaling_config"]["policy"]["policy_kwargs"]
+    named = deployment_of(objects)["autoscaling_config"]["policy"]["policy_kwargs"]
     head = templates(ray_service(objects))["head"]["spec"]
     (mount,) = (
         one for one in head["containers"][0]["volumeMounts"] if one["name"] == "autoscaling"
@@ -119,6 +118,12 @@ def application_of(objects: Iterable[Object]) -> Object:
 
 def _application(objects: list[Object]) -> Object:
     (found,) = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])["applications"]
+    return dict(found)
+
+
+def deployment_of(objects: Iterable[Object]) -> Object:
+    """The one deployment's entry in Serve's configuration."""
+    (found,) = _application(list(objects))["deployments"]
     return dict(found)
 
 

@@ -152,12 +152,51 @@ WORSE: Final = (
     ("endpoint", ") and on (model_name, namespace) halftone:model_replicas:count", ")", "a count"),
     ("endpoint", "[1d] offset 1h", "[10m]", "a lead is held"),
     ("endpoint", '{deployment=~"EndpointServer:.*"}', "", "a replica that is down"),
+    (
+        "endpoint",
+        "ray_vllm_prompt_tokens_total{}[1d]",
+        "ray_vllm_x{}[1d]",
+        "a replica that is down",
+    ),
+    ("endpoint", '{source="native"}[1d]', '{source="native"}[6h]', "where nothing is left"),
+    ("endpoint", '{source="native"}[6h]', '{source="native"}[5m]', "where nothing is left"),
+    ("endpoint", "(halftone:replica_up:min or halftone:model", "(halftone:model", "a replica that"),
+    ("endpoint", "up:min or halftone:model_replicas:count)", "up:min)", "where nothing is left"),
+    ("endpoint", "(-[a-z0-9]{5})?", "", "where nothing is left"),
+    (
+        "endpoint",
+        "(namespace, ray_io_cluster, application",
+        "(namespace, application",
+        "of two end",
+    ),
+    ("endpoint", "ready_replicas:max[30m])", "ready_replicas:max[3m])", "a replica that is wanted"),
+    (
+        "endpoint",
+        "and halftone:model_scaling_ready_replicas:max offset 30m",
+        "",
+        "a replica that is w",
+    ),
+    (
+        "endpoint",
+        "unless halftone:model_scaling_lead_seconds:max > 1800",
+        "",
+        "a replica that is w",
+    ),
+    ("endpoint", "unless halftone:model_scaling_observe_only:max == 1", "", "a replica that is w"),
     ("endpoint", "[1d] offset 30m", "[1m] offset 30m", "starts that fail"),
     ("endpoint", "halftone:model_artifact_refusals:increase30m) >= 3", "vector(1)) >= 3", "starts"),
     ("jobs", '{stage=~"plan|target|clean-up"} > 1800', "> 1800", "each stage"),
     ("jobs", 'condition="Succeeded", status="Unknown", reason=~"Un', 'reason=~"Queued|Un', "a job"),
     ("jobs", ', reason!="NotReached"}', "}", "what could not"),
     ("jobs", "offset 1d or", "offset 1h or", "what could not"),
+    (
+        "jobs",
+        "min_over_time(halftone:jobs",
+        "max_over_time(halftone:jobs",
+        "what fails every night",
+    ),
+    ("jobs", "(0.98 * count_over_time", "(1.02 * count_over_time", "what fails every night"),
+    ("jobs", "(0.98 * count_over_time", "(0.1 * count_over_time", "what fails every night"),
     ("jobs", "or halftone:operator_leaders:sum == 0", "", "an operator"),
     ("jobs", "max by (namespace, condition", "sum by (namespace, condition", "of two replicas"),
 )
@@ -285,7 +324,7 @@ def test_helm_puts_in_what_the_user_says() -> None:
 
 
 def test_every_series_of_a_scrape_of_endpoints_has_a_place_for_the_selector() -> None:
-    scraped = r"\b(?:vllm:|ray_|halftone_scaling_)\w+|\bup\b"
+    scraped = r"\b(?:vllm:|ray_(?!io_)|halftone_scaling_)\w+|\bup\b"
     for rule in rules("endpoint"):
         found = re.findall(rf"(?:{scraped})", rule["expr"])
         assert len(found) == rule["expr"].count("{}"), rule

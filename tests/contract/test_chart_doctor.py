@@ -160,6 +160,12 @@ def command(component: str, *options: str) -> list[str]:
     return [*only_what_the_operators_image_has(), *words[3:]]
 
 
+def test_alerts_that_nobody_wants_are_not_looked_for() -> None:
+    assert "--without=alerts" not in command("test")
+    for component in ("test", "doctor"):
+        assert "--without=alerts" in command(component, "--set", "alerts.enabled=false")
+
+
 def test_the_test_of_helm_passes_where_all_is_there_and_names_what_is_not(
     answers: tuple[Answers, str],
 ) -> None:

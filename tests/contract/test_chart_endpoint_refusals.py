@@ -91,9 +91,6 @@ def test_what_cannot_be_is_refused_with_the_way_out(values: str, sentence: str) 
 def test_what_a_cluster_has_does_not_make_up_for_what_values_lack() -> None:
     gateway = ("--set", "gateway.enabled=true", "--api-versions", "gateway.networking.k8s.io/v1")
     assert "`gateway.parentRefs` names no gateway" in refusal(*gateway)
-    monitor = ("--set", "podMonitor.enabled=true,engine.mode=Standalone")
-    prometheus = ("--api-versions", "monitoring.coreos.com/v1")
-    assert "tells its metrics inside the pod alone" in refusal(*monitor, *prometheus)
     for empty, told in (
         ("trust.verdicts=[]", "`trust.verdicts` is empty; name at least one, such as Passed"),
         ("modes=[]", "`modes` is empty; name at least one"),

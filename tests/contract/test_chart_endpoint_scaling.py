@@ -26,6 +26,7 @@ from halftone.spec.scaling import Autoscaling
 from tests.cluster.endpoint_chart import (
     CHART,
     Object,
+    deployment_of,
     of_kind,
     policy_of,
     ray_service,
@@ -33,15 +34,8 @@ from tests.cluster.endpoint_chart import (
     standalone,
     templates,
 )
-from tests.cluster.endpoint_variants import AUTOSCALED, STANDALONE, VARIANTS
+from tests.cluster.endpoint_variants import AUTOSCALED, MONITORED, STANDALONE, VARIANTS
 from tests.contract.test_chart_endpoint_refusals import refusal
-
-
-def served(objects: list[Object]) -> Object:
-    """The deployment's entry in Serve's configuration."""
-    (application,) = yaml.safe_load(ray_service(objects)["spec"]["serveConfigV2"])["applications"]
-    (found,) = application["deployments"]
-    return dict(found)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +48,7 @@ def served(objects: list[Object]) -> Object:
 def test_without_prometheus_or_wish_the_number_is_fixed(options: tuple[str, ...]) -> None:
     fixed = render("team", "--set", "replicas=3")
     assert render("team", "--set", "replicas=3", *options) == fixed
-    assert served(fixed)["num_replicas"] == 3
+    assert deployment_of(fixed)["num_replicas"] == 3
     alone = render("team", *STANDALONE, "--set", "replicas=3", *options)
     assert standalone(alone)["spec"]["replicas"] == 3
     assert len(of_kind(alone, "Deployment")) == 1
@@ -62,7 +56,7 @@ def test_without_prometheus_or_wish_the_number_is_fixed(options: tuple[str, ...]
 
 def test_ray_serve_decides_with_our_policy_and_the_card_on_its_head() -> None:
     objects = render("team", *VARIANTS["autoscaled"])
-    found = served(objects)
+    found = deployment_of(objects)
     assert "num_replicas" not in found
     assert found["autoscaling_config"]["max_replicas"] == 12
     card = policy_of(objects)["card"]
@@ -89,8 +83,13 @@ def test_another_value_of_the_policy_changes_its_file_and_nothing_else() -> None
 
     assert others(after) == others(before)
     # Bounds are Ray's own too; it replaces no replica for others, but makes the policy anew.
-    wider = served(render("team", *VARIANTS["autoscaled"], "--set", "autoscaling.maxReplicas=13"))
-    assert wider["autoscaling_config"]["policy"] == served(before)["autoscaling_config"]["policy"]
+    wider = deployment_of(
+        render("team", *VARIANTS["autoscaled"], "--set", "autoscaling.maxReplicas=13")
+    )
+    assert (
+        wider["autoscaling_config"]["policy"]
+        == deployment_of(before)["autoscaling_config"]["policy"]
+    )
 
 
 def test_to_turn_autoscaling_on_makes_no_other_cluster() -> None:
@@ -184,6 +183,21 @@ def test_its_metrics_and_those_of_its_replicas_can_be_scraped() -> None:
     (policy,) = of_kind(objects, "NetworkPolicy")
     opened = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
     assert sorted(opened) == [8000, 8080]
+
+
+def test_replicas_that_nobody_scales_can_be_scraped_too() -> None:
+    objects = render("team", *STANDALONE, *MONITORED)
+    (container,) = standalone(objects)["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert f"--metrics-port={ports['metrics']}" in container["args"]
+    (monitor,) = of_kind(objects, "PodMonitor")
+    assert monitor["metadata"]["name"] == "small-replica"
+    assert [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    labels = standalone(objects)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    (policy,) = of_kind(objects, "NetworkPolicy")
+    opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+    assert ports["metrics"] in opened
 
 
 def test_it_may_touch_its_own_objects_alone() -> None:

@@ -5,12 +5,14 @@ We test these aspects:
 - each panel says what it is, in which unit and what good looks like, and lies beside the others;
 - every metric that is asked for is recorded by our rules, exported by us, or known to be another's,
   and labels that are chosen by, or named in a legend, are there;
+- links between dashboards keep the time, and of the variables those that are the same over there;
 - Prometheus takes every query, and has an answer to it in a cluster under load;
 - Helm puts each file into a ConfigMap as it stands.
 """
 
 import re
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,10 +31,11 @@ from tools.dashboards.filling import Asked, asked, filled, panels, read
 
 BOARDS: Final = {board["uid"]: board for board in read(FOLDER)}
 COLUMNS: Final = 24
+LINK: Final = re.compile(r"/d/([\w-]+)\?((?:&?\${\w+:queryparam})+)")
 # Grafana's names, and what it writes behind a number as it stands.
 UNITS: Final = {
     *("short", "s", "percentunit", "percent", "reqps", "ops", "Bps"),
-    *("si:tok/s", "suffix: a million"),
+    *("si:tok/s", "suffix: a million", "decbytes"),
 }
 # Of others, beside what the rules read of vLLM and Ray.
 CONSUMED: Final = {"DCGM_FI_DEV_GPU_UTIL", "ray_node_gpus_utilization"}
@@ -108,6 +111,26 @@ def test_generated_files_fit() -> None:
 def test_uids_are_those_that_people_have_links_to() -> None:
     assert set(BOARDS) == {"halftone-endpoint", "halftone-quantization", "halftone-operator"}
     assert all(board["tags"] == ["halftone"] for board in BOARDS.values())
+
+
+def test_links_keep_what_means_the_same_over_there() -> None:
+    variables = {
+        uid: {each["name"]: each.get("query") for each in board["templating"]["list"]}
+        for uid, board in BOARDS.items()
+    }
+    kept = {}
+    for uid, board in BOARDS.items():
+        for link in board["links"]:
+            assert (link["type"], link["keepTime"], link["includeVars"]) == ("link", True, False)
+            told = LINK.fullmatch(link["url"])
+            assert told is not None, link["url"]
+            there, names = told[1], re.findall(r"{(\w+):queryparam}", told[2])
+            kept[uid, there] = names
+            assert all(variables[uid][name] == variables[there][name] for name in names)
+    assert kept.keys() == set(permutations(BOARDS, 2))
+    assert all("datasource" in names for names in kept.values())
+    namespaces = {pair for pair, names in kept.items() if "namespace" in names}
+    assert namespaces == set(permutations(("halftone-quantization", "halftone-operator")))
 
 
 def test_every_panel_says_what_it_is() -> None:

@@ -1,8 +1,10 @@
 """The configurations in docs/monitoring.md: taken by the programs that they are for.
 
 We test these aspects:
-- both Prometheus take each configuration, with the chart's rules beside it; a file stands for what
-  finds pods of Kubernetes, which neither of these two is built with;
+- both Prometheus take each configuration, with the chart's rules beside it. Neither is built with
+  what finds pods of Kubernetes, ours because such clients would take most of its build. So that
+  line is read as YAML alone, and a file stands for it;
+- of the pods that our charts make, the relabelling keeps just the ports that monitors scrape;
 - Alertmanager takes its configuration, and tells the pager of every critical alert of the chart and
   the chat of every other;
 - what one alert mutes is an alert of the chart, and about the same model.
@@ -11,13 +13,17 @@ We test these aspects:
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
+from tests.cluster import chart, endpoint_chart, monitoring_chart
+from tests.cluster.endpoint_variants import AUTOSCALED, GATEWAY, MONITORED, STANDALONE
 from tests.conftest import ROOT
+from tests.contract.test_chart import ALL
 from tests.servers.prometheus import built
 from tools import debian
 
@@ -75,6 +81,71 @@ def test_prometheus_takes_its_configurations(beside_rules: Path) -> None:
             assert run(promtool, "check", "config", path)[0] != 0
 
 
+Object = dict[str, Any]
+# What each chart makes where its monitors are switched on.
+CHARTS: Final[dict[str, Callable[[], list[Object]]]] = {
+    "operator": lambda: chart.render("jobs", *ALL),
+    "ray": lambda: endpoint_chart.render("team", *GATEWAY, *MONITORED),
+    "standalone": lambda: endpoint_chart.render("team", *STANDALONE, *AUTOSCALED, *MONITORED),
+    "doctor": lambda: monitoring_chart.render("monitoring", *monitoring_chart.DOCTOR),
+}
+
+
+def pods(found: Any) -> Iterator[Object]:
+    """Pods, and templates of pods, wherever they stand."""
+    if isinstance(found, dict):
+        if "containers" in (found.get("spec") or {}):
+            yield found
+        for inner in found.values():
+            yield from pods(inner)
+    elif isinstance(found, list):
+        for inner in found:
+            yield from pods(inner)
+
+
+def ports(pod: Object) -> Iterator[str]:
+    for container in pod["spec"]["containers"]:
+        yield from (port["name"] for port in container.get("ports", ()))
+
+
+def monitored(objects: list[Object], pod: Object) -> set[str]:
+    """The ports of a pod that monitors scrape."""
+    labels = pod["metadata"]["labels"].items()
+    found = set()
+    for each in objects:
+        spec = each.get("spec") or {}
+        if each["kind"] == "PodMonitor" and spec["selector"]["matchLabels"].items() <= labels:
+            found |= {endpoint["port"] for endpoint in spec["podMetricsEndpoints"]}
+        # A ServiceMonitor of ours has the one Service of its chart, with its one port.
+        if each["kind"] == "ServiceMonitor":
+            (service,) = (one for one in objects if one["kind"] == "Service")
+            if service["spec"]["selector"].items() <= labels:
+                found |= {port["targetPort"] for port in service["spec"]["ports"]}
+    return found
+
+
+def is_kept(rules: list[Object], pod: Object, port: str) -> bool:
+    """Whether Prometheus scrapes it: a pattern fits a whole value. Other labels are a KeyError."""
+    words = {f"pod_label_{label}": text for label, text in pod["metadata"]["labels"].items()}
+    words |= {"pod_container_port_name": port, "namespace": "n", "pod_name": "p"}
+    meta = {f"__meta_kubernetes_{re.sub('[^a-z0-9_]', '_', k)}": v for k, v in words.items()}
+    values = [(rule, ";".join(meta[name] for name in rule["source_labels"])) for rule in rules]
+    return all(
+        re.fullmatch(rule["regex"], value) for rule, value in values if rule.get("action") == "keep"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(CHARTS))
+def test_pods_are_found_as_monitors_find_them(name: str) -> None:
+    (text,) = (each for each in documented("prometheus.yml") if PODS in each)
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    objects = CHARTS[name]()
+    assert any(monitored(objects, pod) for pod in pods(objects))
+    for pod in pods(objects):
+        kept = {port for port in ports(pod) if is_kept(job["relabel_configs"], pod, port)}
+        assert kept == monitored(objects, pod), pod["metadata"]["labels"]
+
+
 @pytest.fixture
 def alertmanager_yml(tmp_path: Path) -> Path:
     (text,) = documented("alertmanager.yml")
@@ -104,12 +175,14 @@ def test_severity_decides_who_is_told(alertmanager_yml: Path) -> None:
         assert (code, said.strip()) == (0, "pager" if severity == "critical" else "chat"), name
 
 
-def test_what_is_muted_is_an_alert_about_the_same_model() -> None:
+def test_what_is_muted_is_an_alert_about_the_same_model_or_an_application_beside_it() -> None:
     (text,) = documented("alertmanager.yml")
     for rule in yaml.safe_load(text)["inhibit_rules"]:
-        (source,), (target,) = rule["source_matchers"], rule["target_matchers"]
+        (source,), (target, *more) = rule["source_matchers"], rule["target_matchers"]
         for matcher in (source, target):
             name = re.fullmatch(r'alertname="(\w+)"', matcher)
             assert name is not None
             assert name[1] in alerts()
-        assert rule["equal"] == ["namespace", "model_name"]
+        # Of Serve's own judgement nobody knows the model.
+        assert more in ([], ['application=~".+"'])
+        assert rule["equal"] == ["namespace"] + ["model_name"] * (not more)

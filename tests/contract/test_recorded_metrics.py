@@ -149,8 +149,8 @@ def test_few_of_what_is_on_a_page_need_not_be_there() -> None:
         *("halftone_metric_contract_ok", "halftone_scaling_capacity_ratio"),
         *("halftone_operator_reconciles_total", "halftone_operator_pipeline_requests_total"),
         *("halftone_stage_running_seconds", "halftone_gate_headroom_ratio"),
-        *("ray_halftone_endpoint_artifact", "ray_halftone_endpoint_capacity"),
-        *("ray_halftone_endpoint_load_failures_total", "ray_halftone_endpoint_load_seconds"),
+        *("ray_halftone_endpoint_capacity", "ray_halftone_endpoint_load_failures_total"),
+        "ray_halftone_endpoint_requests_total",
         "ray_halftone_scaling_capacity_ratio",
         *("ray_vllm_num_preemptions_total", "ray_vllm_prompt_tokens_cached_total"),
     }
@@ -203,6 +203,6 @@ def test_the_versions_are_those_that_serve() -> None:
 
 
 def test_sources_of_endpoints_and_of_ours_are_all_recorded() -> None:
-    never = {Source.Kubelet, Source.KubeState, Source.Dcgm, Source.Prometheus}
+    never = {Source.Kubelet, Source.KubeState, Source.Dcgm, Source.Prometheus, Source.Rules}
     recorded = {need.source for need in NEEDS}
     assert set(Source) - recorded - never == {Source.EndpointServer}

@@ -11,7 +11,9 @@ import pytest
 
 from tests.builders import write_checkpoint
 from tests.commands import Made, quantize_directory, wide_config
+from tests.doubles.hub_writing import HubWritingDouble
 from tests.doubles.s3 import S3Double
+from tests.drafts import TOKEN
 from tests.servers.versitygw import VersityGateway
 
 
@@ -61,3 +63,12 @@ def bucket(s3_server: VersityGateway, monkeypatch: pytest.MonkeyPatch) -> str:
     for variable, value in s3_server.environment.items():
         monkeypatch.setenv(variable, value)
     return name
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubWritingDouble]:
+    """A Hub to write to, with the token for it in the environment."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with HubWritingDouble(TOKEN) as double:
+        monkeypatch.setenv("HF_ENDPOINT", double.endpoint)
+        yield double

@@ -4,6 +4,8 @@ We test these aspects:
 - a replica's own metrics, and those through Ray, pass as they stand, with their true age;
 - a metric that is renamed on its way, and a label that is dropped there, are named;
 - what is no longer scraped is old, with its age, and what never was is missing;
+- rules of the chart that this Prometheus runs are well; one of another version, one that fails and
+  a model of which nothing is recorded are named;
 - with `--metrics-port` it goes on, exports what it found, and takes it back when nobody answers.
 """
 
@@ -12,6 +14,8 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -24,6 +28,7 @@ from tests.doubles.exporters import AnsweringServer, Exporter, native_page, ray_
 from tests.expositions import Answers, scraped
 from tests.servers.lasting import Lasting
 from tests.servers.prometheus import Job, Prometheus
+from tests.stated_times import RULES
 
 KV = "vllm:kv_cache_usage_perc"
 SPOILED = (
@@ -40,6 +45,8 @@ SPOILED = (
         "replacement": "",
     },
 )
+# This Prometheus runs no rules.
+WITHOUT = ("--without", "rules", "--without", "alerts")
 PAGES = {
     "whole": (native_page, ()),
     "ray": (ray_page, ()),
@@ -64,7 +71,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 def examined(server: Prometheus, case: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """Exit code, and each metric by name."""
-    options = ("--json", "--selector", f"case={case}", "--max-age", "30")
+    options = ("--json", "--selector", f"case={case}", "--max-age", "30", *WITHOUT)
     found = halftone("doctor", "--prometheus", server.url, *options)
     return found.code, {each["name"]: each for each in json.loads(found.out)["metrics"]}
 
@@ -99,11 +106,70 @@ def test_what_is_no_longer_scraped_is_old(prometheus: Prometheus) -> None:
     prometheus.scrape("gone", [])
     prometheus.until(f'absent({KV}{{case="gone"}})')
     prometheus.until(f"{past(need, {'case': 'gone'})} > 1")
-    options = ("--json", "--selector", "case=gone", "--max-age", "1")
+    options = ("--json", "--selector", "case=gone", "--max-age", "1", *WITHOUT)
     found = halftone("doctor", "--prometheus", prometheus.url, *options)
     metrics = {each["name"]: each for each in json.loads(found.out)["metrics"]}
     assert (found.code, metrics[KV]["state"], metrics[KV]["series"]) == (1, "Old", 0)
     assert metrics[KV]["ageSeconds"] > 1
+
+
+def rules_of(folder: Path, **changed: tuple[str, str]) -> list[Path]:
+    """The chart's files, evaluated each second, with something else in one of them."""
+    found = []
+    for path in sorted(RULES.glob("*.yaml")):
+        text = path.read_text().replace("interval: 15s", "interval: 1s")
+        if path.stem in changed:
+            assert changed[path.stem][0] in text
+            text = text.replace(*changed[path.stem])
+        found.append(folder / path.name)
+        found[-1].write_text(text)
+    return found
+
+
+def looked(folder: Path, rules: list[Path], *models: str) -> dict[str, dict[str, Any]]:
+    """What the doctor finds of groups of rules, by their names, once all were evaluated."""
+    with ExitStack() as stack:
+        exporters = [
+            stack.enter_context(Exporter(native_page, [replace(worked(), name=each, model=each)]))
+            for each in models
+        ]
+        jobs = {"endpoint": Job([each.address for each in exporters], {"namespace": "models"})}
+        server = stack.enter_context(Prometheus(folder, jobs, rules))
+        server.until("halftone:model_replicas:count")
+        deadline = time.monotonic() + 30
+        while "unknown" in str(server.ask("rules")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        found = halftone("doctor", "--prometheus", server.url, "--json")
+    metrics = json.loads(found.out)["metrics"]
+    return {each["name"]: each for each in metrics if each["source"] == "Rules"}
+
+
+def test_rules_of_the_chart_are_well(tmp_path: Path) -> None:
+    found = looked(tmp_path, rules_of(tmp_path), "qwen", "gemma")
+    assert {each["state"] for each in found.values()} == {"There"}
+    assert len(found) == 6
+
+
+def test_rules_that_are_not_as_they_should_be_are_named(tmp_path: Path) -> None:
+    doubled = "sum by (namespace) (halftone_operator_is_leader)"
+    rules = rules_of(
+        tmp_path,
+        # Each model has a series on both sides: many to many.
+        jobs=(doubled, "vllm:num_requests_running * on () vllm:num_requests_running"),
+        endpoint=("- record: halftone:model_answers:rate1h", "- record: halftone:model_x:rate1h"),
+        scaling=("vllm:num_requests_running{}", 'vllm:num_requests_running{model_name="qwen"}'),
+    )
+    found = looked(tmp_path, rules, "qwen", "gemma")
+    wrong = {name: each["state"] for name, each in found.items() if each["state"] != "There"}
+    assert wrong == {
+        "halftone-jobs": "RuleFailing",
+        "halftone-endpoint": "RuleMissing",
+        "halftone-scaling": "NotRecorded",
+    }
+    assert found["halftone-jobs"]["wrongRules"] == ["halftone:operator_leaders:sum"]
+    assert "many-to-many" in found["halftone-jobs"]["fix"]
+    assert found["halftone-endpoint"]["wrongRules"] == ["halftone:model_answers:rate1h"]
+    assert found["halftone-scaling"]["missingModels"] == ["gemma in models"]
 
 
 def test_it_goes_on_and_exports_what_it_finds() -> None:

@@ -11,7 +11,7 @@ We test these aspects, for a directory, a bucket of a real S3 server, and the Hu
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,8 +26,6 @@ from tests.builders import drop_tensors, sabotage, write_checkpoint, write_stati
 from tests.builders.datasets import text_rows, write_rows
 from tests.commands import Outcome, halftone, plan_directory
 from tests.destinations import Destination, in_bucket, in_directory, on_hub
-from tests.doubles.hub_writing import HubWritingDouble
-from tests.drafts import TOKEN
 from tests.jobs import stage, write_job
 from tests.servers.versitygw import VersityGateway
 
@@ -135,14 +133,6 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Made:
         "calibration": {"dataset": {"path": str(rows)}, "samples": 4},
     }
     return make(folder, "qwen3_5_moe", quantization, experts="Fused")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubWritingDouble]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with HubWritingDouble(TOKEN) as double:
-        monkeypatch.setenv("HF_ENDPOINT", double.endpoint)
-        yield double
 
 
 @pytest.fixture(params=["directory", "bucket", "hub"])

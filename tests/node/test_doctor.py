@@ -108,6 +108,7 @@ def looked(up: Up, definitions: None, tmp_path: Path) -> Iterator[Looked]:
             "doctor.prometheusUrl": prometheus.url,
             "doctor.intervalSeconds": "1",
             "doctor.maxAgeSeconds": "30",
+            "doctor.without": "{rules,alerts}",  # this Prometheus runs none
             "image.registry": REGISTRY,
             "image.pullPolicy": "Never",
         }

@@ -8,7 +8,7 @@ show yet what comes and goes in between.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import httpx
@@ -59,16 +59,3 @@ def taken(
         if number < MOMENTS - 1:
             between(number)
     return pages
-
-
-def only_there(page: str, beginning: str, others: Iterable[str]) -> str:
-    """Samples of a page whose names begin so, and are on none of the others."""
-    elsewhere = {_name(line) for other in others for line in other.splitlines()}
-    lines = page.splitlines(keepends=True)
-    return "".join(
-        line for line in lines if line.startswith(beginning) and _name(line) not in elsewhere
-    )
-
-
-def _name(line: str) -> str:
-    return line.partition("{")[0]

@@ -15,7 +15,7 @@ from halftone.spec.artifacts import Artifact
 from halftone.validate.serving.loading import processor
 from tests.endpoints import MODEL, Served, described, pocket_artifact
 from tests.recording.load import Busy
-from tests.recording.moments import MOMENTS, only_there, taken, until
+from tests.recording.moments import taken, until
 from tests.recording.native import BLOCKS, LENGTH, RULES, able
 from tests.servers.ports import free_port
 from tests.servers.prometheus import Job, Prometheus
@@ -23,21 +23,20 @@ from tests.servers.prometheus import Job, Prometheus
 ABOUT: Final = {
     "ray": "The agent of a node of Ray with an endpoint of the pocket model, two replicas under "
     "load, scaled by the law inside Ray Serve; a replica before them refused its artifact.",
-    "ray-start": "The same agent when these replicas had started: what it shows only then.",
     "ray-autoscaler": "Ray's own autoscaler, of nodes.",
     "ray-dashboard": "The process of Ray's dashboard, which shows nobody anything here.",
 }
 REPLICAS: Final = 2
 _ENGINE: Final = {"num_gpu_blocks_override": BLOCKS, "kv_cache_memory_bytes": 256 << 20}
 _AUTOSCALER, _DASHBOARD = "AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT"
-_OURS: Final = "ray_halftone_endpoint_"
-_STARTED: Final = (rf"{_OURS}load_seconds\{{",)
 # What Serve sets every ten seconds, and the agent forgets in between.
 _SELDOM: Final = r"ray_serve_deployment_replica_healthy\{"
 _READY: Final = (
     r"ray_halftone_scaling_held\{.*\} 0",
     r"ray_halftone_scaling_decision_info\{",
     r"ray_halftone_endpoint_requests_total\{",
+    r"ray_halftone_endpoint_artifact\{",
+    r"ray_halftone_endpoint_load_seconds\{",
     r"ray_vllm_request_success_total\{",
     r"ray_vllm_num_preemptions_total\{",
 )
@@ -67,7 +66,6 @@ def record(folder: Path) -> dict[str, list[str]]:
         if (wrong := served.wait()) is not None:
             raise RuntimeError(wrong)
         agent = served.metrics_port()
-        started = until(f"http://127.0.0.1:{agent}/metrics", *_STARTED)
         prometheus.scrape("ray", [f"127.0.0.1:{agent}"])
         stack.enter_context(Busy(served.url, MODEL, REPLICAS))
         numbers = {
@@ -77,8 +75,7 @@ def record(folder: Path) -> dict[str, list[str]]:
         }
         urls = {name: f"http://127.0.0.1:{port}/metrics" for name, port in numbers.items()}
         until(urls["ray"], *_READY)
-        pages = taken(urls, {"ray": (*_READY, _SELDOM)})
-    return {**pages, "ray-start": [""] * (MOMENTS - 1) + [only_there(started, _OURS, pages["ray"])]}
+        return taken(urls, {"ray": (*_READY, _SELDOM)})
 
 
 def pocket(folder: Path) -> Path:

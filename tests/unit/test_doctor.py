@@ -3,6 +3,7 @@
 We test these aspects:
 - a page with everything passes; one metric renamed fails it, is named, and so is who needs it;
 - a label that is gone is named; one that a scrape adds is not looked for on a page;
+- what one model has, others of its source have too, or it is told which one has not;
 - vLLM's own server or Ray suffices, and either has to be whole where it is there;
 - what is optional, or exists under load alone, fails nobody; what exists together is missed;
 - names are those that Prometheus stores, whatever `# TYPE` says, in both formats;
@@ -182,6 +183,47 @@ def test_an_exporter_that_was_taken_away_lacks_nothing_beside_another() -> None:
     assert not judged(needs, {"vllm:a": Seen(0, {}, 900)}).ok
 
 
+def test_what_one_model_has_the_others_of_its_source_have_too(tmp_path: Path) -> None:
+    other = native_page([Exported("b", model="other")])
+    pages = native_page([Exported("a")]), other.replace("kv_cache_usage_perc", "gone")
+    found = doctor(tmp_path, *pages, options=("--json", *OTHERS))
+    wrong = {name: state for name, state in states(found.out).items() if state == "ModelMissing"}
+    assert (found.code, wrong) == (1, {"vllm:kv_cache_usage_perc": "ModelMissing"})
+    (row,) = [each for each in json.loads(found.out)["metrics"] if each["name"] in wrong]
+    assert (row["missingModels"], row["missingLabels"]) == (["other"], [])
+    assert "with `--model`" in row["fix"]
+    told = doctor(tmp_path, *pages).out
+    assert "missing of a model `vllm:kv_cache_usage_perc` (`other`): needed by" in told
+    assert doctor(tmp_path, native_page([Exported("a")]), other).code == 0
+
+
+def of_models(name: str, **more: Any) -> dict[str, Seen]:
+    return {name: Seen(1, models=frozenset(more["models"]))}
+
+
+def test_of_each_model_what_exists_together_is_missed() -> None:
+    lazy = need("vllm:a", Exists.UnderLoad)
+    needs = [
+        *(need("vllm:c"), replace(lazy, because="load"), need("vllm:seldom", Exists.Optional)),
+        replace(lazy, name="vllm:b", because="load"),
+        replace(lazy, name="vllm:d", because="another load", after="vllm:a"),
+    ]
+    seen = {
+        **of_models("vllm:c", models={"q", "idle"}),
+        **of_models("vllm:a", models={"q", "g in n"}),
+        **of_models("vllm:b", models={"q"}),
+        **of_models("vllm:d", models={"q"}),
+        **of_models("vllm:seldom", models={"q"}),
+    }
+    found = judged(needs, seen)
+    assert {each.need.name: each.lacking for each in found.failing} == {
+        "vllm:c": ("g in n",),
+        "vllm:b": ("g in n",),
+        "vllm:d": ("g in n",),
+    }
+    assert {each.state for each in found.failing} == {State.ModelMissing}
+
+
 def test_labels_that_may_be_absent_are_not_missed() -> None:
     assert judged([need("vllm:a")], {"vllm:a": Seen(2, {"pod": 2})}).ok
 
@@ -202,7 +244,8 @@ def test_openmetrics_with_exemplars_is_read() -> None:
         'vllm:b_bucket{model_name="m",le="1.0"} 1 # {trace_id="x"} 0.5\n'
         'vllm:b_bucket{model_name="m",le="+Inf"} 1\n# EOF\n'
     )
-    assert seen_on([page], [need("vllm:b_bucket")]) == {"vllm:b_bucket": Seen(2, {"pod": 2})}
+    seen = Seen(2, {"pod": 2}, models=frozenset({"m"}))
+    assert seen_on([page], [need("vllm:b_bucket")]) == {"vllm:b_bucket": seen}
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,20 @@ We test these aspects:
 - a stage is as old as its oldest Job that runs, from when the Job was last begun;
 - a Job that ended, waits for a queue or is being deleted does not run, and counts for nothing;
 - a stage of which none runs any more is not exported;
+- how long stages took is there for every stage and result before one has ended;
 - of the room that gates of all jobs leave to their limits the least is kept by metric, and none of
   jobs that are gone.
 """
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
-from halftone.spec.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
+from halftone.spec.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, ChildStage
 from halftone.telemetry.operator import OperatorMetrics
-from operators.quantizationjob.indexes import Index, Indexes
-from operators.quantizationjob.reading import (
-    Key,
-    OwnedChild,
-    key_of_child,
-    read_child,
-    read_object,
-    read_pod,
-)
+from operators.quantizationjob.indexes import Indexes
+from tests.unwatched import unwatched
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 STAGES = ("plan", "quantize", "validate", "publish")
@@ -43,22 +38,12 @@ def job(name: str, stage: str, created: float, started: float | None = None) -> 
     return {"metadata": metadata, "spec": dict(SPEC), "status": status}
 
 
-def read(body: Any) -> tuple[Key, OwnedChild] | None:
-    """As the pump reads a Job."""
-    key, child = key_of_child(body), read_child(body)
-    return None if key is None or child is None else (key, child)
-
-
 def knowing(*bodies: dict[str, Any]) -> Indexes:
     """Indexes that have heard of these Jobs."""
-    children = Index(read, lambda *_: None)
+    indexes = unwatched()
     for body in bodies:
-        children.put(body)
-    objects = Index(
-        lambda body: (Key("team", body["metadata"]["name"]), read_object(body)), lambda *_: None
-    )
-    pods = Index(lambda body: (Key("team", "x"), read_pod(body)), lambda *_: None)
-    return Indexes(objects, children, pods)
+        indexes.children.put(body)
+    return indexes
 
 
 def told(
@@ -120,6 +105,25 @@ def test_the_least_room_of_all_jobs_is_kept() -> None:
     indexes.objects.drop(("team", "a"))
     metrics.read_headrooms(indexes.headrooms)
     assert told(metrics, room) == {}
+
+
+def test_durations_of_every_stage_are_there_before_one_has_ended() -> None:
+    """`increase` of a series that begins at 1 is 0."""
+    metrics = OperatorMetrics()
+
+    def counted() -> dict[tuple[str, str], float]:
+        return {
+            (sample.labels["stage"], sample.labels["result"]): sample.value
+            for sample in next(iter(metrics.stage_seconds.collect())).samples
+            if sample.name.endswith("_count")
+        }
+
+    none = counted()
+    assert none == dict.fromkeys(product(ChildStage, ("succeeded", "failed")), 0)
+    metrics.end_stage(ChildStage.Quantize, 60, succeeded=True)
+    metrics.end_stage(ChildStage.Validate, 60, succeeded=False)
+    more = {("quantize", "succeeded"): 1, ("validate", "failed"): 1}
+    assert counted() == {**none, **more}
 
 
 def test_a_stage_of_which_none_runs_any_more_is_not_exported() -> None:

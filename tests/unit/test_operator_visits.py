@@ -8,6 +8,7 @@ We test these aspects:
 - a child that is refused, or whose name is taken, is not tried again at once
 - logs that nobody answers hold a visit up for seconds, and are not asked for again soon
 - progress is that of the children who told it
+- bytes are counted as workers go on: no step is a byte, and what was done before is not counted
 - what a Job controller said is forgotten with the job
 """
 
@@ -30,14 +31,13 @@ from halftone.spec.cluster import (
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Applier, ChildRefused
-from operators.quantizationjob.indexes import Indexes
 from operators.quantizationjob.observe import Observer
-from operators.quantizationjob.pump import Pump
 from operators.quantizationjob.queue import Queue
 from operators.quantizationjob.reading import Key
 from operators.quantizationjob.workers import Workers
 from tests.control_cases import NAME, SETTINGS, SPACE, spec
 from tests.doubles.api_answers import Answer, answering, never, refused, said, text
+from tests.unwatched import unwatched
 
 _KEY = Key(SPACE, NAME)
 _UID = "uid-of-job"
@@ -72,10 +72,6 @@ def _pod(stage: ChildStage, number: int = 0) -> dict[str, Any]:
     owners = [{"uid": f"uid-of-{stage.value}", "controller": True}]
     metadata = {**found, "labels": {JOB_LABEL: NAME}, "ownerReferences": owners}
     return {"metadata": metadata, "status": {"phase": "Running"}}
-
-
-def _indexes(api: Api) -> Indexes:
-    return Pump(api, Queue(), OperatorMetrics(), [], silence=60).indexes
 
 
 def test_a_finalizer_of_anybody_is_given_up(tmp_path: Path) -> None:
@@ -157,7 +153,7 @@ def test_a_refused_child_is_not_tried_at_once_again(
     async def work() -> None:
         held = {**answers, "PATCH": said(_OURS)}  # it makes sure of its finalizer first
         async with answering(tmp_path, held) as (api, asked):
-            metrics, queue, indexes = OperatorMetrics(), Queue(), _indexes(api)
+            metrics, queue, indexes = OperatorMetrics(), Queue(), unwatched()
             deleted = {"deletionTimestamp": "2999-01-02T03:04:05Z", "finalizers": [FINALIZER]}
             indexes.objects.put(_object(**deleted))
             done = [{"type": "Complete", "status": "True"}]
@@ -180,7 +176,7 @@ def test_a_refused_child_is_not_tried_at_once_again(
 def test_logs_that_nobody_answers_hold_nothing_up(tmp_path: Path) -> None:
     async def ask() -> None:
         async with answering(tmp_path, {"/log": never}) as (api, asked):
-            indexes = _indexes(api)
+            indexes = unwatched()
             indexes.objects.put(_object())
             indexes.children.put(_child(ChildStage.Quantize))
             for number in range(40):
@@ -201,7 +197,7 @@ def test_progress_is_of_those_who_told_it(tmp_path: Path) -> None:
 
     async def ask() -> None:
         async with answering(tmp_path, {"/log": line}) as (api, _):
-            indexes = _indexes(api)
+            indexes = unwatched()
             indexes.objects.put(_object())
             done = [{"type": "Complete", "status": "True"}]
             indexes.children.put(_child(ChildStage.Plan, conditions=done))
@@ -217,13 +213,66 @@ def test_progress_is_of_those_who_told_it(tmp_path: Path) -> None:
     _run(ask)
 
 
+def test_bytes_are_counted_as_workers_go_on(tmp_path: Path) -> None:
+    """Two workers; one is seen again after a log that could not be read, one begins anew."""
+    told: dict[int, list[int | None]] = {
+        0: [100, 350, None, 700, 700],
+        1: [900, 1000, 1100, 50, 80],
+    }
+    read: list[int] = []
+
+    async def ask() -> None:
+        answers: dict[str, Answer] = {}
+        async with answering(tmp_path, answers) as (api, _):
+            observer = _quantizing(api, ChildStage.Quantize, 2)
+            for moment in range(5):
+                for number, said_so in told.items():
+                    done = said_so[moment]
+                    line = text(f'{{"bytesDone": {done}, "bytesTotal": 5000}}\n')
+                    answers[f"/{NAME}-quantize-{number}/log"] = (
+                        refused(500, "no") if done is None else line
+                    )
+                names = [f"{NAME}-quantize-1"]
+                read.append(await observer.ask_progress(_KEY, names, every=0))
+
+    _run(ask)
+    assert read == [0, 250 + 100, 100, 350, 30]
+
+
+def test_no_step_is_a_byte(tmp_path: Path) -> None:
+    steps = iter([3, 4])
+
+    async def ask() -> None:
+        answers: dict[str, Answer] = {}
+        async with answering(tmp_path, answers) as (api, _):
+            observer = _quantizing(api, ChildStage.Calibrate, 1)
+            for _ in range(2):
+                line = f'{{"stepsDone": {next(steps)}, "stepsTotal": 4}}\n'
+                answers["/log"] = text(line)
+                names = [f"{NAME}-calibrate-1"]
+                assert await observer.ask_progress(_KEY, names, every=0) == 0
+            assert await _progress(observer) == (4, 4)
+
+    _run(ask)
+
+
+def _quantizing(api: Api, stage: ChildStage, workers: int) -> Observer:
+    """Knows a job with a stage that runs in so many pods."""
+    indexes = unwatched()
+    indexes.objects.put(_object())
+    indexes.children.put(_child(stage, active=workers))
+    for number in range(workers):
+        indexes.pods.put(_pod(stage, number))
+    return Observer(api, indexes)
+
+
 def test_what_a_job_controller_said_is_forgotten_with_the_job(tmp_path: Path) -> None:
     said_so = {"reason": "FailedCreate", "message": "quota", "lastTimestamp": "2026-01-01"}
     events = {"apiVersion": "v1", "metadata": {}, "items": [said_so]}
 
     async def ask() -> None:
         async with answering(tmp_path, {"/events": said(events)}) as (api, asked):
-            indexes = _indexes(api)
+            indexes = unwatched()
             observer = Observer(api, indexes)
             indexes.objects.put(_object())
             indexes.children.put(_child(ChildStage.Plan))

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.recording.files import Recording, load, save
-from tests.recording.moments import only_there
 from tests.recording.normal import LARGE, LEFT_OUT, foreign, normalise
 
 WORKER = "c9d864c2e86f2e579b33ce63141ec1a4391cba15769b6ae87933cfb2"
@@ -125,9 +124,3 @@ def test_of_earlier_moments_only_what_is_needed_is_kept(tmp_path: Path) -> None:
     pages = {"a": [line("x") + line("y"), line("x") + line("y")]}
     save(Recording({}, {"a": "One."}, pages, 15), {"x"}, tmp_path)
     assert load(tmp_path).pages["a"] == [line("x"), line("x") + line("y")]
-
-
-def test_of_a_page_at_the_start_only_what_is_nowhere_else_is_kept() -> None:
-    ours = "ray_halftone_endpoint_"
-    page = line(f"{ours}a") + line(f"{ours}b") + line("ray_c")
-    assert only_there(page, ours, [line(f"{ours}b", "2.0")]) == line(f"{ours}a")

@@ -13,6 +13,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
+from tools.dashboards.links import to_others
 from tools.dashboards.panels import Panel
 from tools.dashboards.variables import SOURCE, Variable
 
@@ -41,8 +42,9 @@ def board(
         .refresh(_REFRESH)
         .time(f"now-{since}", "now")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
-        .link(_others())
     )
+    for link in to_others(uid):
+        built.link(link)
     for variable in variables:
         built.with_variable(variable)
     for panel in overview:
@@ -58,17 +60,6 @@ def board(
         for name in ("auto", "auto_min", "auto_count"):  # of variables that are intervals alone
             listed.pop(name, None)
     return found
-
-
-def _others() -> dashboard.DashboardLink:
-    return (
-        dashboard.DashboardLink("Halftone")
-        .type(models.DashboardLinkType.DASHBOARDS)
-        .tags([TAG])
-        .as_dropdown(True)
-        .keep_time(True)
-        .include_vars(True)
-    )
 
 
 def annotate(board: dict[str, Any], name: str, expression: str, title: str) -> None:

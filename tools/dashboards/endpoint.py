@@ -15,7 +15,7 @@ from tools.dashboards.panels import (
     graph,
     number,
 )
-from tools.dashboards.queries import Query, model, replica, replica_rate, scaling
+from tools.dashboards.queries import Query, model, replica, replica_rate, scaled
 
 UID: Final = "halftone-endpoint"
 _TOKENS: Final = "si:tok/s"
@@ -29,7 +29,6 @@ _ATTAINED: Final = ((0, BAD), (0.95, WARN), (0.99, "green"))
 
 def _overview() -> list[Panel]:
     waiting = f"sum({model('halftone:model_requests_waiting:sum')})"
-    wanted = scaling("desired_replicas")
     return [
         number(
             Told(
@@ -73,7 +72,7 @@ def _overview() -> list[Panel]:
                 "short",
                 "Nothing scales",
             ),
-            Query(f"sum({wanted} - {scaling('ready_replicas')})"),
+            Query(queries.REPLICAS_MISSING),
             ((1, WARN), (4, BAD)),
         ),
         number(
@@ -111,13 +110,14 @@ def _replicas() -> Panel:
     return graph(
         Told(
             "Replicas",
-            "Good: ready meets wanted within the lead time, and neither touches the most for long.",
+            "By model, over namespaces. Good: ready meets wanted within the lead time, and neither "
+            "touches the most for long.",
             "short",
         ),
-        Query(scaling("desired_replicas"), f"wanted {_MODEL}"),
-        Query(scaling("ready_replicas"), f"ready {_MODEL}"),
-        Query(scaling("starting_replicas"), f"starting {_MODEL}"),
-        Query(scaling("max_replicas"), f"most {_MODEL}"),
+        Query(scaled("desired_replicas"), f"wanted {_MODEL}"),
+        Query(scaled("ready_replicas"), f"ready {_MODEL}"),
+        Query(scaled("starting_replicas"), f"starting {_MODEL}"),
+        Query(scaled("max_replicas"), f"most {_MODEL}"),
         Query(model(_SEEN), f"scraped {_MODEL}"),
     )
 

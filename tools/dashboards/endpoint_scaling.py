@@ -20,6 +20,8 @@ from tools.dashboards.panels import (
 from tools.dashboards.queries import Query, scaling
 
 _MODEL: Final = "{{model_name}}"
+# Of what cannot be added up over namespaces.
+_ENDPOINT: Final = f"{_MODEL} {{{{namespace}}}}"
 _OURS: Final = "{{model}}"
 _QUIET: Final = "None in this time, or replicas are not scraped"
 
@@ -40,7 +42,7 @@ def scaled() -> list[Panel]:
                 "short",
                 "Nothing scales",
             ),
-            Query(queries.TERM, _MODEL),
+            Query(queries.TERM, _ENDPOINT),
             names=terms,
         ),
         states(
@@ -60,7 +62,9 @@ def scaled() -> list[Panel]:
                 "highest one is what is scaled to.",
                 "short",
             ),
-            Query(scaling("asked_replicas", "model_name, term"), f"{{{{term}}}} {_MODEL}"),
+            Query(
+                scaling("asked_replicas", f"{queries.ENDPOINT}, term"), f"{{{{term}}}} {_ENDPOINT}"
+            ),
             table=True,
         ),
         graph(
@@ -70,7 +74,7 @@ def scaled() -> list[Panel]:
                 "long is images or weights that are fetched anew, or nodes that do not come.",
                 "s",
             ),
-            Query(scaling("lead_seconds"), _MODEL),
+            Query(scaling("lead_seconds"), _ENDPOINT),
         ),
         graph(
             Told(
@@ -79,7 +83,7 @@ def scaled() -> list[Panel]:
                 "the card is another device's or engine's.",
                 "short",
             ),
-            Query(scaling("capacity_ratio"), _MODEL),
+            Query(scaling("capacity_ratio"), _ENDPOINT),
         ),
     ]
 

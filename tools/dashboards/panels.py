@@ -29,6 +29,7 @@ Limits = Sequence[tuple[float, str]]
 
 THIRD: Final = 8
 HALF: Final = 12
+TWO_THIRDS: Final = 16
 SIXTH: Final = 4
 _TALL: Final = 8
 _LOW: Final = 4

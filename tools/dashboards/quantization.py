@@ -7,7 +7,18 @@ from typing import Any, Final
 
 from tools.dashboards import queries, variables
 from tools.dashboards.boards import board
-from tools.dashboards.panels import BAD, HALF, THIRD, WARN, Panel, Told, bars, graph, number
+from tools.dashboards.panels import (
+    BAD,
+    HALF,
+    THIRD,
+    TWO_THIRDS,
+    WARN,
+    Panel,
+    Told,
+    bars,
+    graph,
+    number,
+)
 from tools.dashboards.queries import NOT_TRUE, Query, jobs, operator_rate
 
 UID: Final = "halftone-quantization"
@@ -17,6 +28,11 @@ _SUMMARY: Final = 'condition="Succeeded"'
 _VALIDATED: Final = 'condition="Validated"'
 # Stages that take hours on large models; most of their time should be work.
 _LONG: Final = ((4 * 3600, WARN), (12 * 3600, BAD))
+_READ: Final = operator_rate("halftone_checkpoint_read_bytes_total")
+_SPEED: Final = (
+    "Bytes of sources that jobs read a second while they quantize, as workers tell it on their "
+    "way. What ends within seconds does not show, and runs of Kubeflow Pipelines tell nothing."
+)
 # As a share of the limit: below it a gate failed, a twentieth is within what runs differ by.
 _ROOM: Final = ((-1000, BAD), (0, WARN), (0.05, "green"))
 
@@ -61,13 +77,12 @@ def _overview() -> list[Panel]:
         ),
         number(
             Told(
-                "Written",
-                "Bytes of checkpoints a second. Good: near the disk's or the store's speed while a "
-                "data-free job runs.",
+                "Quantizing",
+                f"{_SPEED} Good: near the disk's or the store's speed while a data-free job runs.",
                 "Bps",
                 _NONE,
             ),
-            Query(operator_rate("halftone_checkpoint_written_bytes_total")),
+            Query(_READ),
         ),
         graph(
             Told(
@@ -119,15 +134,14 @@ def _stages() -> list[Panel]:
             Query(queries.stage_quantile(0.95), "{{stage}}"),
             limits=_LONG,
         ),
-        graph(
+        bars(
             Told(
                 "Stages that ended",
-                "By stage and result. Good: succeeded alone.",
+                "In the time that is shown, by stage and result. Good: succeeded alone.",
                 _JOBS,
                 ended,
             ),
             Query(queries.STAGES_ENDED, "{{stage}} {{result}}"),
-            table=True,
         ),
     ]
 
@@ -136,23 +150,24 @@ def _bytes() -> list[Panel]:
     return [
         graph(
             Told(
-                "Checkpoints written",
-                "Bytes a second. Good: near the disk's or the store's speed while a job quantizes.",
+                "Speed of quantizing",
+                f"{_SPEED} Good: near the disk's or the store's speed while a data-free job runs.",
                 "Bps",
                 _NONE,
             ),
-            Query(operator_rate("halftone_checkpoint_written_bytes_total"), "written"),
-            width=HALF,
+            Query(_READ, "read"),
+            width=TWO_THIRDS,
         ),
-        graph(
+        bars(
             Told(
-                "Artifacts published",
-                "Bytes a second. Good: as much as was written, a while later.",
-                "Bps",
+                "Bytes in this time",
+                "Of checkpoints that were written and artifacts that were published in the time "
+                "that is shown; each counts when its stage ends. Good: published follows written.",
+                "decbytes",
                 _NONE,
             ),
-            Query(operator_rate("halftone_artifact_published_bytes_total"), "published"),
-            width=HALF,
+            Query(queries.total("halftone_checkpoint_written_bytes_total"), "written"),
+            Query(queries.total("halftone_artifact_published_bytes_total"), "published"),
         ),
     ]
 

@@ -3,6 +3,10 @@
 Called by the dashboards. A recorded series is read where there is one: it has one name, whoever
 exports what is behind it, and `$family` is the label that says who, of replicas. What no rule
 records of an endpoint always comes through Ray, also where a Deployment runs it.
+
+A model of the same name in two namespaces is two endpoints: their counts are added up, and what
+cannot be added is shown of each. Where nothing happens there is no share and no quantile, so every
+division is by what is above 0, and no quantile is NaN.
 """
 
 from collections.abc import Sequence
@@ -17,6 +21,7 @@ REPLICA: Final = f'{MODEL}, replica=~"$replica", source=~"$family"'
 OURS: Final = 'model=~"$model", namespace=~"$namespace"'
 OPERATOR: Final = 'namespace=~"$namespace"'
 _RATE: Final = "$__rate_interval"
+_RANGE: Final = "$__range"
 _EACH: Final = "model_name, namespace, replica"
 
 
@@ -96,9 +101,15 @@ _TTFT: Final = "halftone:model_time_to_first_token_seconds_bucket:rate5m"
 _ITL: Final = "halftone:model_inter_token_latency_seconds_bucket:rate5m"
 
 
+def _quantile(share: float, buckets: str) -> str:
+    """A quantile of a histogram; nothing where it has no observation, of which Prometheus says NaN,
+    and NaN is not at least 0."""
+    return f"histogram_quantile({share}, {buckets}) >= 0"
+
+
 def quantile(share: float, buckets: str) -> str:
     """A quantile of a recorded histogram of models."""
-    return f"histogram_quantile({share}, {model(buckets, 'model_name, le')})"
+    return _quantile(share, model(buckets, "model_name, le"))
 
 
 def quantiles(buckets: str) -> tuple[Query, ...]:
@@ -126,13 +137,27 @@ ITL_WITHIN: Final = within(_ITL, "$itl")
 # Scaling
 
 
-def scaling(name: str, by: str = "model_name") -> str:
-    """A gauge of scaling."""
+ENDPOINT: Final = "model_name, namespace"
+
+
+def scaling(name: str, by: str = ENDPOINT) -> str:
+    """A gauge of scaling, of each endpoint."""
     return f"max by ({by}) ({_scaling(name)})"
+
+
+def scaled(name: str) -> str:
+    """Replicas of scaling, added up over namespaces."""
+    return model(f"halftone:model_scaling_{name}:max")
 
 
 def _scaling(name: str, more: str = "") -> str:
     return f"halftone:model_scaling_{name}:max{{{MODEL}{more}}}"
+
+
+# An endpoint that has more than it wants makes up for nothing that another one lacks.
+REPLICAS_MISSING: Final = (
+    f"sum(clamp_min({_scaling('desired_replicas')} - {_scaling('ready_replicas')}, 0))"
+)
 
 
 def _numbered() -> str:
@@ -141,7 +166,7 @@ def _numbered() -> str:
         f"{number} * " + _scaling("decision_info", f', term="{term}"')
         for number, term in enumerate(Term, 1)
     )
-    return f"max by (model_name) ({' or '.join(parts)}) > 0"
+    return f"max by ({ENDPOINT}) ({' or '.join(parts)}) > 0"
 
 
 TERM: Final = _numbered()
@@ -169,10 +194,10 @@ _ANSWERS: Final = answers("model_name")
 REFUSED_RATIO: Final = f"({answers('model_name', '429')} or 0 * {_ANSWERS}) / ({_ANSWERS} > 0)"
 LOAD_FAILURES: Final = (
     "sum by (model_name, reason) (max_over_time(halftone:model_load_failures:increase30m"
-    f"{{{MODEL}}}[$__range]))"
+    f"{{{MODEL}}}[{_RANGE}]))"
 )
 LOAD_SECONDS: Final = (
-    f"max by (model, step) (last_over_time(ray_halftone_endpoint_load_seconds{{{OURS}}}[$__range]))"
+    f"max by (model, step) (last_over_time(ray_halftone_endpoint_load_seconds{{{OURS}}}[{_RANGE}]))"
 )
 # Ray drops a gauge that nobody sets again, so a digest is new when a day has not seen it.
 NEW_ARTIFACT: Final = (
@@ -183,8 +208,9 @@ NEW_ARTIFACT: Final = (
 
 
 def in_flight(name: str) -> str:
-    """Of replicas: `requests_in_flight` or `requests_limit`."""
-    return f"sum by (model) (ray_halftone_endpoint_{name}{{{OURS}}})"
+    """Of replicas, each once: `requests_in_flight` or `requests_limit`."""
+    each = f"max by (model, namespace, WorkerId) (ray_halftone_endpoint_{name}{{{OURS}}})"
+    return f"sum by (model) ({each})"
 
 
 # Quantization
@@ -198,12 +224,18 @@ def jobs(by: str, *chosen: str) -> str:
 def stage_quantile(share: float) -> str:
     """How long stages took that ended in the time that is shown."""
     buckets = f'halftone_stage_duration_seconds_bucket{{{OPERATOR}, result="succeeded"}}'
-    return f"histogram_quantile({share}, sum by (stage, le) (increase({buckets}[$__range])))"
+    return _quantile(share, f"sum by (stage, le) (increase({buckets}[{_RANGE}]))")
 
 
+def total(counter: str, by: str = "") -> str:
+    """By how much a counter of the operator grew in the time that is shown."""
+    kept = f" by ({by})" if by else ""
+    return f"sum{kept} (increase({counter}{{{OPERATOR}}}[{_RANGE}]))"
+
+
+# `increase` reckons a little beyond the first and the last scrape, and makes 1.02 of one.
 STAGES_ENDED: Final = (
-    "sum by (stage, result) (increase(halftone_stage_duration_seconds_count"
-    f"{{{OPERATOR}}}[{_RATE}]))"
+    f"round({total('halftone_stage_duration_seconds_count', 'stage, result')}) > 0"
 )
 STAGE_RUNNING: Final = f"max by (stage) (halftone:stage_running_seconds:max{{{OPERATOR}}})"
 HEADROOM: Final = f"min by (metric) (halftone:gate_headroom_ratio:min{{{OPERATOR}}})"
@@ -233,8 +265,7 @@ CONTRACT: Final = "min(halftone:metric_contract_ok:min)"
 
 def reconcile_quantile(share: float) -> str:
     """How long visits took."""
-    buckets = operator_rate("halftone_operator_reconcile_seconds_bucket", "le")
-    return f"histogram_quantile({share}, {buckets})"
+    return _quantile(share, operator_rate("halftone_operator_reconcile_seconds_bucket", "le"))
 
 
 _REQUESTS: Final = "halftone_operator_api_requests_total"

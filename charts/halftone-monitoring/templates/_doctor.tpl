@@ -44,6 +44,9 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- range $doctor.without }}
 - --without={{ . }}
 {{- end }}
+{{- if not .Values.alerts.enabled }}
+- --without=alerts
+{{- end }}
 - --max-age={{ int $doctor.maxAgeSeconds }}
 {{- end }}
 

@@ -1,4 +1,5 @@
-"""`halftone doctor`: whether what rules, dashboards and the scaler need is still exported."""
+"""`halftone doctor`: whether what rules, dashboards and the scaler need is still exported, and
+whether the rules run."""
 
 import json
 import logging
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from halftone.telemetry.contract import Need
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FAMILIES: Final = ("vllm", "ray", "halftone", "kubernetes", "dcgm", "prometheus")
+_METRICS: Final = ("vllm", "ray", "halftone", "kubernetes", "dcgm", "prometheus")
+_RULES: Final = ("rules", "alerts")
 _NAMED: Final = 4  # metrics in the last sentence; the table has all
 # Of one query; those that look an hour back take longer than the scaler's.
 _ANSWER_S: Final = 20.0
@@ -58,7 +60,7 @@ class Wishes:
 )
 @click.option(
     "--without",
-    type=click.Choice(_FAMILIES),
+    type=click.Choice((*_METRICS, *_RULES)),
     multiple=True,
     help="A family that nobody runs here, such as vllm beside an operator alone.",
 )
@@ -87,9 +89,9 @@ class Wishes:
     help="Seconds between two looks, with --metrics-port.",
 )
 def doctor(every: bool, as_json: bool, **options: object) -> None:
-    """Check that every metric is there that rules, dashboards and the scaler need.
+    """Check that every metric is there that rules, dashboards and the scaler need, and the rules.
 
-    Exit code 1 when one is missing, old, or without a label.
+    Exit code 1 when one is missing, old, or without a label, or a rule fails.
     """
     from halftone.cli.doctor_text import as_document, print_diagnosis
 
@@ -111,7 +113,9 @@ def _verdict(diagnosis: "Diagnosis") -> str:
     failing = diagnosis.failing
     names = ", ".join(f"`{finding.need.name}`" for finding in failing[:_NAMED])
     more = f" and {len(failing) - _NAMED} more" if len(failing) > _NAMED else ""
-    return f"{len(failing)} of {len(diagnosis.findings)} metrics are not as needed: {names}{more}."
+    has_rules = any(finding.need.family in _RULES for finding in diagnosis.findings)
+    what = "metrics and groups of rules" if has_rules else "metrics"
+    return f"{len(failing)} of {len(diagnosis.findings)} {what} are not as needed: {names}{more}."
 
 
 def _looking(wishes: Wishes) -> "Callable[[], Diagnosis]":
@@ -134,23 +138,30 @@ def _looking(wishes: Wishes) -> "Callable[[], Diagnosis]":
 def _of_prometheus(wishes: Wishes, url: str, needs: "Sequence[Need]") -> "Callable[[], Diagnosis]":
     from halftone.doctor.judging import Circumstances, judge
     from halftone.doctor.prometheus import Chosen, seen_in
+    from halftone.doctor.rules import judge_rules, recorded, running
     from halftone.scaling.inputs.asking import Access, Asking, NotLetIn
     from halftone.scaling.inputs.parsing import UnusableAnswer
+    from halftone.telemetry.contract import load_groups
 
     access = Access({}, wishes.prometheus_token_file, wishes.prometheus_ca_file, _ANSWER_S)
     asking = Asking(url, access)
     chosen = Chosen(dict(label(text) for text in wishes.selector), wishes.model)
+    groups = [group for group in load_groups() if group.family not in wishes.without]
 
     def look() -> "Diagnosis":
         try:
             observed = seen_in(asking, needs, chosen)
+            diagnosis = judge(needs, observed, Circumstances(True, wishes.max_age))
+            if not groups:
+                return diagnosis
+            rules = judge_rules(groups, running(asking), diagnosis, recorded(asking))
+            return diagnosis.beside(rules)
         except NotLetIn as error:
             told = f"Prometheus at '{url}' {error}; name a token with `--prometheus-token-file`."
             raise RefusedInput(Reason.AccessDenied, "--prometheus", told) from error
         except UnusableAnswer as error:
             told = f"Prometheus at '{url}' {error}; check `--prometheus`."
             raise EnvironmentFault(Reason.StoreUnavailable, "--prometheus", told) from error
-        return judge(needs, observed, Circumstances(True, wishes.max_age))
 
     return look
 

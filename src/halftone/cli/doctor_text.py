@@ -99,6 +99,9 @@ def _problem(finding: Finding) -> str:
         told += f" ({', '.join(counts)} of {seen.series:,} series)"
     elif finding.state is State.Old and seen is not None:
         told += f" (for {_age(seen.age_s)})"
+    elif finding.lacking:
+        more = f" and {len(finding.lacking) - _SHOWN} more" if len(finding.lacking) > _SHOWN else ""
+        told += f" ({', '.join(f'`{escape(each)}`' for each in finding.lacking[:_SHOWN])}{more})"
     users = need.needed_by
     more = f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else ""
     return f"{told}: needed by {escape(', '.join(users[:_SHOWN]))}{more}"
@@ -140,7 +143,13 @@ def _row(finding: Finding, diagnosis: Diagnosis) -> dict[str, Any]:
         "state": finding.state.name,
         "series": 0 if seen is None else seen.series,
         "ageSeconds": None if seen is None or seen.age_s is None else round(seen.age_s, 3),
-        "missingLabels": list(finding.lacking),
+        "missingLabels": _lacking(finding, State.LabelMissing),
+        "missingModels": _lacking(finding, State.ModelMissing, State.NotRecorded),
+        "wrongRules": _lacking(finding, State.RuleMissing, State.RuleFailing),
         "neededBy": list(need.needed_by),
         "fix": fix(finding, diagnosis),
     }
+
+
+def _lacking(finding: Finding, *states: State) -> list[str]:
+    return list(finding.lacking) if finding.state in states else []

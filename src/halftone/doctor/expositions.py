@@ -8,7 +8,7 @@ that kind are left out before it reads.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as text_families
 from prometheus_client.samples import Sample
 
-from halftone.doctor.judging import Seen
+from halftone.doctor.judging import Seen, of_model
 from halftone.spec.presentation import printable
 from halftone.telemetry.contract import Need
 
@@ -32,10 +32,11 @@ class UnreadableExposition(ValueError):
 
 
 class _Found(NamedTuple):
-    """How many series, and how many of them have each label."""
+    """How many series, how many of them have each label, and their models."""
 
     series: Counter[str]
     labels: Counter[tuple[str, str]]
+    models: dict[str, set[str]]
 
 
 def seen_on(
@@ -46,13 +47,15 @@ def seen_on(
     Raises UnreadableExposition.
     """
     every = {need.name: need for need in needs}
-    found = _Found(Counter(), Counter())
+    found = _Found(Counter(), Counter(), defaultdict(set))
     for page in pages:
         for sample in _samples(page):
             need = every.get(sample.name)
             if need is None or not _is_of(sample, need, model):
                 continue
             found.series[sample.name] += 1
+            if need.model_label and (name := of_model(sample.labels, need.model_label)):
+                found.models[need.name].add(name)
             found.labels.update(
                 (sample.name, label) for label, value in sample.labels.items() if value
             )
@@ -61,7 +64,8 @@ def seen_on(
 
 def _seen(need: Need, count: int, found: _Found) -> Seen:
     lacking = {label: count - found.labels[need.name, label] for label in need.labels}
-    return Seen(count, {label: number for label, number in lacking.items() if number})
+    models = frozenset(found.models[need.name])
+    return Seen(count, {label: number for label, number in lacking.items() if number}, None, models)
 
 
 def _is_of(sample: Sample, need: Need, model: str | None) -> bool:

@@ -5,10 +5,10 @@
 
 Called by `halftone doctor`; pure. A source is live when it has any fresh series. Of a live source
 everything has to be there that always is, and of vLLM one source has to be live; a source that
-nobody runs lacks nothing.
+nobody runs lacks nothing. What one model of an endpoint has, each other one of its source has too.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,12 +24,23 @@ MAX_AGE_S: Final = 180.0
 class Seen:
     """Series of one name: how many, how many of them lack a label, and the newest one's age.
 
-    The age is in seconds; None where nothing says it, as on the page of an exporter.
+    The age is in seconds; None where nothing says it, as on the page of an exporter. `models` are
+    those that its series name, as `of_model` has them.
     """
 
     series: int
     lacking: Mapping[str, int] = field(default_factory=dict)
     age_s: float | None = None
+    models: frozenset[str] = frozenset()
+
+
+def of_model(labels: Mapping[str, str], label: str) -> str:
+    """The model that a series is of, and its namespace if it has one; nothing if it has no model.
+
+    Two endpoints of one name may be in two namespaces.
+    """
+    name, namespace = labels.get(label, ""), labels.get("namespace", "")
+    return f"{name} in {namespace}" if name and namespace else name
 
 
 class State(StrEnum):
@@ -41,9 +52,15 @@ class State(StrEnum):
     Missing = "missing"
     LabelMissing = "label missing"
     Old = "old"
+    # There, and not of every model whose other series are.
+    ModelMissing = "missing of a model"
+    # Of groups of rules: another version's; with an error; not choosing what is exported.
+    RuleMissing = "rule missing"
+    RuleFailing = "rule failing"
+    NotRecorded = "not recorded"
 
 
-FAILING: Final = frozenset({State.Missing, State.LabelMissing, State.Old})
+FAILING: Final = frozenset(State) - {State.There, State.Absent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +73,16 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One need, and how it stands; `lacking` are the labels that are gone."""
+    """One need, and how it stands; `lacking` are labels, models or rules that are gone.
+
+    `told` is what Prometheus says of a rule that fails.
+    """
 
     need: Need
     state: State
     seen: Seen | None = None
     lacking: tuple[str, ...] = ()
+    told: str = ""
 
     @property
     def fails(self) -> bool:
@@ -96,6 +117,12 @@ class Diagnosis:
         families = sorted({finding.need.family for finding in self.findings})
         return {family: failing[family] for family in families}
 
+    def beside(self, findings: Iterable[Finding]) -> "Diagnosis":
+        """With these, of sources that run."""
+        more = tuple(findings)
+        there = {finding.need.source for finding in more if finding.state is not State.Absent}
+        return Diagnosis((*self.findings, *more), self.live | there)
+
 
 def judge(
     needs: Iterable[Need], observed: Mapping[str, Seen], circumstances: Circumstances
@@ -121,6 +148,10 @@ class _Judgement:
         # What exists for one reason exists together.
         self._together = {(need.source, need.because) for need in fresh}
         self._fresh = {need.name for need in fresh}
+        self._models: dict[Source | tuple[Source, str] | str, set[str]] = defaultdict(set)
+        for need in fresh:
+            for key in (need.source, (need.source, need.because), need.name):
+                self._models[key] |= observed[need.name].models
 
     def diagnosis(self) -> Diagnosis:
         """All of it."""
@@ -136,8 +167,10 @@ class _Judgement:
         seen = self._observed.get(need.name)
         if self._is_fresh(need) and seen is not None:
             wanted = need.needed_labels(is_scraped=self._circumstances.is_scraped)
-            lacking = tuple(label for label in wanted if seen.lacking.get(label))
-            return Finding(need, State.LabelMissing if lacking else State.There, seen, lacking)
+            if lacking := tuple(label for label in wanted if seen.lacking.get(label)):
+                return Finding(need, State.LabelMissing, seen, lacking)
+            models = tuple(sorted(self._models_with(need) - seen.models))
+            return Finding(need, State.ModelMissing if models else State.There, seen, models)
         if not self._has_to_be_there(need):
             return Finding(need, State.Absent, seen)
         return Finding(need, State.Missing if seen is None else State.Old, seen)
@@ -154,6 +187,18 @@ class _Judgement:
                 return (need.source, need.because) in self._together or need.after in self._fresh
             case Exists.Optional:
                 return False
+
+    def _models_with(self, need: Need) -> set[str]:
+        """Those that must have it."""
+        if need.model_label is None:
+            return set()
+        match need.exists:
+            case Exists.Always:
+                return self._models[need.source]
+            case Exists.UnderLoad:
+                return self._models[need.source, need.because] | self._models[need.after or ""]
+            case Exists.Intermittent | Exists.Optional:
+                return set()
 
     def _has_to_be_live(self, source: Source) -> bool:
         brought = any(BRINGS.get(live) is source for live in self._live)

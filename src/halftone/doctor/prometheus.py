@@ -1,4 +1,5 @@
-"""What Prometheus has of each need: how many series, labels that they lack, the newest one's age.
+"""What Prometheus has of each need: how many series, of which models, labels that they lack, and
+the newest one's age.
 
     seen_in(Asking("http://prometheus:9090", Access()), load_contract(), Chosen({"namespace": "m"}))
 
@@ -10,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from halftone.doctor.judging import Seen
+from halftone.doctor.judging import Seen, of_model
 from halftone.scaling.inputs.asking import Asking
+from halftone.scaling.inputs.parsing import Sample
 from halftone.scaling.inputs.queries import braces
 from halftone.telemetry.contract import OF_ENDPOINTS, Need
 
@@ -19,6 +21,7 @@ FIELD: Final = "halftone_field"
 AGE: Final = "age"
 SERIES: Final = "series"
 LACKS: Final = "lacks:"  # before a label
+MODEL: Final = "model"  # of one model
 # Who looks for something that has gone wants to know since when, if it went lately.
 _PAST: Final = "1h:15s"
 
@@ -49,25 +52,34 @@ def seen_in(asking: Asking, needs: Iterable[Need], chosen: Chosen) -> dict[str, 
 
 
 def _seen(asking: Asking, need: Need, labels: Mapping[str, str]) -> Seen | None:
-    now = _values(asking, " or ".join(_now(need, labels)))
+    samples = asking.ask(" or ".join(_now(need, labels)))
+    now = _values(samples)
     if SERIES not in now:
-        before = _values(asking, past(need, labels))
+        before = _values(asking.ask(past(need, labels)))
         return Seen(0, {}, before[AGE]) if AGE in before else None
     lacking = {
         each.removeprefix(LACKS): int(count)
         for each, count in now.items()
         if each.startswith(LACKS) and count
     }
-    return Seen(int(now[SERIES]), lacking, now.get(AGE))
+    return Seen(int(now[SERIES]), lacking, now.get(AGE), _models(need, samples))
 
 
-def _values(asking: Asking, query: str) -> dict[str, float]:
-    return {sample.labels.get(FIELD, ""): sample.value for sample in asking.ask(query)}
+def _values(samples: Iterable[Sample]) -> dict[str, float]:
+    return {sample.labels.get(FIELD, ""): sample.value for sample in samples}
+
+
+def _models(need: Need, samples: Iterable[Sample]) -> frozenset[str]:
+    label = need.model_label or ""
+    named = (of_model(each.labels, label) for each in samples if each.labels.get(FIELD) == MODEL)
+    return frozenset(name for name in named if name)
 
 
 def _now(need: Need, labels: Mapping[str, str]) -> Iterator[str]:
-    """Newest sample, series, and for each label the series that lack it."""
+    """Newest sample, series, those of each model, and for each label those that lack it."""
     series = need.name + braces(labels)
+    if need.model_label is not None:
+        yield _marked(f"count by ({need.model_label}, namespace) ({series})", MODEL)
     yield _marked(f"time() - max(timestamp({series}))", AGE)
     yield _marked(f"count({series})", SERIES)
     for label in need.needed_labels(is_scraped=True):

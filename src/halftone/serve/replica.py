@@ -82,7 +82,6 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
             self._llm_config.experimental_configs[ENDPOINT_KEY]
         )
         self._metrics = EndpointMetrics(self._endpoint.servedModelName, Counter, Gauge)
-        self._load_seconds: dict[str, float] = {}  # by step
         try:
             await self._start()
         except HalftoneError as error:
@@ -120,16 +119,13 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
         )
         config = client.vllm_config.scheduler_config
         self._admission = Admission(config.max_num_seqs, endpoint.limits.maxQueuedRequests)
-        self._capacity = known_capacity(model.cards, self._served.engine)
-        if self._capacity is None:
-            _LOG.warning("halftone: %s", unknown_sentence(self._served.engine))
+        self._tell_what_is_served()
         self._gauges = asyncio.create_task(self._keep_gauges())
 
     async def _timed(self, step: str, work: Awaitable[Result]) -> Result:
         began = monotonic()
         result = await work
-        self._load_seconds[step] = monotonic() - began
-        self._metrics.set_load_seconds(step, self._load_seconds[step])
+        self._metrics.set_load_seconds(step, monotonic() - began)
         return result
 
     async def _start_vllm(self) -> None:
@@ -172,18 +168,22 @@ class EndpointServer(LLMServer):  # type: ignore[misc]  # Ray has no types here
             "replica's log.",
         )
 
-    async def _keep_gauges(self) -> None:
+    def _tell_what_is_served(self) -> None:
+        """Once and for all: a replica serves one artifact, by one engine."""
         model = self._weights.model
         verdict = Verdict.Unmeasured if model.report is None else model.report.verdict
+        self._metrics.set_artifact(model.digest, verdict)
+        capacity = known_capacity(model.cards, self._served.engine)
+        if capacity is None:
+            _LOG.warning("halftone: %s", unknown_sentence(self._served.engine))
+        else:
+            fields, is_exact = capacity
+            self._metrics.set_capacity(fields, is_exact=is_exact)
+
+    async def _keep_gauges(self) -> None:
         while True:
-            # Ray drops a gauge that nobody sets again.
             self._metrics.set_requests(self._admission.in_flight, self._admission.limit)
-            self._metrics.set_artifact(model.digest, verdict)
-            for step, seconds in self._load_seconds.items():
-                self._metrics.set_load_seconds(step, seconds)
-            if self._capacity is not None:
-                fields, is_exact = self._capacity
-                self._metrics.set_capacity(fields, is_exact=is_exact)
+            self._metrics.repeat()
             await asyncio.sleep(_GAUGES_S)
 
     async def __serve_build_asgi_app__(self) -> Any:

@@ -1,6 +1,7 @@
 """What rules, dashboards and the scaler need of Prometheus: the contract of `contract.json`.
 
     for need in load_contract(): need.name, need.labels, need.needed_by
+    for group in load_groups(): group.name, group.rules
 
 Called by `halftone.doctor`, which holds a Prometheus to it. `tools/contract.py` writes the file out
 of every expression that there is, and has the tables of reasons. Standard library only.
@@ -57,6 +58,8 @@ class Source(StrEnum):
     Kubelet = "the kubelet"
     Dcgm = "DCGM"
     Prometheus = "Prometheus"
+    # Groups of them, not metrics.
+    Rules = "Prometheus's rules"
 
 
 # One of each is enough; whichever is there has to be whole.
@@ -111,11 +114,43 @@ class Need:
         return next(named, None) if self.source in OF_ENDPOINTS else None
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of our rules; `sources` are those of which they read something.
+
+    Its family is `rules`, which record, or `alerts`.
+    """
+
+    name: str
+    family: str
+    sources: frozenset[Source]
+    rules: tuple[str, ...]
+
+
 @cache
 def load_contract() -> tuple[Need, ...]:
     """Every need, by name."""
+    return needs(_told())
+
+
+@cache
+def load_groups() -> tuple[Group, ...]:
+    """Every group of rules, by file."""
+    return tuple(
+        Group(
+            name=each["name"],
+            family=each["family"],
+            sources=frozenset(Source[source] for source in each["sources"]),
+            rules=tuple(each["rules"]),
+        )
+        for each in _told()["groups"]
+    )
+
+
+def _told() -> dict[str, Any]:
     text = (files("halftone.telemetry") / CONTRACT_FILE).read_text(encoding="utf-8")
-    return needs(json.loads(text))
+    told: dict[str, Any] = json.loads(text)
+    return told
 
 
 def needs(told: Mapping[str, Any]) -> tuple[Need, ...]:

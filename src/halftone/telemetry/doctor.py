@@ -1,7 +1,8 @@
 """Metrics of a `halftone doctor` that keeps running: whether the contract of metrics holds.
 
 Called by `halftone doctor --metrics-port`. A family is a word of the contract: vllm, ray, halftone,
-kubernetes, dcgm or prometheus; `prometheus` names the server that was looked at.
+kubernetes, dcgm or prometheus; or `rules` or `alerts`, which count groups of rules. `prometheus`
+names the server that was looked at.
 """
 
 from collections.abc import Mapping

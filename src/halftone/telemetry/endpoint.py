@@ -50,7 +50,8 @@ GAUGES: Final = {
 class EndpointMetrics:
     """The metrics of one process that serves `model`.
 
-    `counter` and `gauge` are `ray.util.metrics.Counter` and `Gauge`.
+    `counter` and `gauge` are `ray.util.metrics.Counter` and `Gauge`. Ray drops a gauge some seconds
+    after it was set, so whoever wants to be seen calls `repeat` again and again.
     """
 
     def __init__(self, model: str, counter: Callable[..., Any], gauge: Callable[..., Any]) -> None:
@@ -60,6 +61,13 @@ class EndpointMetrics:
             for kind, table in ((counter, COUNTERS), (gauge, GAUGES))
             for name, (text, labels) in table.items()
         }
+        # What each gauge was set to last, by its name and labels.
+        self._said: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def repeat(self) -> None:
+        """Set every gauge again that was ever set, to its last value."""
+        for (name, labels), value in self._said.items():
+            self._metrics[name].set(value, tags=dict(labels))
 
     def count_failure(self, reason: str) -> None:
         """A replica that did not start."""
@@ -92,4 +100,6 @@ class EndpointMetrics:
         self._metrics[name].inc(1, tags={"model": self._model, **labels})
 
     def _set(self, name: str, value: float, **labels: str) -> None:
-        self._metrics[name].set(value, tags={"model": self._model, **labels})
+        tags = {"model": self._model, **labels}
+        self._said[name, tuple(tags.items())] = value
+        self._metrics[name].set(value, tags=tags)

@@ -9,8 +9,12 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from halftone.spec.cluster import ChildStage
+
 # A plan takes seconds, a large checkpoint hours.
 _STAGE_BUCKETS: Final = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600)
+_SUCCEEDED: Final = "succeeded"
+_FAILED: Final = "failed"
 _RECONCILE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -19,6 +23,11 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._make_visits()
+        self._make_jobs()
+        self._make_bytes()
+
+    def _make_visits(self) -> None:
         self.reconciles = Counter(
             "halftone_operator_reconciles",
             "Visits of a QuantizationJob, by what came of them (done, early, conflict, error).",
@@ -58,6 +67,8 @@ class OperatorMetrics:
             "1 for the replica that acts.",
             registry=self.registry,
         )
+
+    def _make_jobs(self) -> None:
         self.jobs = Gauge(
             "halftone_jobs",
             "QuantizationJobs by a condition and its status and reason.",
@@ -77,10 +88,21 @@ class OperatorMetrics:
             buckets=_STAGE_BUCKETS,
             registry=self.registry,
         )
+        # Else the first stage that ends would make its series, and nobody saw it grow.
+        for stage in ChildStage:
+            for result in (_SUCCEEDED, _FAILED):
+                self.stage_seconds.labels(stage, result)
         self.stage_running = Gauge(
             "halftone_stage_running_seconds",
             "For how long the oldest Job of a stage has been running.",
             ["stage"],
+            registry=self.registry,
+        )
+
+    def _make_bytes(self) -> None:
+        self.bytes_read = Counter(
+            "halftone_checkpoint_read_bytes",
+            "Bytes of sources that were read while quantizing, as running workers tell them.",
             registry=self.registry,
         )
         self.bytes_written = Counter(
@@ -100,7 +122,7 @@ class OperatorMetrics:
 
     def end_stage(self, stage: str, seconds: float, *, succeeded: bool) -> None:
         """A stage's Job came to its end."""
-        result = "succeeded" if succeeded else "failed"
+        result = _SUCCEEDED if succeeded else _FAILED
         self.stage_seconds.labels(stage, result).observe(seconds)
 
     def read_jobs(self, rows: Callable[[], Iterable[tuple[str, str, str]]]) -> None:

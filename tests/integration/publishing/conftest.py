@@ -1,24 +1,14 @@
-"""What the tests of publishing share: two small checkpoints, and a Hub to write to.
+"""What the tests of publishing share: two small checkpoints.
 
 Called by pytest.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from halftone.spec.artifacts import Artifact
-from tests.doubles.hub_writing import HubWritingDouble
-from tests.drafts import TOKEN, draft, put, write_tree
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubWritingDouble]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with HubWritingDouble(TOKEN) as double:
-        monkeypatch.setenv("HF_ENDPOINT", double.endpoint)
-        yield double
+from tests.drafts import draft, put, write_tree
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Published by the real targets to versitygw, and to the double of the Hub by the 
 
 import json
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -24,8 +23,6 @@ from tests.commands import files_of
 from tests.doubles.hub_writing import HubWritingDouble
 from tests.servers.versitygw import VersityGateway
 
-TOKEN = "hf_" + "s3cret" * 5
-
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
@@ -40,14 +37,6 @@ def in_bucket(work: Work, key: Path, bucket: str) -> str:
     with closing(S3ArtifactTarget(uri)) as target:
         target.publish(prepared.tree, prepared.artifact, Existing.Refuse, lambda nbytes: None)
     return uri
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubWritingDouble]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    with HubWritingDouble(TOKEN) as double:
-        monkeypatch.setenv("HF_ENDPOINT", double.endpoint)
-        yield double
 
 
 @pytest.fixture

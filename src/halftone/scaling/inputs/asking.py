@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
 from urllib.request import (
@@ -24,7 +24,7 @@ from urllib.request import (
     build_opener,
 )
 
-from halftone.scaling.inputs.parsing import Sample, UnusableAnswer, refusal, vector
+from halftone.scaling.inputs.parsing import Sample, UnusableAnswer, refusal, vector, whole
 
 # Several thousand replicas; more is not what was asked for.
 _LONGEST_ANSWER: Final = 64 * 2**20
@@ -47,7 +47,7 @@ class NotLetIn(UnusableAnswer):
 
 
 class Asking:
-    """Instant queries of one Prometheus. Raises ValueError for a URL that is none."""
+    """Questions to one Prometheus. Raises ValueError for a URL that is none."""
 
     def __init__(self, url: str, access: Access) -> None:
         _check(url)
@@ -56,9 +56,17 @@ class Asking:
 
     def ask(self, query: str) -> tuple[Sample, ...]:
         """The answer to one instant query. Raises UnusableAnswer, NotLetIn among them."""
-        request, opener = self._prepared(query)
+        form = {"query": query, "timeout": f"{self.access.timeout_s:g}s"}
+        return vector(self._answered("query", urlencode(form).encode()))
+
+    def read(self, path: str) -> Any:
+        """What lies at a path below `/api/v1`. Raises UnusableAnswer, NotLetIn among them."""
+        return whole(self._answered(path))
+
+    def _answered(self, path: str, form: bytes | None = None) -> bytes:
+        request, opener = self._prepared(path, form)
         try:
-            return vector(self._body(request, opener))
+            return self._body(request, opener)
         except HTTPError as error:
             with closing(error):
                 kind = NotLetIn if error.code in _NOT_LET_IN else UnusableAnswer
@@ -69,7 +77,7 @@ class Asking:
             reason = getattr(error, "reason", None) or error
             raise UnusableAnswer(f"does not answer: {reason}") from None
 
-    def _prepared(self, query: str) -> tuple[Request, OpenerDirector]:
+    def _prepared(self, path: str, form: bytes | None) -> tuple[Request, OpenerDirector]:
         """The request with what its sender shows. Raises UnusableAnswer for a missing file."""
         access = self.access
         headers = {**access.headers, "Accept": "application/json"}
@@ -83,8 +91,7 @@ class Asking:
         for name, value in headers.items():
             if not value.isprintable():  # the client would repeat it in its error
                 raise UnusableAnswer(f"is not asked, for the header {name} is not one line of text")
-        form = urlencode({"query": query, "timeout": f"{access.timeout_s:g}s"}).encode()
-        return Request(f"{self.url}/api/v1/query", form, headers), opener  # noqa: S310 (checked)
+        return Request(f"{self.url}/api/v1/{path}", form, headers), opener  # noqa: S310 (checked)
 
     def _body(self, request: Request, opener: OpenerDirector) -> bytes:
         """All of the answer, if it comes in time; a socket's own limit is for each piece."""

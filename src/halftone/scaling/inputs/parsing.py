@@ -22,7 +22,16 @@ class Sample:
 
 
 def vector(body: bytes | str) -> tuple[Sample, ...]:
-    """The samples of an instant query. Raises UnusableAnswer.
+    """The samples of an instant query. Raises UnusableAnswer."""
+    data = whole(body)
+    try:
+        return tuple(_sample(each) for each in _result(data))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UnusableAnswer("answers with something other than a vector") from None
+
+
+def whole(body: bytes | str) -> Any:
+    """The data of any answer. Raises UnusableAnswer.
 
     A warning counts as a refusal: what stands in front of several Prometheus servers warns when it
     could not ask all of them, and answers with the rest.
@@ -36,10 +45,7 @@ def vector(body: bytes | str) -> tuple[Sample, ...]:
     if answer.get("warnings"):
         warned = "; ".join(str(warning) for warning in answer["warnings"])
         raise UnusableAnswer(f"warns that its answer may not be whole: {warned}")
-    try:
-        return tuple(_sample(each) for each in _result(answer["data"]))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise UnusableAnswer("answers with something other than a vector") from None
+    return answer.get("data")
 
 
 def refusal(answer: Any) -> str:
