@@ -22,13 +22,14 @@ from tools.environments import interpreter
 _PLACE: Final = "/opt/halftone"
 _PACKAGES: Final = "lib/python3.11/site-packages"
 _ENVIRONMENT, _LIBRARIES = "environment", "packages"
+VOLUMES: Final = (_ENVIRONMENT, _LIBRARIES)
 # For the chart: the image, and the claims in their places.
 VALUES: Final[dict[str, Any]] = {
     "image": {"registry": own_images.REGISTRY, "pullPolicy": "Never"},
     "images": {"endpoint": own_images.ENDPOINT_BARE},
     "extraVolumes": [
         {"name": name, "persistentVolumeClaim": {"claimName": name, "readOnly": True}}
-        for name in (_ENVIRONMENT, _LIBRARIES)
+        for name in VOLUMES
     ],
     "extraVolumeMounts": [
         {"name": _ENVIRONMENT, "mountPath": _PLACE, "readOnly": True},

@@ -23,7 +23,7 @@ from tests.cluster.helm import Helm
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
 from tests.conftest import ROOT
-from tests.e2e.scene import JOBS, Scene, logs_of
+from tests.e2e.scene import JOBS, Scene
 from tests.endpoint.release import API_KEY, MODEL, NAME, Release, chat
 from tests.endpoint.release import NAMESPACE as MODELS
 from tests.node.jobs import job
@@ -216,7 +216,8 @@ def search_logs(scene: Scene) -> list[str]:
                 planted.add(encoded)
     kinds = "pods,jobs,configmaps,events,quantizationjobs.halftone.dev,rayservices.ray.io"
     told = {"objects": scene.cluster.kubectl("get", kinds, "-A", "-o", "json")}
-    told |= logs_of(scene.cluster)
+    scene.logs.read_ray()
+    told |= scene.logs.texts()
     found = sorted({name for name, text in told.items() for value in planted if value in text})
     _require(bool(planted), "no Secret was there to look for")
     _require(not found, f"values of Secrets stand in {found}")
