@@ -76,10 +76,14 @@ class Node:
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def loading(self) -> list[str]:
+        """The command that loads an archive, whose path goes behind it."""
+        return ["ctr", "-a", str(self._socket), "-n", "k8s.io", "images", "import"]
+
     def load(self, archive: Path) -> None:
         """Let pods use the image in a docker archive."""
-        client = ["ctr", "-a", str(self._socket), "-n", "k8s.io", "images", "import", str(archive)]
-        subprocess.run(client, check=True, capture_output=True)
+        subprocess.run([*self.loading, str(archive)], check=True, capture_output=True)
 
     def by_digest(self, reference: str) -> str:
         """A name by its digest for an image that the node has, under which pods find it too."""

@@ -1,7 +1,7 @@
 """versitygw as a pod of the cluster: the S3 that jobs read from and publish to.
 
-Called by the node tier. Data lies in an emptyDir, and is gone with the pod. A client on the node, which
-has no name service, asks the Service's address.
+Called by the node tier. Data lies in an emptyDir, and is gone with the pod. A client on the node,
+which has no name service, asks the Service's address.
 """
 
 import json

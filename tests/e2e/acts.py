@@ -7,6 +7,7 @@ TimeoutError with a sentence.
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import openai
 from halftone.spec.cluster import PLURAL
 from tests.cluster.client import children_path, condition_of, jobs_path, pods_path
 from tests.cluster.helm import Helm
+from tests.cluster.own_images import REGISTRY
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
 from tests.conftest import ROOT
@@ -34,6 +36,11 @@ _FORMATS: Final = {FIRST: "nvfp4a16", SECOND: "fp8-block"}
 _GATES: Final = {"gates": [{"name": "weights", "metric": "WeightError", "maximum": "0.2"}]}
 _WINDOW_S: Final = 60
 _MOST: Final = 3
+# The longest answer, and when a pod without a replica goes: whatever waits for either takes minutes
+# by default.
+_REQUEST_S: Final = 90
+_IDLE_S: Final = 30
+_CARD: Final = "card.json"
 _CLIENTS: Final = 24
 _PATIENCE_S: Final = 600.0
 # Shorter words stand anywhere by chance.
@@ -50,10 +57,21 @@ def install_operator(scene: Scene) -> list[str]:
 
 
 def install_monitoring(scene: Scene) -> list[str]:
-    """Rules and dashboards; returns once Prometheus runs every group."""
+    """Rules, dashboards and a doctor; returns once Prometheus runs every group."""
     helm = Helm(scene.cluster, MONITORING)
-    chart = ROOT / "charts" / "halftone-monitoring"
-    helm("upgrade", "--install", "halftone", str(chart), "--set", f"rules.labels.release={_ours()}")
+    values = {
+        "rules.labels.release": _ours(),
+        "podMonitor.labels.release": _ours(),
+        "podMonitor.interval": "15s",
+        "doctor.enabled": "true",
+        "doctor.prometheusUrl": scene.monitoring.inside,
+        "doctor.intervalSeconds": "15",
+        "image.registry": REGISTRY,
+        "image.pullPolicy": "Never",
+    }
+    told = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+    chart = str(ROOT / "charts" / "halftone-monitoring")
+    helm("upgrade", "--install", "halftone", chart, "--wait", "--timeout", "180s", *told)
     found = scene.cluster.get("prometheusrules", "-n", MONITORING)["items"]
     wanted = {group["name"] for one in found for group in one["spec"]["groups"]}
     scene.client.wait(
@@ -149,9 +167,9 @@ def measure(scene: Scene, release: Release) -> list[str]:
     (scene.folder / "bench.log").write_text(ended.stdout + ended.stderr, encoding="utf-8")
     cards = sorted(folder.glob("capacity/*.json"))
     _require(bool(cards), f"no capacity card was made: {ended.stderr.strip()[-500:]}")
-    create = ("create", "configmap", "card", "-n", MODELS, f"--from-file=card.json={cards[0]}")
-    scene.cluster.kubectl(*create)
+    shutil.copy(cards[0], scene.folder / _CARD)
     release.put(_values(FIRST, _autoscaling(scene)), FIRST, 1)
+    release.wait("the law decides", lambda: _wanted(scene) >= 1, 180)
     return [line for line in ended.stdout.splitlines() if "|" in line][:3]
 
 
@@ -203,6 +221,15 @@ def break_things(scene: Scene, release: Release) -> list[str]:
     release.wait("the law decides again", lambda: _held(scene) == 0, 300)
     facts.append(f"Prometheus was killed: {len(release.ready('replica'))} replica stayed")
     return facts
+
+
+def ask_the_doctor(scene: Scene, release: Release) -> list[str]:
+    """Under load every metric is there that rules, dashboards and the scaler need."""
+    with _asked_by(release, 2):
+        release.wait("the doctor finds every metric", lambda: _contract(scene) == 1, 300)
+        said = _helm_test(Helm(scene.cluster, MONITORING), "halftone")
+    families = len(scene.monitoring.query("halftone_metric_contract_ok"))
+    return [f"halftone_metric_contract_ok is 1 for {families} families of metrics", said]
 
 
 def search_logs(scene: Scene) -> list[str]:
@@ -297,6 +324,8 @@ def _values(artifact: str, more: Mapping[str, Any] | None = None) -> dict[str, A
     return {
         "artifact": {"fromJob": artifact, "fromJobNamespace": JOBS},
         "podMonitor": {"enabled": True, "labels": dict(LABELS)},
+        "maxRequestSeconds": _REQUEST_S,
+        "ray": {"idleTimeoutSeconds": _IDLE_S},
         **(more or {}),
     }
 
@@ -308,7 +337,8 @@ def _autoscaling(scene: Scene) -> dict[str, Any]:
             "selector": {"namespace": MODELS},
             "maxReplicas": _MOST,
             "scaleInWindowSeconds": _WINDOW_S,
-            "capacity": {"configMapName": "card"},
+            # In a ConfigMap of one's own it would be a volume more, and so another cluster of Ray.
+            "capacity": {"card": json.loads((scene.folder / _CARD).read_text("utf-8"))},
         }
     }
 
@@ -322,6 +352,10 @@ def _wanted(scene: Scene) -> float:
 
 def _held(scene: Scene) -> float | None:
     return scene.monitoring.value(f'halftone:model_scaling_held:max{{namespace="{MODELS}"}}')
+
+
+def _contract(scene: Scene) -> float | None:
+    return scene.monitoring.value("min(halftone_metric_contract_ok)")
 
 
 def _digest(scene: Scene, name: str) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -106,18 +106,14 @@ def _images(folder: Path) -> list[Path]:
 
 @contextmanager
 def _own(folder: Path, images: list[Path], timeline: Timeline) -> Iterator[ControlPlane]:
-    with (
-        Network(f"halftone-{os.getpid()}") as network,
-        ControlPlane(folder / "cluster", address=ADDRESS, network=network.path) as cluster,
-    ):
-        node = Node(cluster, network, images)
+    with ExitStack() as stack:
         with timeline.act("a control plane and a node with a real kubelet"):
-            node.__enter__()
-        try:
-            with network.entered():
-                yield cluster
-        finally:
-            node.__exit__()
+            network = stack.enter_context(Network(f"halftone-{os.getpid()}"))
+            plane = ControlPlane(folder / "cluster", address=ADDRESS, network=network.path)
+            cluster = stack.enter_context(plane)
+            stack.enter_context(Node(cluster, network, images))
+        with network.entered():
+            yield cluster
 
 
 @contextmanager
