@@ -18,7 +18,7 @@ class _Loader(yaml.CSafeLoader):
 
 
 # YAML 1.1 has a meaning for a lone `=`, which is an operator in Alertmanager's matchers.
-_Loader.add_constructor("tag:yaml.org,2002:value", yaml.constructor.SafeConstructor.construct_scalar)
+_Loader.add_constructor("tag:yaml.org,2002:value", lambda _, node: node.value)
 
 
 def install(cluster: ControlPlane, what: str, paths: Iterable[Path]) -> None:

@@ -10,13 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Final
-
-import openai
 
 from halftone.spec.cluster import PLURAL
 from tests.cluster.client import children_path, condition_of, jobs_path, pods_path
@@ -25,8 +21,9 @@ from tests.cluster.own_images import REGISTRY
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
 from tests.conftest import ROOT
-from tests.e2e.scene import JOBS, Scene
-from tests.endpoint.release import API_KEY, MODEL, NAME, Release, chat
+from tests.e2e.load import asked_by
+from tests.e2e.scene import JOBS, Scene, take_away
+from tests.endpoint.release import API_KEY, NAME, Release, chat
 from tests.endpoint.release import NAMESPACE as MODELS
 from tests.node.jobs import job
 
@@ -41,6 +38,9 @@ _MOST: Final = 3
 _REQUEST_S: Final = 90
 _IDLE_S: Final = 30
 _CARD: Final = "card.json"
+_MONITORS: Final = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": MONITORING}}
+}
 _CLIENTS: Final = 24
 _PATIENCE_S: Final = 600.0
 # Shorter words stand anywhere by chance.
@@ -176,7 +176,7 @@ def measure(scene: Scene, release: Release) -> list[str]:
 def follow(scene: Scene, release: Release) -> list[str]:
     """Load until there are more replicas, then none until there is one again."""
     facts = []
-    with _asked_by(release, _CLIENTS) as load:
+    with asked_by(release, _CLIENTS) as load:
         began = time.monotonic()
         release.wait("another replica is wanted", lambda: _wanted(scene) >= 2, 300)
         facts.append(f"another replica is wanted after {time.monotonic() - began:.0f} s of load")
@@ -191,7 +191,7 @@ def follow(scene: Scene, release: Release) -> list[str]:
     return facts
 
 
-def swap(release: Release, scene: Scene) -> list[str]:
+def swap(scene: Scene, release: Release) -> list[str]:
     """The second job's artifact takes the first one's place while chats go on."""
     with release.asked_all_the_while() as answers:
         release.put(_values(SECOND, _autoscaling(scene)), SECOND, 1)
@@ -225,7 +225,7 @@ def break_things(scene: Scene, release: Release) -> list[str]:
 
 def ask_the_doctor(scene: Scene, release: Release) -> list[str]:
     """Under load every metric is there that rules, dashboards and the scaler need."""
-    with _asked_by(release, 2):
+    with asked_by(release, 2):
         release.wait("the doctor finds every metric", lambda: _contract(scene) == 1, 300)
         said = _helm_test(Helm(scene.cluster, MONITORING), "halftone")
     families = len(scene.monitoring.query("halftone_metric_contract_ok"))
@@ -242,13 +242,20 @@ def search_logs(scene: Scene) -> list[str]:
                 planted |= {line for line in _values_in(text) if len(line) >= _SHORTEST_SECRET}
                 planted.add(encoded)
     kinds = "pods,jobs,configmaps,events,quantizationjobs.halftone.dev,rayservices.ray.io"
-    told = {"objects": scene.cluster.kubectl("get", kinds, "-A", "-o", "json")}
+    # The S3 server's own pod has its key as a variable.
+    told = {
+        f"objects of {namespace}": scene.cluster.kubectl(
+            "get", kinds, "-n", namespace, "-o", "json"
+        )
+        for namespace in (JOBS, MODELS, MONITORING)
+    }
+    objects = len(told)
     scene.logs.read_ray()
     told |= scene.logs.texts()
     found = sorted({name for name, text in told.items() for value in planted if value in text})
     _require(bool(planted), "no Secret was there to look for")
     _require(not found, f"values of Secrets stand in {found}")
-    return [f"{len(planted)} values of Secrets, in none of {len(told) - 1} logs"]
+    return [f"{len(planted)} values of Secrets, in none of {len(told) - objects} logs"]
 
 
 def _values_in(text: str) -> Iterator[str]:
@@ -275,55 +282,16 @@ def uninstall(scene: Scene, release: Release) -> list[str]:
     ]
     _require(not left, f"left behind: {left}")
     crd = scene.cluster.kubectl("get", "crd", "--ignore-not-found", f"{PLURAL}.halftone.dev")
+    if scene.existing:
+        take_away(scene.cluster)
     return ["nothing is left" + (" but the definition of QuantizationJobs" if crd else "")]
-
-
-class _Load:
-    """Chats of several clients at once; `errors` are what failed ones say."""
-
-    def __init__(self) -> None:
-        self.answered = 0
-        self.errors: list[str] = []
-        self.ended = threading.Event()
-
-    def run(self, client: openai.OpenAI) -> None:
-        """One client, until the load ends."""
-        while not self.ended.is_set():
-            try:
-                client.completions.create(
-                    model=MODEL,
-                    prompt="Once upon a time",
-                    max_tokens=48,
-                    extra_body={"ignore_eos": True},
-                )
-                self.answered += 1
-            except openai.RateLimitError:
-                time.sleep(1)  # told to come again
-            except Exception as error:  # whatever a client sees
-                self.errors.append(f"{type(error).__name__}: {error}")
-
-
-@contextmanager
-def _asked_by(release: Release, clients: int) -> Iterator[_Load]:
-    load = _Load()
-    with release.asking() as client:
-        threads = [
-            threading.Thread(target=load.run, args=(client,), daemon=True) for _ in range(clients)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            yield load
-        finally:
-            load.ended.set()
-            for thread in threads:
-                thread.join(120)
 
 
 def _values(artifact: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "artifact": {"fromJob": artifact, "fromJobNamespace": JOBS},
         "podMonitor": {"enabled": True, "labels": dict(LABELS)},
+        "networkPolicy": {"monitoring": [_MONITORS]},
         "maxRequestSeconds": _REQUEST_S,
         "ray": {"idleTimeoutSeconds": _IDLE_S},
         **(more or {}),

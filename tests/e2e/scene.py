@@ -64,6 +64,13 @@ class Scene:
     public_key: Path
     existing: bool
 
+    @property
+    def inside(self) -> str:
+        """What a command stands behind to reach the cluster from a shell."""
+        return " ".join(
+            self.cluster.processes.inside("env", f"KUBECONFIG={self.cluster.kubeconfig}")
+        )
+
 
 @contextmanager
 def set_up(folder: Path, timeline: Timeline, load: str = "") -> Iterator[Scene]:
@@ -171,6 +178,5 @@ def _prepare(
 
 
 def _keep_events(cluster: ControlPlane, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     events = cluster.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp")
-    (folder / "events.txt").write_text(events, encoding="utf-8")
+    (folder.parent / "events.txt").write_text(events, encoding="utf-8")
