@@ -48,7 +48,8 @@ def image() -> Path:
 
 def listed(namespace: str, folder: Path) -> dict[str, Any]:
     """Volumes and claims for `namespace`; what `.venvs/serve` lacks is written into `folder`."""
-    serve = interpreter("serve").parent.parent
+    # A link to one elsewhere has programs that name that place.
+    serve = interpreter("serve").parent.parent.resolve()
     _write(folder, serve)
     places = {_ENVIRONMENT: folder, _LIBRARIES: serve / _PACKAGES}
     items = [one for name, at in places.items() for one in _volume(namespace, name, at)]

@@ -16,7 +16,7 @@ import httpx
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.looking import Looking
 
-_RAY: Final = "cat /tmp/ray/session_*/logs/*.* 2>/dev/null || true"
+_RAY: Final = "find /tmp/ray -type f -path '*/logs/*' -exec tail -n +1 {} + 2>/dev/null || true"
 _RAY_CONTAINERS: Final = ("ray-head", "ray-worker")
 
 
