@@ -33,6 +33,8 @@ _FORMATS: Final = {FIRST: "nvfp4a16", SECOND: "fp8-block"}
 _GATES: Final = {"gates": [{"name": "weights", "metric": "WeightError", "maximum": "0.2"}]}
 _WINDOW_S: Final = 60
 _MOST: Final = 3
+# So few that clients on the same two cores ask for more than one replica.
+_THETA: Final = 30
 # The longest answer, and when a pod without a replica goes: whatever waits for either takes minutes
 # by default.
 _REQUEST_S: Final = 90
@@ -154,7 +156,7 @@ def measure(scene: Scene, release: Release) -> list[str]:
     with release.asking() as client:
         url = str(client.base_url).removesuffix("/v1/").rstrip("/")
     command = [
-        *(sys.executable, "-m", "halftone.cli", "bench", url, "--output", str(folder)),
+        *(sys.executable, "-m", "halftone", "bench", url, "--output", str(folder)),
         *("--concurrency", "8", "--rounds", "1", "--input-tokens", "64", "--output-tokens", "26"),
     ]
     ended = subprocess.run(
@@ -304,6 +306,7 @@ def _autoscaling(scene: Scene) -> dict[str, Any]:
             "prometheusUrl": scene.monitoring.inside,
             "selector": {"namespace": MODELS},
             "maxReplicas": _MOST,
+            "thetaPercent": _THETA,
             "scaleInWindowSeconds": _WINDOW_S,
             # In a ConfigMap of one's own it would be a volume more, and so another cluster of Ray.
             "capacity": {"card": json.loads((scene.folder / _CARD).read_text("utf-8"))},
