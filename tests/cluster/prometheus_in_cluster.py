@@ -114,7 +114,7 @@ def _operator() -> list[dict[str, Any]]:
             "--config-reloader-cpu-request=10m",
             "--config-reloader-memory-request=32Mi",
         ],
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+        "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
     }
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -139,7 +139,7 @@ def _servers() -> list[dict[str, Any]]:
         "replicas": 1,
         "serviceAccountName": "prometheus",
         "securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "fsGroup": 2000},
-        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+        "resources": {"requests": {"cpu": "20m", "memory": "256Mi"}},
     }
     chosen = {
         f"{kind}{part}": {} if part.startswith("Namespace") else {"matchLabels": LABELS}

@@ -96,7 +96,7 @@ def _acts(scene: Scene) -> Release:
     with act("the endpoint is installed from the first job, and asked") as told:
         release, facts = acts.serve(scene)
         told.facts += facts
-    with act("a replica is measured, and autoscaling turned on") as told:
+    with act("a replica is measured, and the law gets its card") as told:
         told.facts += acts.measure(scene, release)
     with act("load: replicas come, and go again") as told:
         told.facts += acts.follow(scene, release)

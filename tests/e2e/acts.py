@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 from halftone.spec.cluster import PLURAL
@@ -23,7 +23,7 @@ from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
 from tests.conftest import ROOT
 from tests.e2e.load import asked_by
 from tests.e2e.scene import JOBS, Scene, take_away
-from tests.endpoint.release import API_KEY, NAME, Release, chat
+from tests.endpoint.release import API_KEY, NAME, VALUES, Release, chat
 from tests.endpoint.release import NAMESPACE as MODELS
 from tests.node.jobs import job
 
@@ -142,7 +142,7 @@ def serve(scene: Scene) -> tuple[Release, list[str]]:
     """The endpoint of the first job's artifact, a chat, and the chart's own test."""
     digests = {name: _digest(scene, name) for name in (FIRST, SECOND)}
     release = Release(scene.cluster, scene.client, scene.s3.endpoint, digests, scene.timeline.tell)
-    release.put(_values(FIRST), FIRST, 1)
+    release.put(_values(scene, FIRST), FIRST, 1)
     with release.asking() as client:
         answer = chat(client)
     _require(bool(answer), "the chat's answer is empty")
@@ -151,7 +151,7 @@ def serve(scene: Scene) -> tuple[Release, list[str]]:
 
 
 def measure(scene: Scene, release: Release) -> list[str]:
-    """`halftone bench` makes a capacity card, by which replicas follow the load from then on."""
+    """`halftone bench` makes a capacity card, by which the law decides from then on."""
     folder = scene.folder / "measured"
     with release.asking() as client:
         url = str(client.base_url).removesuffix("/v1/").rstrip("/")
@@ -170,9 +170,9 @@ def measure(scene: Scene, release: Release) -> list[str]:
     cards = sorted(folder.glob("capacity/*.json"))
     _require(bool(cards), f"no capacity card was made: {ended.stderr.strip()[-500:]}")
     shutil.copy(cards[0], scene.folder / _CARD)
-    release.put(_values(FIRST, _autoscaling(scene)), FIRST, 1)
-    release.wait("the law decides", lambda: _wanted(scene) >= 1, 180)
-    return [line for line in ended.stdout.splitlines() if "|" in line][:3]
+    release.put(_values(scene, FIRST), FIRST, 1)
+    release.wait("the law decides", lambda: _wanted(scene) >= 1 and _held(scene) == 0, 180)
+    return [line for line in ended.stdout.splitlines() if line.startswith("capacity of")]
 
 
 def follow(scene: Scene, release: Release) -> list[str]:
@@ -196,7 +196,7 @@ def follow(scene: Scene, release: Release) -> list[str]:
 def swap(scene: Scene, release: Release) -> list[str]:
     """The second job's artifact takes the first one's place while chats go on."""
     with release.asked_all_the_while() as answers:
-        release.put(_values(SECOND, _autoscaling(scene)), SECOND, 1)
+        release.put(_values(scene, SECOND), SECOND, 1)
     failed = [one for one in answers if one]
     _require(not failed, f"chats failed: {failed[:3]}")
     return [f"{len(answers)} chats meanwhile, none failed"]
@@ -289,28 +289,37 @@ def uninstall(scene: Scene, release: Release) -> list[str]:
     return ["nothing is left" + (" but the definition of QuantizationJobs" if crd else "")]
 
 
-def _values(artifact: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _values(scene: Scene, artifact: str) -> dict[str, Any]:
+    """Two clusters of Ray stand side by side while an artifact is replaced, and ask for two cores
+    together with all else here.
+    """
     return {
         "artifact": {"fromJob": artifact, "fromJobNamespace": JOBS},
         "podMonitor": {"enabled": True, "labels": dict(LABELS)},
         "networkPolicy": {"monitoring": [_MONITORS]},
         "maxRequestSeconds": _REQUEST_S,
         "ray": {"idleTimeoutSeconds": _IDLE_S},
-        **(more or {}),
+        "head": {"resources": {"requests": {"cpu": "50m", "memory": "1Gi"}}},
+        "worker": VALUES["worker"] | {"resources": {"requests": {"cpu": "100m", "memory": "2Gi"}}},
+        "autoscaling": _autoscaling(scene),
     }
 
 
 def _autoscaling(scene: Scene) -> dict[str, Any]:
+    """On from the beginning, for to turn it on starts replicas anew; a card comes without that.
+
+    Until then the count holds. In a ConfigMap of its own the card would be a volume more, and so
+    another cluster of Ray.
+    """
+    card = scene.folder / _CARD
+    capacity = {"card": json.loads(card.read_text("utf-8"))} if card.exists() else {}
     return {
-        "autoscaling": {
-            "prometheusUrl": scene.monitoring.inside,
-            "selector": {"namespace": MODELS},
-            "maxReplicas": _MOST,
-            "thetaPercent": _THETA,
-            "scaleInWindowSeconds": _WINDOW_S,
-            # In a ConfigMap of one's own it would be a volume more, and so another cluster of Ray.
-            "capacity": {"card": json.loads((scene.folder / _CARD).read_text("utf-8"))},
-        }
+        "prometheusUrl": scene.monitoring.inside,
+        "selector": {"namespace": MODELS},
+        "maxReplicas": _MOST,
+        "thetaPercent": _THETA,
+        "scaleInWindowSeconds": _WINDOW_S,
+        "capacity": capacity,
     }
 
 
