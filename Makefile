@@ -110,7 +110,7 @@ e2e-alerts: $(DEV) $(SERVE) tools ## From three faults to whom Alertmanager tell
 
 e2e: $(DEV) $(SERVE) tools packages ## The whole way on one real node: job, endpoint, scaling, swap, faults, as root (KEEP=1 stays)
 	@$(PYTHON) -m tools.servers build monitoring
-	$(VENV)/python -m tests.e2e $(if $(KEEP),--keep)
+	$(VENV)/python -m tests.e2e $(if $(KEEP),--keep) $(if $(LOAD),--load '$(LOAD)')
 
 e2e-kfp: kubeflow-tools ## The pipeline and the operator against Kubeflow's real back end, by hand as root
 	$(VENV)/python -m pytest tests/kubeflow

@@ -91,21 +91,25 @@ def _kubernetes(name: str) -> Server:
     return Server("kubernetes", f"k8s.io/kubernetes/cmd/{name}", _KUBERNETES_VERSION)
 
 
-_PROMETHEUS = "github.com/prometheus/prometheus/cmd"
-_PROMETHEUS_VERSION = ("github.com/prometheus/common/version.Version=3.11.3",)
+# As their modules are pinned, in their own counting.
+PROMETHEUS_VERSION = "3.11.3"
 # The newest whose Go module holds its pages; later ones are built by Node first.
+ALERTMANAGER_VERSION = "0.31.1"
+_PROMETHEUS = "github.com/prometheus/prometheus/cmd"
 _ALERTMANAGER = "github.com/prometheus/alertmanager/cmd"
-_ALERTMANAGER_VERSION = ("github.com/prometheus/common/version.Version=0.31.1",)
+_OWN_VERSION = "github.com/prometheus/common/version.Version"
 
 
 def _prometheus(name: str, *tags: str) -> Server:
     # Targets come from files; the clients of every cloud would take most of the build.
     tags = ("remove_all_sd", *tags)
-    return Server("prometheus", f"{_PROMETHEUS}/{name}", _PROMETHEUS_VERSION, tags=tags)
+    version = f"{_OWN_VERSION}={PROMETHEUS_VERSION}"
+    return Server("prometheus", f"{_PROMETHEUS}/{name}", (version,), tags=tags)
 
 
 def _alertmanager(name: str) -> Server:
-    return Server("alertmanager", f"{_ALERTMANAGER}/{name}", _ALERTMANAGER_VERSION)
+    version = f"{_OWN_VERSION}={ALERTMANAGER_VERSION}"
+    return Server("alertmanager", f"{_ALERTMANAGER}/{name}", (version,))
 
 
 # In the order in which they are built: the API server first, whose packages the others share.

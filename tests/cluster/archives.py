@@ -12,8 +12,10 @@ from pathlib import Path
 
 def single_binary_image(archive: Path, name: str, binary: Path) -> None:
     """Write an image called `name` that holds `binary` and runs it."""
-    layer = _tar({binary.name: (binary.read_bytes(), 0o755)})
-    _write(archive, name, layer, {"Entrypoint": [f"/{binary.name}"], "User": "65532"})
+    # Not at the top, where pods mount their data by the name of the program.
+    place = f"bin/{binary.name}"
+    layer = _tar({place: (binary.read_bytes(), 0o755)})
+    _write(archive, name, layer, {"Entrypoint": [f"/{place}"], "User": "65532"})
 
 
 def binaries_image(archive: Path, name: str, *binaries: Path) -> None:

@@ -3,7 +3,6 @@
 Called by the API tier, its stand-ins and benchmarks. It is nobody's code under test.
 """
 
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
@@ -17,14 +16,6 @@ MERGE: Final = {"Content-Type": "application/merge-patch+json"}
 _POLL: Final = 0.1
 
 Object = dict[str, Any]
-
-
-def connection(cluster: ControlPlane) -> httpx.Client:
-    """An administrator's connection; the caller closes it."""
-    pki = cluster.authority.folder
-    context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-    context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-    return httpx.Client(base_url=cluster.url, verify=context, timeout=60, trust_env=False)
 
 
 def jobs_path(namespace: str) -> str:
@@ -46,7 +37,7 @@ class Client:
     """Objects by path, as dictionaries; an error of the server is an httpx.HTTPStatusError."""
 
     def __init__(self, cluster: ControlPlane) -> None:
-        self.http = connection(cluster)
+        self.http = cluster.connection()
 
     def __enter__(self) -> Self:
         return self

@@ -10,10 +10,12 @@ which is loopback, or the namespace's own when a node is to reach it.
 import json
 import secrets
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import yaml
 
 from tests.cluster.pki import Authority
@@ -84,6 +86,18 @@ class ControlPlane:
     def get(self, *arguments: str) -> Any:
         """An object or a list, read with kubectl."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def connection(self) -> httpx.Client:
+        """An administrator's connection to the API server; the caller closes it."""
+        pki = self.authority.folder
+        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+        context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+        return httpx.Client(base_url=self.url, verify=context, timeout=60, trust_env=False)
+
+    def service(self, name: str, namespace: str) -> str:
+        """The address of a Service, which answers on every node."""
+        address: str = self.get("service", name, "-n", namespace)["spec"]["clusterIP"]
+        return address
 
     def write_kubeconfig(self, path: Path, name: str, server: str | None = None) -> Path:
         """A kubeconfig for whom `authority` issued the certificate `name`."""

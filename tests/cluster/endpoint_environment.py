@@ -22,13 +22,14 @@ from tools.environments import interpreter
 _PLACE: Final = "/opt/halftone"
 _PACKAGES: Final = "lib/python3.11/site-packages"
 _ENVIRONMENT, _LIBRARIES = "environment", "packages"
+VOLUMES: Final = (_ENVIRONMENT, _LIBRARIES)
 # For the chart: the image, and the claims in their places.
 VALUES: Final[dict[str, Any]] = {
     "image": {"registry": own_images.REGISTRY, "pullPolicy": "Never"},
     "images": {"endpoint": own_images.ENDPOINT_BARE},
     "extraVolumes": [
         {"name": name, "persistentVolumeClaim": {"claimName": name, "readOnly": True}}
-        for name in (_ENVIRONMENT, _LIBRARIES)
+        for name in VOLUMES
     ],
     "extraVolumeMounts": [
         {"name": _ENVIRONMENT, "mountPath": _PLACE, "readOnly": True},
@@ -47,7 +48,8 @@ def image() -> Path:
 
 def listed(namespace: str, folder: Path) -> dict[str, Any]:
     """Volumes and claims for `namespace`; what `.venvs/serve` lacks is written into `folder`."""
-    serve = interpreter("serve").parent.parent
+    # A link to one elsewhere has programs that name that place.
+    serve = interpreter("serve").parent.parent.resolve()
     _write(folder, serve)
     places = {_ENVIRONMENT: folder, _LIBRARIES: serve / _PACKAGES}
     items = [one for name, at in places.items() for one in _volume(namespace, name, at)]

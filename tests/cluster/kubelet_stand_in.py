@@ -16,7 +16,7 @@ import httpx
 
 from halftone.spec.cluster import JOB_LABEL, STAGE_LABEL
 from halftone.spec.stage_results import StageResult
-from tests.cluster.client import MERGE, connection
+from tests.cluster.client import MERGE
 from tests.cluster.control_plane import ControlPlane
 
 _READ_SECONDS: Final = 5.0
@@ -48,7 +48,7 @@ class KubeletStandIn:
     ) -> None:
         self.answers = answers
         self._path = f"/api/v1/namespaces/{namespace}/pods" if namespace else "/api/v1/pods"
-        self._client = connection(cluster)
+        self._client = cluster.connection()
         self._pool = ThreadPoolExecutor(threads)
         self._answered: set[str] = set()
         self._stopped = threading.Event()

@@ -23,7 +23,7 @@ from tools.servers import kuberay_definitions, program
 RAY_API: Final = "/apis/ray.io/v1"
 IMAGE: Final = "localhost/kuberay-operator:1"
 NAMESPACE: Final = "kuberay"
-_NAME: Final = "kuberay-operator"
+NAME: Final = "kuberay-operator"
 # Behind a feature gate that is closed.
 _OFF: Final = "raycronjobs"
 _VISITS: Final = 'controller_runtime_reconcile_total{controller="rayservice"'
@@ -83,8 +83,8 @@ def operator(cluster: ControlPlane) -> Iterator[Visits]:
 
 def image(folder: Path) -> Path:
     """The archive of the operator's image."""
-    archive = folder / f"{_NAME}.tar"
-    single_binary_image(archive, IMAGE, program(_NAME))
+    archive = folder / f"{NAME}.tar"
+    single_binary_image(archive, IMAGE, program(NAME))
     return archive
 
 
@@ -96,19 +96,19 @@ def install(cluster: ControlPlane) -> None:
     objects = {"apiVersion": "v1", "kind": "List", "items": _objects()}
     cluster.kubectl("apply", "-f", "-", text=json.dumps(objects))
     cluster.kubectl(
-        "rollout", "status", f"deployment/{_NAME}", "-n", NAMESPACE, "--timeout=120s"
+        "rollout", "status", f"deployment/{NAME}", "-n", NAMESPACE, "--timeout=120s"
     )  # fmt: skip
 
 
 def _objects() -> list[dict[str, Any]]:
-    meta = {"name": _NAME, "namespace": NAMESPACE}
+    meta = {"name": NAME, "namespace": NAMESPACE}
     # By these the endpoint's policy lets it in.
     labels = {
         "app.kubernetes.io/name": "kuberay",
         "app.kubernetes.io/component": "kuberay-operator",
     }
     container = {
-        "name": _NAME,
+        "name": NAME,
         "image": IMAGE,
         "imagePullPolicy": "Never",
         "args": ["--enable-leader-election=false"],
@@ -123,8 +123,8 @@ def _objects() -> list[dict[str, Any]]:
         {
             "apiVersion": f"{rights}/v1",
             "kind": "ClusterRoleBinding",
-            "metadata": {"name": _NAME},
-            "roleRef": {"apiGroup": rights, "kind": "ClusterRole", "name": _NAME},
+            "metadata": {"name": NAME},
+            "roleRef": {"apiGroup": rights, "kind": "ClusterRole", "name": NAME},
             "subjects": [{"kind": "ServiceAccount", **meta}],
         },
         {
@@ -135,7 +135,7 @@ def _objects() -> list[dict[str, Any]]:
                 "selector": {"matchLabels": labels},
                 "template": {
                     "metadata": {"labels": labels},
-                    "spec": {"serviceAccountName": _NAME, "containers": [container]},
+                    "spec": {"serviceAccountName": NAME, "containers": [container]},
                 },
             },
         },

@@ -9,7 +9,6 @@ from typing import Any, Final, Self
 
 import httpx
 
-from tests.cluster.client import connection
 from tests.cluster.control_plane import ControlPlane
 
 _LOOK_S: Final = 0.5
@@ -20,7 +19,7 @@ class Looking(ABC):
 
     def __init__(self, cluster: ControlPlane) -> None:
         self.errors: list[str] = []
-        self.client = connection(cluster)
+        self.client = cluster.connection()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 

@@ -9,6 +9,7 @@ nftables, iptables and conntrack; `tools.packages` installs them.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +32,8 @@ _POD_RANGE = "10.244.0.0/24"
 _CNI_PLUGINS = "/usr/lib/cni"
 # Of control groups version 1; version 2 has one tree, and a kubelet makes its own branch there.
 _CONTROLLERS = tuple(p for p in Path("/sys/fs/cgroup").glob("*/") if (p / "tasks").exists())
+# What the kernel gives a process beside it.
+_SHARES = 1024
 _MANIFESTS = Path(__file__).parent / "manifests"
 # Pods of a stopped kubelet outlive it, so they are deleted first.
 _EMPTYING_SECONDS = 30.0
@@ -76,10 +79,14 @@ class Node:
         shutil.rmtree(self._state, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    @property
+    def loading(self) -> list[str]:
+        """The command that loads an archive, whose path goes behind it."""
+        return ["ctr", "-a", str(self._socket), "-n", "k8s.io", "images", "import"]
+
     def load(self, archive: Path) -> None:
         """Let pods use the image in a docker archive."""
-        client = ["ctr", "-a", str(self._socket), "-n", "k8s.io", "images", "import", str(archive)]
-        subprocess.run(client, check=True, capture_output=True)
+        subprocess.run([*self.loading, str(archive)], check=True, capture_output=True)
 
     def by_digest(self, reference: str) -> str:
         """A name by its digest for an image that the node has, under which pods find it too."""
@@ -268,6 +275,9 @@ def _make_cgroups(name: str) -> None:
     for controller in _CONTROLLERS:
         group = controller / name
         group.mkdir()
+        if (shares := group / "cpu.shares").exists():
+            # Of a busy machine a group has as much as any one process, if it is not told more.
+            shares.write_text(str(_SHARES * (os.cpu_count() or 1)))
         if controller.name == "cpuset":
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 (group / setting).write_text((controller / setting).read_text())

@@ -7,7 +7,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Final, Self
 
-from tests.cluster.client import MERGE, connection
+from tests.cluster.client import MERGE
 from tests.cluster.control_plane import ControlPlane
 
 _NAME: Final = "stand-in"
@@ -21,7 +21,7 @@ class NodeStandIn:
     """The node, while the block runs."""
 
     def __init__(self, cluster: ControlPlane) -> None:
-        self._client = connection(cluster)
+        self._client = cluster.connection()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat)
 

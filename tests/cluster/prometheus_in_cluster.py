@@ -5,8 +5,7 @@ an Alertmanager, in pods.
     monitoring.query("up")
 
 Called by `tests/e2e`. What kube-prometheus-stack installs beside these (Grafana, exporters of the
-cluster) is not here. Service addresses are fixed, so that a client on the node, which has no name
-service, finds them.
+cluster) is not here. A client on the node, which has no name service, asks the Services' addresses.
 """
 
 import json
@@ -18,7 +17,12 @@ import httpx
 from tests.cluster import definitions
 from tests.cluster.archives import binaries_image, single_binary_image
 from tests.cluster.control_plane import ControlPlane
-from tools.servers import monitoring_definitions, program
+from tools.servers import (
+    ALERTMANAGER_VERSION,
+    PROMETHEUS_VERSION,
+    monitoring_definitions,
+    program,
+)
 
 NAMESPACE: Final = "monitoring"
 # What a user's Prometheus would choose rules and monitors by.
@@ -28,8 +32,11 @@ _RELOADER: Final = "localhost/prometheus-config-reloader:1"
 _PROMETHEUS: Final = "localhost/prometheus:1"
 _ALERTMANAGER: Final = "localhost/alertmanager:1"
 # By which the operator knows what flags a server takes.
-_VERSIONS: Final = {"prometheus": "v3.11.3", "alertmanager": "v0.28.1"}
-_ADDRESSES: Final = {"prometheus": ("10.96.0.30", 9090), "alertmanager": ("10.96.0.31", 9093)}
+_VERSIONS: Final = {
+    "prometheus": f"v{PROMETHEUS_VERSION}",
+    "alertmanager": f"v{ALERTMANAGER_VERSION}",
+}
+_PORTS: Final = {"prometheus": 9090, "alertmanager": 9093}
 _RIGHTS: Final = "rbac.authorization.k8s.io"
 _API: Final = "monitoring.coreos.com/v1"
 
@@ -55,9 +62,6 @@ class PrometheusInCluster:
     """
 
     def __init__(self, cluster: ControlPlane) -> None:
-        self.url, self.alertmanager = (
-            f"http://{address}:{port}" for address, port in _ADDRESSES.values()
-        )
         self.inside = f"http://prometheus.{NAMESPACE}.svc.cluster.local:9090"
         definitions.install(cluster, "Prometheus's CRDs", monitoring_definitions())
         for objects in (_operator(), _servers()):
@@ -67,6 +71,9 @@ class PrometheusInCluster:
             for state in ("create", "condition=Ready"):
                 wait = ("wait", f"--for={state}", f"pod/{name}-0", "--timeout=180s")
                 cluster.kubectl(*wait, "-n", NAMESPACE)
+        self.url, self.alertmanager = (
+            f"http://{cluster.service(name, NAMESPACE)}:{port}" for name, port in _PORTS.items()
+        )
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an instant query."""
@@ -107,7 +114,7 @@ def _operator() -> list[dict[str, Any]]:
             "--config-reloader-cpu-request=10m",
             "--config-reloader-memory-request=32Mi",
         ],
-        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+        "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}},
     }
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -132,7 +139,7 @@ def _servers() -> list[dict[str, Any]]:
         "replicas": 1,
         "serviceAccountName": "prometheus",
         "securityContext": {"runAsUser": 1000, "runAsNonRoot": True, "fsGroup": 2000},
-        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+        "resources": {"requests": {"cpu": "20m", "memory": "256Mi"}},
     }
     chosen = {
         f"{kind}{part}": {} if part.startswith("Namespace") else {"matchLabels": LABELS}
@@ -170,7 +177,7 @@ def _servers() -> list[dict[str, Any]]:
             "Alertmanager",
             {**common, "image": _ALERTMANAGER, "version": _VERSIONS["alertmanager"]},
         ),
-        *(_service(kind, *place) for kind, place in _ADDRESSES.items()),
+        *(_service(kind, port) for kind, port in _PORTS.items()),
     ]
 
 
@@ -180,13 +187,12 @@ def _resource(kind: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": _API, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _service(name: str, address: str, port: int) -> dict[str, Any]:
+def _service(name: str, port: int) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
-            "clusterIP": address,
             "selector": {"app.kubernetes.io/name": name},
             "ports": [{"name": "web", "port": port, "targetPort": port}],
         },

@@ -1,7 +1,7 @@
 """versitygw as a pod of the cluster: the S3 that jobs read from and publish to.
 
-Called by the node tier. Data lies in an emptyDir, and is gone with the pod. The Service has a fixed
-address, so that a client on the node, which has no name service, finds it too.
+Called by the node tier. Data lies in an emptyDir, and is gone with the pod. A client on the node,
+which has no name service, asks the Service's address.
 """
 
 import json
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 NAMESPACE: Final = "storage"
 IMAGE: Final = "localhost/versitygw:1"
-_ADDRESS: Final = "10.96.0.20"
 _PORT: Final = 7070
 
 
@@ -37,10 +36,10 @@ class S3InCluster:
         self._root = Account.new("root")
         self.secret_key = self._root.secret_key
         self.endpoint = f"http://s3.{NAMESPACE}.svc.cluster.local:{_PORT}"
-        self.outside = f"http://{_ADDRESS}:{_PORT}"
         objects = {"apiVersion": "v1", "kind": "List", "items": self._objects()}
         cluster.kubectl("apply", "-f", "-", text=json.dumps(objects))
         cluster.kubectl("rollout", "status", "deployment/s3", "-n", NAMESPACE, "--timeout=120s")
+        self.outside = f"http://{cluster.service('s3', NAMESPACE)}:{_PORT}"
 
     @property
     def credentials_file(self) -> str:
@@ -112,7 +111,6 @@ class S3InCluster:
                 "kind": "Service",
                 "metadata": {"name": "s3", "namespace": NAMESPACE},
                 "spec": {
-                    "clusterIP": _ADDRESS,
                     "selector": labels,
                     "ports": [{"port": _PORT, "targetPort": _PORT}],
                 },

@@ -1,27 +1,31 @@
 """All that the story needs before it begins: a node, S3, KubeRay, Prometheus, two namespaces.
 
 Called by `python -m tests.e2e`. The node is a real kubelet in a network namespace of its own, which
-this process enters. Ray and vLLM come from a read-only hostPath volume in place of an image of
-seven gigabytes. The network does not enforce NetworkPolicies.
+this process enters; or the cluster that KUBECONFIG names, of which this machine must be the node:
+pods mount `.venvs/serve` from here, and Services are asked by their addresses. Ray and vLLM come
+from that read-only hostPath volume in place of an image of seven gigabytes. The network of our own
+node does not enforce NetworkPolicies.
 """
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import SubprocessError
 from typing import Final
 
 from tests.cluster import endpoint_environment, kuberay, prometheus_in_cluster, s3_in_cluster
 from tests.cluster.client import Client
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.existing import ExistingCluster
 from tests.cluster.network import ADDRESS, Network
 from tests.cluster.node import Node
 from tests.cluster.own_images import archives
 from tests.cluster.prometheus_in_cluster import PrometheusInCluster
 from tests.cluster.s3_in_cluster import S3InCluster
+from tests.e2e.logs import FollowedLogs
 from tests.e2e.timeline import Timeline
 from tests.endpoint.release import API_KEY
 from tests.endpoint.release import NAMESPACE as MODELS
@@ -34,64 +38,121 @@ _RESTRICTED: Final = {
 }
 
 
+_OURS: Final = (
+    JOBS,
+    MODELS,
+    s3_in_cluster.NAMESPACE,
+    kuberay.NAMESPACE,
+    prometheus_in_cluster.NAMESPACE,
+)
+
+
 @dataclass(frozen=True)
 class Scene:
-    """What runs; `folder` is for logs, `public_key` what artifacts are verified with."""
+    """What runs; `folder` is for logs, `public_key` what artifacts are verified with.
+
+    `existing`: nobody throws this cluster away.
+    """
 
     cluster: ControlPlane
     client: Client
     s3: S3InCluster
     monitoring: PrometheusInCluster
     timeline: Timeline
+    logs: FollowedLogs
     folder: Path
     public_key: Path
+    existing: bool
+
+    @property
+    def inside(self) -> str:
+        """What a command stands behind to reach the cluster from a shell."""
+        return " ".join(
+            self.cluster.processes.inside("env", f"KUBECONFIG={self.cluster.kubeconfig}")
+        )
 
 
 @contextmanager
-def set_up(folder: Path, timeline: Timeline) -> Iterator[Scene]:
-    """A cluster below `folder` until the block ends."""
+def set_up(folder: Path, timeline: Timeline, load: str = "") -> Iterator[Scene]:
+    """A cluster below `folder` until the block ends; with KUBECONFIG set that one, whose node gets
+    images by the command `load`, which an archive's path is put behind.
+    """
+    existing = bool(os.environ.get("KUBECONFIG"))
     with timeline.act("images are built where they changed, and saved"):
-        files = folder / "archives"
-        files.mkdir(parents=True)
-        saved = [
-            *archives(),
-            endpoint_environment.image(),
-            kuberay.image(files),
-            s3_in_cluster.image(files),
-            *prometheus_in_cluster.images(files),
-        ]
-    with (
-        Network(f"halftone-{os.getpid()}") as network,
-        ControlPlane(folder / "cluster", address=ADDRESS, network=network.path) as cluster,
-        _node(cluster, network, saved, timeline),
-        network.entered(),
-        Client(cluster) as client,
-    ):
-        with timeline.act("S3, KubeRay's operator, Prometheus and Alertmanager run in it"):
-            s3 = S3InCluster(cluster)
-            kuberay.install(cluster)
-            monitoring = PrometheusInCluster(cluster)
-        with timeline.act("two namespaces under Pod Security `restricted`, Secrets, the source"):
-            key = folder / "key.pub"
-            _prepare(cluster, client, s3, folder, key)
+        saved = _images(folder / "archives")
+    used = _existing(folder, saved, load, timeline) if existing else _own(folder, saved, timeline)
+    with used as cluster, Client(cluster) as client:
+        followed = FollowedLogs(cluster, folder / "logs")
         try:
-            yield Scene(cluster, client, s3, monitoring, timeline, folder, key)
+            with followed:
+                with timeline.act("S3, KubeRay's operator, Prometheus and Alertmanager"):
+                    s3 = S3InCluster(cluster)
+                    kuberay.install(cluster)
+                    monitoring = PrometheusInCluster(cluster)
+                key = folder / "key.pub"
+                with timeline.act("two namespaces under Pod Security `restricted`, Secrets"):
+                    _prepare(cluster, client, s3, folder, key)
+                yield Scene(
+                    cluster, client, s3, monitoring, timeline, followed, folder, key, existing
+                )
+                s3.client.close()
         finally:
-            _keep_logs(cluster, folder / "logs")
-            s3.client.close()
+            _keep_events(cluster, folder / "logs")
+
+
+def _images(folder: Path) -> list[Path]:
+    folder.mkdir(parents=True)
+    return [
+        *archives(),
+        endpoint_environment.image(),
+        kuberay.image(folder),
+        s3_in_cluster.image(folder),
+        *prometheus_in_cluster.images(folder),
+    ]
 
 
 @contextmanager
-def _node(
-    cluster: ControlPlane, network: Network, images: list[Path], timeline: Timeline
-) -> Iterator[None]:
-    node = Node(cluster, network, images)
-    with timeline.act("a control plane and a node with a real kubelet"):
-        node.__enter__()
-    try:
-        yield
-    finally:
-        node.__exit__()
+def _own(folder: Path, images: list[Path], timeline: Timeline) -> Iterator[ControlPlane]:
+    with ExitStack() as stack:
+        with timeline.act("a control plane and a node with a real kubelet"):
+            network = stack.enter_context(Network(f"halftone-{os.getpid()}"))
+            plane = ControlPlane(folder / "cluster", address=ADDRESS, network=network.path)
+            cluster = stack.enter_context(plane)
+            stack.enter_context(Node(cluster, network, images))
+        with network.entered():
+            yield cluster
+
+
+@contextmanager
+def _existing(
+    folder: Path, images: list[Path], load: str, timeline: Timeline
+) -> Iterator[ControlPlane]:
+    with ExistingCluster(folder / "cluster") as cluster:
+        with timeline.act("the cluster that KUBECONFIG names has room, and gets the images"):
+            there = cluster.kubectl("get", "namespaces", "--ignore-not-found", "-o=name", *_OURS)
+            if there:
+                raise RuntimeError(
+                    f"the cluster has {', '.join(there.split())}, which are made here and removed "
+                    "at the end; delete them, or take another cluster."
+                )
+            for archive in images if load else ():
+                subprocess.run([*load.split(), str(archive)], check=True, capture_output=True)
+        yield cluster
+
+
+def take_away(cluster: ControlPlane) -> None:
+    """What `set_up` brought into a cluster, but for CustomResourceDefinitions."""
+    cluster.kubectl("delete", "namespaces", "--ignore-not-found", "--timeout=300s", *_OURS)
+    volumes = [f"pv/{name}" for name in endpoint_environment.VOLUMES]
+    rights = [
+        f"{kind}/{name}"
+        for kind, names in (
+            ("clusterrole", (kuberay.NAME, "prometheus")),
+            ("clusterrolebinding", (kuberay.NAME, "prometheus", "prometheus-operator")),
+        )
+        for name in names
+    ]
+    cluster.kubectl("delete", "--ignore-not-found", *volumes, *rights)
 
 
 def _prepare(
@@ -116,22 +177,6 @@ def _prepare(
     cluster.kubectl("apply", "-f", "-", text=json.dumps(volumes))
 
 
-def logs_of(cluster: ControlPlane) -> dict[str, str]:
-    """What every container that is still there has said, by namespace and pod."""
-    found = {}
-    for pod in cluster.get("pods", "-A")["items"]:
-        name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-        command = ("logs", "-n", namespace, name, "--all-containers", "--prefix")
-        try:
-            found[f"{namespace}-{name}"] = cluster.kubectl(*command)
-        except SubprocessError as error:  # a pod that never began has no log
-            found[f"{namespace}-{name}"] = str(error)
-    return found
-
-
-def _keep_logs(cluster: ControlPlane, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, said in logs_of(cluster).items():
-        (folder / f"{name}.log").write_text(said, encoding="utf-8")
+def _keep_events(cluster: ControlPlane, folder: Path) -> None:
     events = cluster.kubectl("get", "events", "-A", "--sort-by=.lastTimestamp")
-    (folder / "events.txt").write_text(events, encoding="utf-8")
+    (folder.parent / "events.txt").write_text(events, encoding="utf-8")

@@ -248,6 +248,14 @@ def test_a_window_that_was_given_counts_alone() -> None:
     assert usual[-1].wanted > 6
 
 
+def test_bursts_that_are_over_keep_no_reserve_beyond_a_window_that_was_given() -> None:
+    bursts = [arrivals_for(3) if n % 7 == 0 else arrivals_for(0.2) for n in range(40)]
+    made, _, _ = follow(bursts + [0.0] * 40, replace(SETTINGS, scale_in_window_s=60.0))
+    assert made[39].wanted > 1
+    assert made[-1].asked["Reserve"] == 0
+    assert made[-1].wanted == 1
+
+
 def test_no_replica_goes_before_history_covers_the_window() -> None:
     made, _, _ = follow([0.0] * 19, ready=7)
     assert {decision.wanted for decision in made} == {7}

@@ -1,0 +1,85 @@
+"""What every container says, read while it says it, into a file each.
+
+Called by `python -m tests.e2e`: a pod that is gone has no log to ask for, and a Secret in one would
+not be found. Ray keeps what its processes say in files of its pods, which are read at the end.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from subprocess import SubprocessError
+from typing import Any, Final
+
+import httpx
+
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.looking import Looking
+
+_RAY: Final = "find /tmp/ray -type f -path '*/logs/*' -exec tail -n +1 {} + 2>/dev/null || true"
+_RAY_CONTAINERS: Final = ("ray-head", "ray-worker")
+
+
+class FollowedLogs(Looking):
+    """Writes `NAMESPACE.POD.CONTAINER.RESTARTS.log` into `folder` while the block runs."""
+
+    def __init__(self, cluster: ControlPlane, folder: Path) -> None:
+        super().__init__(cluster)
+        self.folder = folder
+        self._cluster = cluster
+        self._followed: set[str] = set()
+        self._threads: list[threading.Thread] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def look(self) -> None:
+        """Begin to follow whichever container has begun since the last look."""
+        for pod in self.items("/api/v1/pods"):
+            for name, path, query in _begun(pod):
+                if name in self._followed:
+                    continue
+                self._followed.add(name)
+                thread = threading.Thread(target=self._follow, args=(name, path, query))
+                thread.daemon = True
+                thread.start()
+                self._threads.append(thread)
+
+    def _follow(self, name: str, path: str, query: dict[str, str]) -> None:
+        with (
+            (self.folder / f"{name}.log").open("wb") as log,
+            self._cluster.connection() as client,
+            suppress(httpx.HTTPError),  # the pod or the cluster is gone
+            client.stream("GET", path, params=query, timeout=httpx.Timeout(60, read=None)) as said,
+        ):
+            for part in said.iter_bytes():
+                log.write(part)
+                log.flush()
+
+    def read_ray(self) -> None:
+        """What Ray's processes have written in pods that are there."""
+        for pod in self.items("/api/v1/pods"):
+            meta = pod["metadata"]
+            for container in pod["spec"]["containers"]:
+                if container["name"] not in _RAY_CONTAINERS:
+                    continue
+                where = ("-n", meta["namespace"], meta["name"], "-c", container["name"])
+                with suppress(SubprocessError):  # it is just going
+                    said = self._cluster.kubectl("exec", *where, "--", "sh", "-c", _RAY)
+                    path = self.folder / f"{meta['namespace']}.{meta['name']}.files.log"
+                    path.write_text(said, encoding="utf-8")
+
+    def texts(self) -> dict[str, str]:
+        """All that was said so far, by the names of the files."""
+        paths = sorted(self.folder.glob("*.log"))
+        return {path.name: path.read_text("utf-8", errors="replace") for path in paths}
+
+
+def _begun(pod: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Of each container that has begun: the name of its file, and where its log is asked for."""
+    meta = pod["metadata"]
+    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/log"
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for row in pod["status"].get(kind, ()):
+            if not row["state"].keys() & {"running", "terminated"}:
+                continue
+            whose = (meta["namespace"], meta["name"], row["name"], str(row["restartCount"]))
+            yield ".".join(whose), path, {"container": row["name"], "follow": "true"}
