@@ -18,6 +18,7 @@ from typing import Any, Final
 from halftone.spec.cluster import PLURAL
 from tests.cluster.client import children_path, condition_of, jobs_path, pods_path
 from tests.cluster.helm import Helm
+from tests.cluster.kuberay import RAY_API
 from tests.cluster.own_images import REGISTRY
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
@@ -132,8 +133,7 @@ def lose_the_operator(scene: Scene, name: str) -> list[str]:
     )
     chosen = {"labelSelector": "app.kubernetes.io/component=operator"}
     for pod in scene.client.items(pods_path(JOBS), **chosen):
-        gone = f"{pods_path(JOBS)}/{pod['metadata']['name']}?gracePeriodSeconds=0"
-        scene.client.delete(gone)
+        scene.client.delete(f"{pods_path(JOBS)}/{pod['metadata']['name']}", grace_s=0)
     told = succeeded(scene, name)
     made = [one["metadata"]["name"] for one in scene.client.items(children, labelSelector=label)]
     _require(len(made) == len(set(made)), f"stages were made twice: {made}")
@@ -224,22 +224,32 @@ def break_things(scene: Scene, release: Release) -> list[str]:
     """A replica's pod is killed; Prometheus is away, and the count holds until it is back."""
     facts = []
     with release.asked_all_the_while() as answers:
-        (pod, *_) = release.ready("replica")
+        release.wait("the last artifact's pods go", lambda: _clusters(release) == 1, 600)
+        release.wait("one replica", lambda: len(release.ready("replica")) == 1)
+        (pod,) = release.ready("replica")
         name = pod["metadata"]["name"]
-        scene.client.delete(f"{pods_path(MODELS)}/{name}?gracePeriodSeconds=0")
+        began = time.monotonic()
+        scene.client.delete(f"{pods_path(MODELS)}/{name}", grace_s=0)
         release.wait(
             "another pod",
             lambda: any(p["metadata"]["name"] != name for p in release.ready("replica")),
         )
-        release.wait("the application", lambda: release.application() == "RUNNING")
+        before = len(answers)
+        release.wait("an answer again", lambda: "" in answers[before:])
+        facts.append(
+            f"a replica's pod is killed: answers again {time.monotonic() - began:.0f} s on"
+        )
     failed = sum(1 for one in answers if one)
-    facts.append(f"a replica's pod was killed: {failed} of {len(answers)} chats failed")
+    facts.append(f"{failed} of {len(answers)} chats failed meanwhile")
+    count = len(release.ready("replica"))
     scene.cluster.kubectl("delete", "pod", "prometheus-prometheus-0", "-n", MONITORING)
     ready = ("wait", "--for=condition=Ready", "pod/prometheus-prometheus-0", "--timeout=180s")
     scene.cluster.kubectl("wait", "--for=create", "pod/prometheus-prometheus-0", "-n", MONITORING)
     scene.cluster.kubectl(*ready, "-n", MONITORING)
     release.wait("the law decides again", lambda: _held(scene) == 0, 300)
-    facts.append(f"Prometheus was killed: {len(release.ready('replica'))} replica stayed")
+    left = len(release.ready("replica"))
+    _require(left == count, f"{count} replicas became {left} while Prometheus was away")
+    facts.append(f"Prometheus is killed: {left} replica stays")
     return facts
 
 
@@ -339,6 +349,11 @@ def _autoscaling(scene: Scene) -> dict[str, Any]:
         "scaleInWindowSeconds": _WINDOW_S,
         "capacity": capacity,
     }
+
+
+def _clusters(release: Release) -> int:
+    """How many clusters of Ray there are: two while one takes the place of another."""
+    return len(release.client.items(f"{RAY_API}/namespaces/{MODELS}/rayclusters"))
 
 
 def _wanted(scene: Scene) -> float:
