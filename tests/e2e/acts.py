@@ -289,6 +289,12 @@ def search_logs(scene: Scene) -> list[str]:
     return [f"{len(planted)} values of Secrets, in none of {len(told) - objects} logs"]
 
 
+def _left(scene: Scene) -> list[str]:
+    kinds = "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts"
+    chosen = ("-A", "-l", "app.kubernetes.io/part-of=halftone", "-o", "name")
+    return scene.cluster.kubectl("get", kinds, *chosen).split()
+
+
 def _values_in(text: str) -> Iterator[str]:
     """Lines of a file, and what stands behind an equals sign of a credentials file."""
     for line in text.splitlines():
@@ -304,14 +310,8 @@ def uninstall(scene: Scene, release: Release) -> list[str]:
     scene.client.wait("the end of all jobs", lambda: not scene.client.items(jobs_path(JOBS)), 180)
     Helm(scene.cluster, MONITORING)("uninstall", "halftone", "--wait")
     Helm(scene.cluster, JOBS)("uninstall", "halftone", "--wait")
-    kinds = "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts"
-    left = [
-        f"{one['kind']} {one['metadata']['namespace']}/{one['metadata']['name']}"
-        for one in scene.cluster.get(kinds, "-A", "-l", "app.kubernetes.io/part-of=halftone")[
-            "items"
-        ]
-    ]
-    _require(not left, f"left behind: {left}")
+    # Helm does not wait for pods that a controller has made.
+    release.wait("the end of all that is ours", lambda: not _left(scene), 180)
     crd = scene.cluster.kubectl("get", "crd", "--ignore-not-found", f"{PLURAL}.halftone.dev")
     if scene.existing:
         take_away(scene.cluster)
