@@ -311,7 +311,10 @@ def uninstall(scene: Scene, release: Release) -> list[str]:
     Helm(scene.cluster, MONITORING)("uninstall", "halftone", "--wait")
     Helm(scene.cluster, JOBS)("uninstall", "halftone", "--wait")
     # Helm does not wait for pods that a controller has made.
-    release.wait("the end of all that is ours", lambda: not _left(scene), 180)
+    try:
+        release.wait("the end of all that is ours", lambda: not _left(scene), 180)
+    except TimeoutError:
+        raise RuntimeError(f"left behind: {_left(scene)}") from None
     crd = scene.cluster.kubectl("get", "crd", "--ignore-not-found", f"{PLURAL}.halftone.dev")
     if scene.existing:
         take_away(scene.cluster)
