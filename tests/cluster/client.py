@@ -85,9 +85,12 @@ class Client:
         found: Object = answer.raise_for_status().json()
         return found
 
-    def delete(self, path: str, policy: str = "Background") -> None:
-        """Delete one object; one that is gone is no error."""
-        answer = self.http.delete(path, params={"propagationPolicy": policy})
+    def delete(self, path: str, policy: str = "Background", grace_s: int | None = None) -> None:
+        """Delete one object; one that is gone is no error. A pod has `grace_s` to end, 0 is a kill;
+        its own time if None.
+        """
+        grace = {} if grace_s is None else {"gracePeriodSeconds": str(grace_s)}
+        answer = self.http.delete(path, params={"propagationPolicy": policy, **grace})
         if answer.status_code != 404:
             answer.raise_for_status()
 

@@ -42,9 +42,11 @@ class ExistingCluster(ControlPlane):
         port = self.url.rpartition(":")[2]
         proxy = ("proxy", f"--port={port}", "--kubeconfig", self.kubeconfig)
         self.processes.start("kubectl-proxy", program("kubectl"), *proxy)
-        ready = "/readyz"
-        self.processes.wait(
-            "an answer of the cluster that KUBECONFIG names",
-            lambda: httpx.get(f"{self.url}{ready}", trust_env=False).text == "ok",
-            30,
-        )
+        told = "an answer of the cluster that KUBECONFIG names"
+        self.processes.wait(told, self._is_ready, 30)
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", trust_env=False).text == "ok"
+        except httpx.HTTPError:  # the proxy does not listen yet
+            return False

@@ -18,6 +18,7 @@ from typing import Any, Final
 from halftone.spec.cluster import PLURAL
 from tests.cluster.client import children_path, condition_of, jobs_path, pods_path
 from tests.cluster.helm import Helm
+from tests.cluster.kuberay import RAY_API
 from tests.cluster.own_images import REGISTRY
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
@@ -132,8 +133,7 @@ def lose_the_operator(scene: Scene, name: str) -> list[str]:
     )
     chosen = {"labelSelector": "app.kubernetes.io/component=operator"}
     for pod in scene.client.items(pods_path(JOBS), **chosen):
-        gone = f"{pods_path(JOBS)}/{pod['metadata']['name']}?gracePeriodSeconds=0"
-        scene.client.delete(gone)
+        scene.client.delete(f"{pods_path(JOBS)}/{pod['metadata']['name']}", grace_s=0)
     told = succeeded(scene, name)
     made = [one["metadata"]["name"] for one in scene.client.items(children, labelSelector=label)]
     _require(len(made) == len(set(made)), f"stages were made twice: {made}")
@@ -224,22 +224,32 @@ def break_things(scene: Scene, release: Release) -> list[str]:
     """A replica's pod is killed; Prometheus is away, and the count holds until it is back."""
     facts = []
     with release.asked_all_the_while() as answers:
-        (pod, *_) = release.ready("replica")
+        release.wait("the last artifact's pods go", lambda: _clusters(release) == 1, 600)
+        release.wait("one replica", lambda: len(release.ready("replica")) == 1)
+        (pod,) = release.ready("replica")
         name = pod["metadata"]["name"]
-        scene.client.delete(f"{pods_path(MODELS)}/{name}?gracePeriodSeconds=0")
+        began = time.monotonic()
+        scene.client.delete(f"{pods_path(MODELS)}/{name}", grace_s=0)
         release.wait(
             "another pod",
             lambda: any(p["metadata"]["name"] != name for p in release.ready("replica")),
         )
-        release.wait("the application", lambda: release.application() == "RUNNING")
+        before = len(answers)
+        release.wait("an answer again", lambda: "" in answers[before:])
+        facts.append(
+            f"a replica's pod is killed: answers again {time.monotonic() - began:.0f} s on"
+        )
     failed = sum(1 for one in answers if one)
-    facts.append(f"a replica's pod was killed: {failed} of {len(answers)} chats failed")
+    facts.append(f"{failed} of {len(answers)} chats failed meanwhile")
+    count = len(release.ready("replica"))
     scene.cluster.kubectl("delete", "pod", "prometheus-prometheus-0", "-n", MONITORING)
     ready = ("wait", "--for=condition=Ready", "pod/prometheus-prometheus-0", "--timeout=180s")
     scene.cluster.kubectl("wait", "--for=create", "pod/prometheus-prometheus-0", "-n", MONITORING)
     scene.cluster.kubectl(*ready, "-n", MONITORING)
     release.wait("the law decides again", lambda: _held(scene) == 0, 300)
-    facts.append(f"Prometheus was killed: {len(release.ready('replica'))} replica stayed")
+    left = len(release.ready("replica"))
+    _require(left == count, f"{count} replicas became {left} while Prometheus was away")
+    facts.append(f"Prometheus is killed: {left} replica stays")
     return facts
 
 
@@ -273,9 +283,16 @@ def search_logs(scene: Scene) -> list[str]:
     scene.logs.read_ray()
     told |= scene.logs.texts()
     found = sorted({name for name, text in told.items() for value in planted if value in text})
-    _require(bool(planted), "no Secret was there to look for")
+    known = {API_KEY, scene.s3.secret_key}
+    _require(known <= planted, "the keys of clients and of S3 are not among the Secrets")
     _require(not found, f"values of Secrets stand in {found}")
     return [f"{len(planted)} values of Secrets, in none of {len(told) - objects} logs"]
+
+
+def _left(scene: Scene) -> list[str]:
+    kinds = "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts"
+    chosen = ("-A", "-l", "app.kubernetes.io/part-of=halftone", "-o", "name")
+    return scene.cluster.kubectl("get", kinds, *chosen).split()
 
 
 def _values_in(text: str) -> Iterator[str]:
@@ -293,14 +310,11 @@ def uninstall(scene: Scene, release: Release) -> list[str]:
     scene.client.wait("the end of all jobs", lambda: not scene.client.items(jobs_path(JOBS)), 180)
     Helm(scene.cluster, MONITORING)("uninstall", "halftone", "--wait")
     Helm(scene.cluster, JOBS)("uninstall", "halftone", "--wait")
-    kinds = "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts"
-    left = [
-        f"{one['kind']} {one['metadata']['namespace']}/{one['metadata']['name']}"
-        for one in scene.cluster.get(kinds, "-A", "-l", "app.kubernetes.io/part-of=halftone")[
-            "items"
-        ]
-    ]
-    _require(not left, f"left behind: {left}")
+    # Helm does not wait for pods that a controller has made.
+    try:
+        release.wait("the end of all that is ours", lambda: not _left(scene), 180)
+    except TimeoutError:
+        raise RuntimeError(f"left behind: {_left(scene)}") from None
     crd = scene.cluster.kubectl("get", "crd", "--ignore-not-found", f"{PLURAL}.halftone.dev")
     if scene.existing:
         take_away(scene.cluster)
@@ -339,6 +353,11 @@ def _autoscaling(scene: Scene) -> dict[str, Any]:
         "scaleInWindowSeconds": _WINDOW_S,
         "capacity": capacity,
     }
+
+
+def _clusters(release: Release) -> int:
+    """How many clusters of Ray there are: two while one takes the place of another."""
+    return len(release.client.items(f"{RAY_API}/namespaces/{MODELS}/rayclusters"))
 
 
 def _wanted(scene: Scene) -> float:

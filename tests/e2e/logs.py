@@ -21,7 +21,10 @@ _RAY_CONTAINERS: Final = ("ray-head", "ray-worker")
 
 
 class FollowedLogs(Looking):
-    """Writes `NAMESPACE.POD.CONTAINER.RESTARTS.log` into `folder` while the block runs."""
+    """Writes `NAMESPACE.POD.ID.CONTAINER.RESTARTS.log` into `folder` while the block runs.
+
+    `ID` tells pods of one name from each other, as a StatefulSet makes them.
+    """
 
     def __init__(self, cluster: ControlPlane, folder: Path) -> None:
         super().__init__(cluster)
@@ -81,5 +84,6 @@ def _begun(pod: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, str]]]:
         for row in pod["status"].get(kind, ()):
             if not row["state"].keys() & {"running", "terminated"}:
                 continue
-            whose = (meta["namespace"], meta["name"], row["name"], str(row["restartCount"]))
-            yield ".".join(whose), path, {"container": row["name"], "follow": "true"}
+            whose = f"{meta['namespace']}.{meta['name']}.{meta['uid'][:8]}"
+            name = f"{whose}.{row['name']}.{row['restartCount']}"
+            yield name, path, {"container": row["name"], "follow": "true"}

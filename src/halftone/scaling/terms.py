@@ -219,7 +219,7 @@ def reserve(rows: Sequence[Row], ttft_s: float, missed_share: float, most: int) 
     """The fewest replicas that would have kept the last half hour within the objective.
 
     A fluid replay: work arrives in a row's time, `count` replicas take from it, and what waits
-    longer than `ttft_s` has missed. At most `missed_share` of the work may. None where no work came.
+    longer than `ttft_s` has missed. At most `missed_share` of the work may. 0 without any work.
     """
     past = recent(rows, _REPLAYED_S)
     total = sum(row.work_s for row in past)
