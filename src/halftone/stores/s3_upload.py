@@ -61,6 +61,8 @@ class ArtifactUpload:
         self._checksums: dict[str, str] = {}
         self._sent: set[str] = set()
         self._stopped = threading.Event()
+        # Of senders. A file whose first parts failed while its last ones were read is in no list.
+        self._failures: list[BaseException] = []
         # Buffers that are free; None is one that was not needed so far. Used again, because fresh
         # memory costs as much as the copy into it.
         self._room: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
@@ -118,7 +120,7 @@ class ArtifactUpload:
 
     def _settle(self, sent: list[_Sent]) -> None:
         """Wait for all, then raise the first error, or keep the checksums."""
-        errors: list[BaseException] = []
+        errors = list(self._failures)
         for one in sent:
             try:
                 self._checksums[one.file.path] = one.checksum.result()
@@ -223,7 +225,9 @@ class ArtifactUpload:
 
         def ended(future: Future[str]) -> None:
             self._room.put(piece)
-            if not isinstance(future.exception(), UploadGoneError | None):
+            error = future.exception()
+            if not isinstance(error, UploadGoneError | _StoppedError | None):
+                self._failures.append(error)
                 self._stopped.set()
 
         def guarded() -> str:
