@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-import yaml
-
 from halftone.spec.files import FileEntry, FileSource
 from halftone.spec.names import (
     ARTIFACT_DOCUMENTS,
@@ -13,6 +11,7 @@ from halftone.spec.names import (
     CONFIG_FILE,
     MODELOPT_CONFIG_FILE,
 )
+from halftone.spec.yaml_text import front_matter
 
 _WEIGHTS: Final = (
     ".safetensors",
@@ -80,13 +79,7 @@ def licence(source: FileSource, files: Sequence[FileEntry]) -> str | None:
 
 def _stated_licences(card: str) -> list[str]:
     """The identifiers under `license` in a card's front matter."""
-    if not card.startswith("---"):
-        return []
-    try:
-        fields = yaml.safe_load(card[3:].split("\n---", 1)[0])
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: no such date
-        return []
-    stated = fields.get("license") if isinstance(fields, dict) else None
+    stated = front_matter(card).get("license")
     listed = stated if isinstance(stated, list) else [stated]
     return [name for name in listed if isinstance(name, str) and _IDENTIFIER.match(name)]
 

@@ -11,7 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from halftone.spec.errors import RefusedInput
@@ -19,6 +18,7 @@ from halftone.spec.gates import Metric
 from halftone.spec.job import Quantization, QuantizationJob, Recipe
 from halftone.spec.names import Reason
 from halftone.spec.pipelines import PIPELINE_FILE
+from halftone.spec.yaml_text import parse_yaml
 
 # Fields of a recipe for which "none at all" is a choice.
 _CLEARABLE: Final = frozenset({"kvCache", "calibration"})
@@ -112,7 +112,7 @@ def resolve(quantization: Quantization, name: str) -> Recipe:
             f"`quantization.preset` names '{preset_name}', which is not one of "
             f"{', '.join(presets())}.",
         )
-    base = resolve(_validated(yaml.safe_load(preset.text), preset_name), preset_name)
+    base = resolve(_validated(parse_yaml(preset.text), preset_name), preset_name)
     return base.model_copy(update=chosen)
 
 
@@ -128,27 +128,18 @@ def cleared_fields(quantization: Quantization) -> list[str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises RefusedInput when there is none."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RefusedInput(
-            Reason.InvalidJob, str(path), f"'{path}' cannot be read: {error.strerror}."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedInput(
-            Reason.InvalidJob, str(path), f"'{path}' is not YAML: {_yaml_problem(error)}."
-        ) from error
+        told = f"'{path}' cannot be read ({error.strerror}); correct the path or its permissions."
+        raise RefusedInput(Reason.InvalidJob, str(path), told) from error
+    except ValueError as error:  # NotYamlError, or no UTF-8
+        told = f"'{path}' is not YAML: {error}; correct it."
+        raise RefusedInput(Reason.InvalidJob, str(path), told) from error
     if not isinstance(document, dict):
         raise RefusedInput(
             Reason.InvalidJob, str(path), f"'{path}' must hold a mapping, such as `precision: …`."
         )
     return document
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong, and where, on one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} in line {error.problem_mark.line + 1}"
-    return str(error).splitlines()[0]
 
 
 def parse_job(document: dict[str, Any], origin: str) -> QuantizationJob:
