@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from halftone.spec.errors import RefusedInput
 from halftone.spec.gates import Metric
 from halftone.spec.job import Quantization, QuantizationJob, Recipe
 from halftone.spec.names import Reason
 from halftone.spec.pipelines import PIPELINE_FILE
+from halftone.spec.presentation import printable
 from halftone.spec.yaml_text import parse_yaml
 
 # Fields of a recipe for which "none at all" is a choice.
 _CLEARABLE: Final = frozenset({"kvCache", "calibration"})
 # The metrics that a gate may have; each is the name of its model too.
 _METRICS: Final = frozenset(Metric) - {Metric.Structure}
+# What pydantic puts into a path for the kinds of a union and for a key; the user wrote neither.
+_KINDS: Final = ("constrained-", "[key]")
+_MOST_SHOWN: Final = 100  # characters of a value: enough to find it again
 
 
 @dataclass(frozen=True)
@@ -162,8 +167,9 @@ def _refusal(
 ) -> RefusedInput:
     """The first error of pydantic as one sentence with the field's path."""
     first = error.errors()[0]
-    # Where gates differ by metric, pydantic puts the metric into the path; the user did not.
-    parts = [parent, *(str(part) for part in first["loc"] if part not in _METRICS)]
+    # Where gates differ by metric, pydantic puts the metric into the path too.
+    told = (str(part) for part in first["loc"] if part not in _METRICS)
+    parts = [parent, *(part for part in told if not part.startswith(_KINDS))]
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = ", ".join(_model_at(model, first["loc"][:-1]).model_fields)
@@ -177,10 +183,22 @@ def _refusal(
     value = first.get("input")
     if first["type"] == "string_type" and isinstance(value, float):
         what = f"is a number; write it as a string, '{value}'"
+    got = f" (found '{_shown(value)}')" if _may_be_shown(first, value) else ""
+    message = printable(f"In '{origin}', `{where}`: {what}{got}.")
+    return RefusedInput(Reason.InvalidJob, printable(where), message)
+
+
+def _may_be_shown(error: ErrorDetails, value: object) -> bool:
+    """Whether a value can be no secret that somebody put into the wrong place."""
+    if error["type"] == "extra_forbidden" or any(str(p).endswith("Ref") for p in error["loc"]):
+        return False
     # An address with an `@` may hold a password.
-    shown = isinstance(value, int) or (isinstance(value, str) and not {"@", ":"} <= set(value))
-    got = f" (found '{value}')" if shown else ""
-    return RefusedInput(Reason.InvalidJob, where, f"In '{origin}', `{where}`: {what}{got}.")
+    return isinstance(value, int) or (isinstance(value, str) and not {"@", ":"} <= set(value))
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _model_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:

@@ -1,8 +1,8 @@
 """YAML from anybody: what it holds, or one kind of error that says what is wrong and where.
 
-PyYAML's safe loader lets errors of other kinds through, out of what it makes of scalars: the 40th of
-a month is a ValueError, `!!bool x` a KeyError, `!!int ""` an IndexError. Used for recipes and jobs,
-and for the front matter of cards, which strangers write.
+PyYAML's safe loader lets errors of other kinds through, out of what it makes of scalars: the 40th
+of a month is a ValueError, `!!bool x` a KeyError, `!!int ""` an IndexError. Used for recipes and
+jobs, and for the front matter of cards, which strangers write.
 """
 
 import re
@@ -10,9 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-_FRONT: Final = re.compile(
-    r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE
-)
+_FRONT: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 
 
 class NotYamlError(ValueError):
