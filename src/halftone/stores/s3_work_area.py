@@ -22,6 +22,7 @@ from halftone.spec.documents import WrittenFile, canonical_json, sha256_hex
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import CHECKPOINT_DIRECTORY, Reason
 from halftone.stores.credentials import Credential
+from halftone.stores.pinned import is_plain
 from halftone.stores.s3_checksums import of_object
 from halftone.stores.s3_client import access_by, make_client, parsed
 from halftone.stores.s3_folder import Folder
@@ -86,10 +87,14 @@ class S3WorkArea:
                 raise RefusedInput(Reason.WorkdirInconsistent, path, self._lacks(path))
 
     def pull_folder(self, target: Path, name: str) -> None:
-        """Bring every file of the folder `name` to below `target`."""
+        """Bring every file of the folder `name` to below `target`.
+
+        Raises RefusedInput(WorkdirInconsistent) for an object whose name leads elsewhere.
+        """
         paths = [item.path for item in self._folder.below(name).objects()]
         for path in paths:
-            self._pull(f"{name}/{path}", target / name / path)
+            if path and not path.endswith("/"):  # consoles mark folders with empty objects
+                self._pull(f"{name}/{path}", target / name / path)
 
     def pull_checkpoint(
         self,
@@ -182,6 +187,13 @@ class S3WorkArea:
 
     def _pull(self, path: str, target: Path) -> bool:
         """Whether `path` was here; `target` appears whole."""
+        if not is_plain(path):
+            raise RefusedInput(
+                Reason.WorkdirInconsistent,
+                ascii(path),
+                f"The work area `{self.uri}` is to hold {path!a}, which leads out of it, so "
+                "somebody else wrote there; delete the job and apply it again.",
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         folder = self._folder
