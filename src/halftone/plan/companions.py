@@ -4,32 +4,36 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from halftone.checkpoint.index import PICKLES
 from halftone.spec.files import FileEntry, FileSource
 from halftone.spec.names import (
     ARTIFACT_DOCUMENTS,
     ARTIFACT_FILE,
+    CALIBRATION_DIRECTORY,
+    CAPACITY_DIRECTORY,
     CONFIG_FILE,
+    EVIDENCE_DIRECTORY,
     MODELOPT_CONFIG_FILE,
 )
 from halftone.spec.yaml_text import front_matter
 
 _WEIGHTS: Final = (
+    *PICKLES,
     ".safetensors",
     ".safetensors.index.json",
-    ".bin",
     ".bin.index.json",
-    ".pt",
-    ".pth",
-    ".ckpt",
     ".h5",
     ".msgpack",
     ".gguf",
     ".onnx",
     ".tflite",
 )
-# Written anew, or untrue of the result.
+# Written anew, untrue of the result, or called like a folder of the artifact.
 _REPLACED: Final = ARTIFACT_DOCUMENTS | {
     ARTIFACT_FILE,
+    CALIBRATION_DIRECTORY,
+    CAPACITY_DIRECTORY,
+    EVIDENCE_DIRECTORY,
     CONFIG_FILE,
     MODELOPT_CONFIG_FILE,
     "recipe.yaml",

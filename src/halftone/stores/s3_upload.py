@@ -23,6 +23,7 @@ from halftone.spec.documents import WrittenFile
 from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.publishing import Progress
+from halftone.stores.recorded import MISSING, OTHER_DIGEST, differs
 from halftone.stores.s3_checksums import of_object, of_part, of_parts, part_bytes
 from halftone.stores.s3_folder import Folder, Part
 from halftone.stores.s3_writing import FIELD, UploadGoneError
@@ -262,7 +263,7 @@ class ArtifactUpload:
                 digest.update(piece)
                 if not left and digest.hexdigest() != file.sha256:
                     self._room.put(piece)
-                    raise _differs(file, "is not the file that was recorded (its SHA-256 differs)")
+                    raise differs(file, OTHER_DIGEST)
                 yield piece
                 if not left:
                     return
@@ -271,7 +272,7 @@ class ArtifactUpload:
         with _readable(file, path) as opened:
             size = os.fstat(opened.fileno()).st_size
         if size != file.sizeBytes:
-            raise _differs(file, f"has {size} bytes instead of {file.sizeBytes}")
+            raise differs(file, f"has {size} bytes instead of {file.sizeBytes}")
 
     def _tell(self, path: str, number: int, nbytes: int) -> None:
         """Report bytes, each once, however often they were sent."""
@@ -288,7 +289,7 @@ def _readable(file: WrittenFile, path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb", buffering=0) as opened:
             yield opened
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise _differs(file, "is not there") from error
+        raise differs(file, MISSING) from error
     except OSError as error:
         raise EnvironmentFault(
             Reason.StorageFailed,
@@ -315,12 +316,4 @@ def _unsafe(uri: str, file: WrittenFile) -> RefusedInput:
         FIELD,
         f"The server does not keep the checksum of `{file.path}` in `{uri}`, so nobody can tell "
         "what arrived; publish to another server, or to a directory or the Hub.",
-    )
-
-
-def _differs(file: WrittenFile, how: str) -> CheckFailed:
-    return CheckFailed(
-        Reason.DigestDiffers,
-        file.path,
-        f"'{file.path}' {how}, so nothing is published; quantize again in a new work directory.",
     )
