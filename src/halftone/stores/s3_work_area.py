@@ -8,7 +8,7 @@ is believed.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
@@ -96,12 +96,7 @@ class S3WorkArea:
             if path and not path.endswith("/"):  # consoles mark folders with empty objects
                 self._pull(f"{name}/{path}", target / name / path)
 
-    def pull_checkpoint(
-        self,
-        target: Path,
-        files: Sequence[WrittenFile],
-        progress: Callable[[int], None] = _unseen,
-    ) -> None:
+    def pull_checkpoint(self, target: Path, files: Sequence[WrittenFile]) -> None:
         """Bring the checkpoint's `files` to `target`/checkpoint; those that are there stay.
 
         Raises RefusedInput(WorkdirInconsistent) that names a file which is not here, or is another.
@@ -117,7 +112,6 @@ class S3WorkArea:
                     raise RefusedInput(
                         Reason.WorkdirInconsistent, file.path, self._lacks(file.path)
                     )
-            progress(file.sizeBytes)
 
         with ThreadPoolExecutor(_READERS) as readers:
             list(readers.map(bring, files))
