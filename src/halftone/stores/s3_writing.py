@@ -1,7 +1,8 @@
 """What an S3 server's answer means for whoever writes to it, in sentences.
 
-Used by the modules that publish to S3. Two answers are no faults but news, and have an error of
-their own that those modules expect; everything else becomes ours at this border.
+Used by the modules that publish to S3; `s3`, which reads, shares its words for answers. Two of them
+are no faults but news, and have an error of their own that those modules expect; everything else
+becomes ours at this border.
 """
 
 from collections.abc import Callable, Iterator
