@@ -161,6 +161,7 @@ def test_no_memory_holds_no_requests() -> None:
         ),
         ({**PLAIN, "num_key_value_heads": 0}, Reason.MalformedCheckpoint, "`num_key_value_heads`"),
         ({**PLAIN, "num_hidden_layers": "4"}, Reason.MalformedCheckpoint, "`num_hidden_layers`"),
+        ({**PLAIN, "num_hidden_layers": 10**6}, Reason.MalformedCheckpoint, "from 1 to 4096"),
         ({**PLAIN, "head_dim": -1}, Reason.MalformedCheckpoint, "`head_dim`"),
         ({**PLAIN, "layer_types": ["full_attention"]}, Reason.MalformedCheckpoint, "list of 4"),
         ({**PLAIN, "layer_types": ["odd"] * 4}, Reason.MalformedCheckpoint, "'odd'"),

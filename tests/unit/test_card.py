@@ -108,6 +108,8 @@ def test_fields_of_the_source_are_carried_over(documents: Documents) -> None:
         "---\nlicense: 'no: good\n---\n",
         '---\nlicense: "a\\nb"\nbase_model: "[x](y)"\n---\n',
         "---\ndate: 2026-99-99\n---\n",
+        "---\ngated: !!bool perhaps\n---\n",
+        "---\nsize: !!int ''\n---\n",
         "---\n" + "[" * 500 + "\n---\n",
     ],
 )

@@ -114,7 +114,7 @@ def test_threads_may_read_more_files_than_descriptors_are_kept(tmp_path: Path) -
             read = pool.map(lambda name: source.read_range(name, 0, 9).decode(), names)
             assert list(read) == names
         assert len(descriptors()) - before <= MAX_DESCRIPTORS + 8
-    assert len(descriptors()) == before
+    assert len(descriptors()) <= before  # one that an earlier test left may go meanwhile
 
 
 def test_the_directory_itself_may_be_a_link(base: Path, tmp_path: Path) -> None:
@@ -265,6 +265,14 @@ def test_a_name_that_a_terminal_would_obey_is_refused(base: Path) -> None:
     with pytest.raises(RefusedInput, match=r"a file named 'clear\\x1b\[2J\.txt'") as caught:
         open_source(base)
     assert caught.value.reason is Reason.MalformedCheckpoint
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_words_that_are(base: Path) -> None:
+    Path(os.fsdecode(os.fsencode(base) + b"/not-\xff.txt")).write_bytes(b"")
+
+    with pytest.raises(RefusedInput, match="rename it or take it away") as caught:
+        open_source(base)
+    assert (caught.value.subject + caught.value.message).encode().isascii()
 
 
 class Listing(PinnedSource):

@@ -68,6 +68,14 @@ def test_cache_weights_and_reserve_stay_within_the_granted_memory() -> None:
     assert f"{reserve / 2**30:.1f} GiB" in report.notes[0]
 
 
+def test_a_dense_model_that_names_the_width_of_experts_as_null_has_a_report() -> None:
+    config = full_size_config("27B")
+    dense = {"moe_intermediate_size": None, "num_experts_per_tok": None}
+    named = config | {"text_config": config["text_config"] | dense}
+
+    assert _fit(_mlp(Format.NVFP4A16), config=named) == _fit(_mlp(Format.NVFP4A16))
+
+
 def test_every_assumption_is_said_with_its_value() -> None:
     note = _fit(_mlp(Format.NVFP4A16)).notes[0]
     for word in ("92 %", "--gpu-memory-utilization 0.92", "8192 tokens a step", "1024 sequences"):

@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from halftone.checkpoint.headers import MAX_HEADER_BYTES, parse_header
+from halftone.checkpoint.headers import (
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    ShardHeader,
+    TensorEntry,
+    bounded,
+    parse_header,
+)
+from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
 
@@ -253,3 +261,20 @@ def test_what_is_not_json_is_refused(text: bytes) -> None:
 def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_parsed() -> None:
     text = b'{"w":[' + b"[]," * 2_100_000 + b"[]]}"
     assert "holds more than 4000000 values" in refusal(text)
+
+
+def shard(file: str, count: int) -> ShardHeader:
+    """A header with `count` tensors, which are one and the same."""
+    entry = TensorEntry("w", Dtype.F32, (), file, 8, 4)
+    return ShardHeader(file, 12, 8, "", dict.fromkeys(map(str, range(count)), entry), {})
+
+
+def test_shards_may_not_hold_more_tensors_together_than_memory_is_meant_for() -> None:
+    half = shard("model-1.safetensors", MAX_TENSORS // 2)
+    assert bounded([half, half]) == (half, half)
+
+    one_more = shard("model-3.safetensors", 1)
+    unread = iter([half, half, one_more, half])
+    with pytest.raises(RefusedInput, match=f"`model-3.safetensors` .* {MAX_TENSORS + 1} tensors"):
+        bounded(unread)
+    assert list(unread) == [half]

@@ -26,6 +26,10 @@ def job(**spec: Any) -> dict[str, Any]:
     }
 
 
+def stage(**resources: Any) -> dict[str, Any]:
+    return {"stages": [{"name": "Plan", "resources": resources}]}
+
+
 def refusal(document: dict[str, Any]) -> RefusedInput:
     with pytest.raises(RefusedInput) as refused:
         parse_job(document, "job.yaml")
@@ -75,6 +79,9 @@ def test_each_kind_of_source_is_understood(source: dict[str, Any]) -> None:
         (job(quantization={}), "spec.quantization"),
         (job(quantization={"preset": "a", "scaleSearch": "Best"}), "spec.quantization.scaleSearch"),
         (job(publish={}), "spec.publish"),
+        (job(**stage(requests={"cpu": "many"})), "spec.stages.0.resources.requests.cpu"),
+        (job(**stage(limits={"cpu": -1})), "spec.stages.0.resources.limits.cpu"),
+        (job(**stage(limits={"c p u": 1})), "spec.stages.0.resources.limits.c p u"),
     ],
 )
 def test_a_wrong_field_is_named_by_its_path(document: dict[str, Any], field: str) -> None:
@@ -87,6 +94,35 @@ def test_a_wrong_field_is_named_by_its_path(document: dict[str, Any], field: str
 
 def test_a_value_that_was_found_is_shown() -> None:
     assert "(found 'Best')" in refusal(job(quantization={"scaleSearch": "Best"})).message
+
+
+def test_a_long_value_is_shown_on_one_line_and_in_part() -> None:
+    message = refusal(job(quantization={"preset": "a\n" * 200})).message
+
+    assert f"(found '{'a?' * 50}…')" in message
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"source": {"huggingFace": {"repository": "a/b", "tokenSecretRef": "hf_Planted"}}},
+        {"source": {"huggingFace": {"repository": "a/b", "token": "hf_Planted"}}},
+        {
+            "source": {
+                "huggingFace": {
+                    "repository": "a/b",
+                    "tokenSecretRef": {"name": "hf_Planted", "key": "token"},
+                }
+            }
+        },
+        {"publish": {"directory": {"path": "a"}, "signingKeyRef": {"secret": "hf_Planted"}}},
+    ],
+    ids=["in place of a reference", "in a field of its own", "as a name", "as a key"],
+)
+def test_what_may_be_a_secret_in_the_wrong_place_is_not_shown(block: dict[str, Any]) -> None:
+    refused = refusal(job(**block))
+
+    assert "Planted" not in refused.message + refused.subject
 
 
 @pytest.mark.parametrize("role", sorted(set(Role) - QUANTIZABLE_ROLES))

@@ -164,6 +164,12 @@ def test_the_order_of_the_source_changes_no_byte(
     )
 
 
+def test_names_that_count_alike_have_an_order_of_their_own() -> None:
+    one, other = tensor("model.layers.1.weight"), tensor("model.layers.01.weight")
+
+    assert lay_out([one, other]) == lay_out([other, one])
+
+
 def heads(shards: tuple[OutputShard, ...]) -> list[tuple[str, bytes]]:
     return [(shard.file, shard.header) for shard in shards]
 

@@ -12,11 +12,13 @@ NAMES = (
     ".gitattributes",
     "LICENSE",
     "README.md",
+    "capacity",
     "chat_template.jinja",
     "checkpoint.json",
     "config.json",
     "generation_config.json",
     "hf_quant_config.json",
+    "evidence",
     "images/logo.png",
     "model-00001-of-00002.safetensors",
     "model.gguf",
@@ -25,6 +27,7 @@ NAMES = (
     "preprocessor_config.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "scaler.pkl",
     "tokenizer.json",
     "tokenizer.model",
 )
@@ -54,7 +57,7 @@ def licence_of(**files: str) -> str | None:
     return licence(source, source.files())
 
 
-def test_everything_at_the_top_is_carried_but_weights_and_what_is_written_anew() -> None:
+def test_everything_at_the_top_is_carried_but_weights_pickles_and_what_is_written_anew() -> None:
     assert [entry.path for entry in carried_files(entries(NAMES, {}))] == [
         "LICENSE",
         "README.md",
@@ -81,7 +84,13 @@ def test_files_in_folders_are_left_behind_and_told_unless_they_are_weights() -> 
         ("---\nlicense: [mit, agpl-3.0]\n---\n", "mit, agpl-3.0"),
         ("---\nlicense: openrail++\n---\n", "openrail++"),
         ("---\nlicense: {a: b}\n---\n", None),
+        ("---\r\nlicense: mit\r\n---\r\n# Model", "mit"),
+        ("\ufeff---\nlicense: mit\n--- \n", "mit"),
         ("---\ndate: 2020-99-99\nlicense: mit\n---\n", None),
+        ("---\ngated: !!bool perhaps\nlicense: mit\n---\n", None),
+        ("---\nsize: !!int ''\nlicense: mit\n---\n", None),
+        ("---\ndate: !!timestamp soon\nlicense: mit\n---\n", None),
+        ("---\nlicense: mit\n", None),
         ("---\nlicense:\ntags:\n- a\n---\n", None),
         ("# Model\nlicense: apache-2.0\n", None),
         ("---\ntags: [a]\n---\nlicense: apache-2.0\n", None),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from halftone.cli.pod_results import failed, foreseen
@@ -45,6 +45,7 @@ def report(names: list[str], outcome: Outcome) -> ReportFacts:
 
 
 @settings(max_examples=25)
+@example("\u0001" * 2000, "\u0001" * 2000, "\u0001" * 2000, 13, 43, Outcome.Failed)
 @given(
     message=LONG,
     subject=LONG,
@@ -84,7 +85,8 @@ def test_a_result_fits_whatever_it_holds(
     assert found.report is not None
     assert found.report.digest == DIGEST
     assert (found.failure.message == message) is not ("the pod's log" in found.failure.message)
-    assert found.failure.message[:80] == message[:80]
+    kept = 320 // (6 if "\u0001" in message else 4)
+    assert found.failure.message[:kept] == message[:kept]
 
 
 def test_gates_that_passed_go_before_anything_is_cut() -> None:

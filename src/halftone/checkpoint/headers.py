@@ -125,12 +125,35 @@ def read_header(
 def read_headers(
     source: FileSource, entries: Sequence[FileEntry], guesses: Mapping[str, int]
 ) -> tuple[ShardHeader, ...]:
-    """Headers of several shards in order, read side by side where the source is remote."""
+    """Headers of several shards in order, read side by side where the source is remote.
+
+    Raises RefusedInput for the first that is malformed, and as `bounded`.
+    """
     asked = [(source, entry, guesses.get(entry.path, FIRST_GUESS_BYTES)) for entry in entries]
     if not entries or source.local_path(entries[0].path) is not None:
-        return tuple(starmap(read_header, asked))
+        return bounded(starmap(read_header, asked))
     with ThreadPoolExecutor(min(_REMOTE_READERS, len(entries)), "headers") as pool:
-        return tuple(pool.map(lambda arguments: read_header(*arguments), asked))
+        try:
+            return bounded(pool.map(lambda arguments: read_header(*arguments), asked))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the rest would be read in vain
+            raise
+
+
+def bounded(headers: Iterable[ShardHeader]) -> tuple[ShardHeader, ...]:
+    """All `headers`, unless they hold more than `MAX_TENSORS` together; none is kept beyond it."""
+    kept: list[ShardHeader] = []
+    total = 0
+    for header in headers:
+        total += len(header.tensors)
+        if total > MAX_TENSORS:
+            refuse(
+                header.file,
+                f"With `{header.file}` the checkpoint holds {total} tensors, and {MAX_TENSORS} are "
+                "allowed; name a source that holds one checkpoint.",
+            )
+        kept.append(header)
+    return tuple(kept)
 
 
 def guess_header_bytes(names: Iterable[str]) -> int:

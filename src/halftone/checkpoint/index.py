@@ -24,7 +24,8 @@ from halftone.spec.names import CONFIG_FILE, INDEX_FILE, SINGLE_SHARD_FILE, Reas
 # The largest configurations known, with enumerated ignore lists, have some 3 MB.
 MAX_CONFIG_BYTES: Final = 16_000_000
 _SAFETENSORS: Final = ".safetensors"
-_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# What runs code when it is opened, and so is never opened nor handed on.
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _unindexed_shards(
     shards = [name for name in files if name.endswith(_SAFETENSORS) and "/" not in name]
     if shards:
         return shards, {}
-    pickle = next((name for name in files if name.endswith(_PICKLES)), None)
+    pickle = next((name for name in files if name.endswith(PICKLES)), None)
     if pickle is not None:
         raise RefusedInput(
             Reason.NoSafetensors,

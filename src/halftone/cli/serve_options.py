@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from halftone.serve.application import read_endpoint
 from halftone.serve.http.keys import is_one_key
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.reports import Verdict
 from halftone.spec.serving import Endpoint
+from halftone.spec.yaml_text import NotYamlError, parse_yaml
 
 # What `--trust` accepts beside an artifact that is signed and passed.
 UNSIGNED: Final = "unsigned"
@@ -146,8 +145,8 @@ def _argument(text: str) -> tuple[str, Any]:
     """`NAME=VALUE`; the value is YAML, so that 32 is a number and `{method: mtp}` a mapping."""
     name, equals, value = text.partition("=")
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = parse_yaml(value)
+    except NotYamlError:
         parsed = None
     if not equals or not name or parsed is None:
         raise RefusedInput(

@@ -19,7 +19,8 @@ from halftone.spec.names import CONFIG_FILE, Reason
 
 KvFormat = Literal["auto", "fp8"]
 
-_LARGEST: Final = 2**24  # no dimension of a model is larger; lists are made of this length
+_LARGEST: Final = 2**24  # no dimension of a model is larger
+_MOST_LAYERS: Final = 4096  # of the deepest models some hundred; a list is made of this length
 KERNEL_BLOCK_TOKENS: Final = 16  # the attention kernels' granularity, and vLLM's default block
 MODEL_DTYPE_BYTES: Final = 2  # `auto` caches in the model's dtype; servers run float32 as 16 bits
 _DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -252,7 +253,7 @@ def _layer_caches(text: dict[str, Any], value_bytes: int, size: int) -> list[Lay
 
 
 def _layer_types(text: dict[str, Any]) -> list[str]:
-    count = integer(text, "num_hidden_layers")
+    count = integer(text, "num_hidden_layers", most=_MOST_LAYERS)
     family = str(text.get("model_type", ""))
     if not _is_gemma4(text) and family not in _FAMILIES:
         raise RefusedInput(

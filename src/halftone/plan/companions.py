@@ -4,33 +4,36 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-import yaml
-
+from halftone.checkpoint.index import PICKLES
 from halftone.spec.files import FileEntry, FileSource
 from halftone.spec.names import (
     ARTIFACT_DOCUMENTS,
     ARTIFACT_FILE,
+    CALIBRATION_DIRECTORY,
+    CAPACITY_DIRECTORY,
     CONFIG_FILE,
+    EVIDENCE_DIRECTORY,
     MODELOPT_CONFIG_FILE,
 )
+from halftone.spec.yaml_text import front_matter
 
 _WEIGHTS: Final = (
+    *PICKLES,
     ".safetensors",
     ".safetensors.index.json",
-    ".bin",
     ".bin.index.json",
-    ".pt",
-    ".pth",
-    ".ckpt",
     ".h5",
     ".msgpack",
     ".gguf",
     ".onnx",
     ".tflite",
 )
-# Written anew, or untrue of the result.
+# Written anew, untrue of the result, or called like a folder of the artifact.
 _REPLACED: Final = ARTIFACT_DOCUMENTS | {
     ARTIFACT_FILE,
+    CALIBRATION_DIRECTORY,
+    CAPACITY_DIRECTORY,
+    EVIDENCE_DIRECTORY,
     CONFIG_FILE,
     MODELOPT_CONFIG_FILE,
     "recipe.yaml",
@@ -80,13 +83,7 @@ def licence(source: FileSource, files: Sequence[FileEntry]) -> str | None:
 
 def _stated_licences(card: str) -> list[str]:
     """The identifiers under `license` in a card's front matter."""
-    if not card.startswith("---"):
-        return []
-    try:
-        fields = yaml.safe_load(card[3:].split("\n---", 1)[0])
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: no such date
-        return []
-    stated = fields.get("license") if isinstance(fields, dict) else None
+    stated = front_matter(card).get("license")
     listed = stated if isinstance(stated, list) else [stated]
     return [name for name in listed if isinstance(name, str) and _IDENTIFIER.match(name)]
 

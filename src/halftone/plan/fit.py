@@ -174,8 +174,11 @@ class _Case:
         may run, and the runtime.
         """
         experts = integer(self.text, "num_experts_per_tok", integer(self.text, "top_k_experts", 1))
-        own = "moe_intermediate_size" if "moe_intermediate_size" in self.text else None
-        widest = integer(self.text, own or "intermediate_size") * experts
+        # Configurations of dense models name the field too, and say null.
+        sparse = self.text.get("moe_intermediate_size") is not None
+        widest = experts * integer(
+            self.text, "moe_intermediate_size" if sparse else "intermediate_size"
+        )
         values = 4 * integer(self.text, "hidden_size") + 3 * widest // size
         logits = self.max_sequences * integer(self.text, "vocab_size") * 4 * 2
         return _RUNTIME_BYTES + self.batch_tokens * values * 2 + logits

@@ -3,7 +3,8 @@
 Called by `halftone plan --gpu`. The rule itself is in `halftone.plan.fit`.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 from halftone.checkpoint.architectures.table import Split
 from halftone.plan.cache import KvFormat
@@ -14,7 +15,7 @@ from halftone.plan.splitting import Matrix
 from halftone.plan.tensors import LogicalTensor
 from halftone.spec.roles import Role
 
-_STACKED_DOWN = ".down_proj.weight"
+_DOWN: Final = "down_proj"
 
 
 def fit_of(planned: Planned, config: dict[str, Any], device: Device, context: int) -> Fit:
@@ -25,19 +26,29 @@ def fit_of(planned: Planned, config: dict[str, Any], device: Device, context: in
     plan = planned.plan
     if plan.output is None or plan.recipe is None:
         raise AssertionError("a refused plan fits nowhere. This is a bug. Please report.")
-    matrices = [matrix for t in planned.tensors if (matrix := _matrix(t)) is not None]
+    matrices = [matrix for tensor in planned.tensors for matrix in _matrices(tensor)]
     kv_format: KvFormat = "auto" if plan.recipe.kvCache is None else "fp8"
     layout = plan.recipe.checkpointFormat
     return fit(device, context, plan.output.bytes, config, matrices, kv_format, layout)
 
 
-def _matrix(tensor: LogicalTensor) -> Matrix | None:
-    """The weight of a row of the table; other tensors lie whole on every rank."""
-    if tensor.row is None or len(tensor.shape) != 2 or not tensor.name.endswith(".weight"):
-        return None
-    if tensor.role is Role.MultiTokenPrediction:
-        return None
-    split = tensor.row.split
-    if tensor.row.stacked:
-        split = Split.Row if tensor.name.endswith(_STACKED_DOWN) else Split.Column
-    return Matrix(tensor.name, tensor.shape[0], tensor.shape[1], tensor.format, split.value)
+def _matrices(tensor: LogicalTensor) -> Iterator[Matrix]:
+    """The weights of a row of the table; other tensors lie whole on every rank.
+
+    A stack of experts that is kept is one tensor, of which a server splits each matrix.
+    """
+    row, name, shape = tensor.row, tensor.name, tensor.shape
+    if row is None or tensor.role is Role.MultiTokenPrediction:
+        return
+    if not row.stacked:
+        if len(shape) == 2 and name.endswith(".weight"):
+            yield Matrix(name, *shape, tensor.format, row.split.value)
+        return
+    split = Split.Row if name.removesuffix(".weight").endswith(f".{_DOWN}") else Split.Column
+    if len(shape) == 2:
+        yield Matrix(name, *shape, tensor.format, split.value)
+    elif len(shape) == 3:
+        experts, rows, columns = shape
+        parts = len(row.stacked)
+        matrix = Matrix(name, rows // parts, columns, tensor.format, split.value)
+        yield from [matrix] * (experts * parts)

@@ -82,7 +82,8 @@ def lay_out(
     """Shards for `tensors` and `kv_scales`; the same input gives the same bytes anywhere."""
     units = list(_units(tensors, layout))
     units += (Unit(s.name, None, (), ((s,),), s.nbytes) for s in kv_scales)
-    units.sort(key=lambda unit: natural_key(unit.name))
+    # `a.1` and `a.01` have one key: their names decide, not the order of the source's shards.
+    units.sort(key=lambda unit: (natural_key(unit.name), unit.name))
     filled: list[list[Unit]] = [[]]
     used = 0
     for unit in units:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from halftone.checkpoint.headers import TensorEntry
 from halftone.checkpoint.index import Checkpoint
+from halftone.checkpoint.serving_config import quantization_block
 from halftone.plan.tensors import ScaleKind, SourceScale
 from halftone.spec.dtypes import Dtype
 from halftone.spec.errors import RefusedInput
@@ -34,23 +35,12 @@ _STALE: Final = re.compile(r"\.(input_scale|[kvq]_scale|output_scale|input_globa
 
 def refuse_packed(checkpoint: Checkpoint) -> None:
     """Raise RefusedInput(SourceAlreadyQuantized) for four-bit and integer sources."""
-    method = str(quantization_block(checkpoint.config).get("quant_method", "")).lower()
+    method = str((quantization_block(checkpoint.config) or {}).get("quant_method", "")).lower()
     if method in _PACKED_METHODS:
         _refuse("config.json", f"`config.json` says that the source is quantized with {method}")
     for name, entry in checkpoint.tensors.items():
         if name.endswith(_PACKED_SUFFIXES) or entry.dtype in _CODES:
             _refuse(name, f"the source is already quantized, as `{name}` ({entry.dtype}) shows")
-
-
-def quantization_block(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`quantization_config`, wherever the configuration keeps it; {} when there is none."""
-    text = config.get("text_config")
-    for holder in (config, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
-            block = holder.get(key)
-            if isinstance(block, dict):
-                return block
-    return {}
 
 
 def source_scales(checkpoint: Checkpoint) -> dict[str, SourceScale]:
@@ -111,7 +101,7 @@ def _kind(entry: TensorEntry, scale: TensorEntry, block: tuple[int, int]) -> Sca
 
 
 def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
-    size = quantization_block(config).get("weight_block_size")
+    size = (quantization_block(config) or {}).get("weight_block_size")
     if (
         isinstance(size, list)
         and len(size) == 2

@@ -126,32 +126,20 @@ class RunError(Wire):
 
 
 class StateChange(Wire):
-    """An entry of a history; `update_time` in RFC 3339."""
+    """An entry of a history."""
 
     state: RunState = RunState.Unspecified
-    update_time: str | None = None
     error: RunError | None = None
-
-
-class ChildTask(Wire):
-    """By a task's id, or by the name of its pod."""
-
-    task_id: str | None = None
-    pod_name: str | None = None
 
 
 class TaskDetail(Wire):
     """One task of a run, drivers and loops among them, under the name that the server gives it."""
 
-    task_id: str = ""
-    parent_task_id: str | None = None
     display_name: str = ""
     state: RunState = RunState.Unspecified
-    pod_name: str | None = None
     start_time: str | None = None
     end_time: str | None = None
     error: RunError | None = None
-    child_tasks: tuple[ChildTask, ...] = ()
 
 
 class RunDetails(Wire):

@@ -11,19 +11,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from halftone.spec.errors import RefusedInput
 from halftone.spec.gates import Metric
 from halftone.spec.job import Quantization, QuantizationJob, Recipe
 from halftone.spec.names import Reason
 from halftone.spec.pipelines import PIPELINE_FILE
+from halftone.spec.presentation import printable
+from halftone.spec.yaml_text import parse_yaml
 
 # Fields of a recipe for which "none at all" is a choice.
 _CLEARABLE: Final = frozenset({"kvCache", "calibration"})
 # The metrics that a gate may have; each is the name of its model too.
 _METRICS: Final = frozenset(Metric) - {Metric.Structure}
+# What pydantic puts into a path for the kinds of a union and for a key; the user wrote neither.
+_KINDS: Final = ("constrained-", "[key]")
+_MOST_SHOWN: Final = 100  # characters of a value: enough to find it again
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def resolve(quantization: Quantization, name: str) -> Recipe:
             f"`quantization.preset` names '{preset_name}', which is not one of "
             f"{', '.join(presets())}.",
         )
-    base = resolve(_validated(yaml.safe_load(preset.text), preset_name), preset_name)
+    base = resolve(_validated(parse_yaml(preset.text), preset_name), preset_name)
     return base.model_copy(update=chosen)
 
 
@@ -128,27 +133,18 @@ def cleared_fields(quantization: Quantization) -> list[str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises RefusedInput when there is none."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RefusedInput(
-            Reason.InvalidJob, str(path), f"'{path}' cannot be read: {error.strerror}."
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RefusedInput(
-            Reason.InvalidJob, str(path), f"'{path}' is not YAML: {_yaml_problem(error)}."
-        ) from error
+        told = f"'{path}' cannot be read ({error.strerror}); correct the path or its permissions."
+        raise RefusedInput(Reason.InvalidJob, str(path), told) from error
+    except ValueError as error:  # NotYamlError, or no UTF-8
+        told = f"'{path}' is not YAML: {error}; correct it."
+        raise RefusedInput(Reason.InvalidJob, str(path), told) from error
     if not isinstance(document, dict):
         raise RefusedInput(
             Reason.InvalidJob, str(path), f"'{path}' must hold a mapping, such as `precision: …`."
         )
     return document
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong, and where, on one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} in line {error.problem_mark.line + 1}"
-    return str(error).splitlines()[0]
 
 
 def parse_job(document: dict[str, Any], origin: str) -> QuantizationJob:
@@ -171,8 +167,9 @@ def _refusal(
 ) -> RefusedInput:
     """The first error of pydantic as one sentence with the field's path."""
     first = error.errors()[0]
-    # Where gates differ by metric, pydantic puts the metric into the path; the user did not.
-    parts = [parent, *(str(part) for part in first["loc"] if part not in _METRICS)]
+    # Where gates differ by metric, pydantic puts the metric into the path too.
+    told = (str(part) for part in first["loc"] if part not in _METRICS)
+    parts = [parent, *(part for part in told if not part.startswith(_KINDS))]
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = ", ".join(_model_at(model, first["loc"][:-1]).model_fields)
@@ -186,10 +183,22 @@ def _refusal(
     value = first.get("input")
     if first["type"] == "string_type" and isinstance(value, float):
         what = f"is a number; write it as a string, '{value}'"
+    got = f" (found '{_shown(value)}')" if _may_be_shown(first, value) else ""
+    message = printable(f"In '{origin}', `{where}`: {what}{got}.")
+    return RefusedInput(Reason.InvalidJob, printable(where), message)
+
+
+def _may_be_shown(error: ErrorDetails, value: object) -> bool:
+    """Whether a value can be no secret that somebody put into the wrong place."""
+    if error["type"] == "extra_forbidden" or any(str(p).endswith("Ref") for p in error["loc"]):
+        return False
     # An address with an `@` may hold a password.
-    shown = isinstance(value, int) or (isinstance(value, str) and not {"@", ":"} <= set(value))
-    got = f" (found '{value}')" if shown else ""
-    return RefusedInput(Reason.InvalidJob, where, f"In '{origin}', `{where}`: {what}{got}.")
+    return isinstance(value, int) or (isinstance(value, str) and not {"@", ":"} <= set(value))
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _model_at(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:

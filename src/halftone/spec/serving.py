@@ -187,6 +187,7 @@ class Endpoint(ApiModel):
         drafting = (self.draft, self.draftTrust, self.draftTokens) != (None, None, None)
         if drafting and ServingMode.Speculative not in self.modes:
             raise ValueError(
-                "`draft` and `draftTokens` may be set with the mode 'speculative' only"
+                "`draft`, `draftTrust` and `draftTokens` may be set with the mode "
+                "'speculative' only"
             )
         return self

@@ -4,7 +4,9 @@ Written by `halftone stage … --result FILE`, read by `halftone.control` out of
 all that the operator learns of a stage; documents stay in the work area.
 """
 
+import json
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +17,7 @@ from halftone.spec.reports import Outcome, Verdict
 
 # The kubelet cuts what is longer: https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
 MAX_RESULT_BYTES: Final = 4096
-# Texts that may be long, in the order in which they are cut; so much of each stays at least.
+# Texts that may be long, in the order in which they are cut; so many bytes of JSON stay of each.
 _LONG_TEXTS: Final = (
     ("failure", "message"),
     ("failure", "subject"),
@@ -24,7 +26,7 @@ _LONG_TEXTS: Final = (
     ("plan", "sourceRevision"),
     ("plan", "recipe"),
 )
-_SHORT: Final = 80
+_SHORT: Final = 320  # 80 characters of any script; of control characters, which none needs, 53
 _CUT: Final = "… (cut; the pod's log has it whole)"
 
 # An int64 in the status that it is copied to.
@@ -128,8 +130,8 @@ class StageResult(FactsModel):
     def to_bytes(self) -> bytes:
         """Canonical JSON of at most `MAX_RESULT_BYTES`.
 
-        What does not fit is left out: first gates that passed, then the end of texts, longest
-        first, then the last gates; the report and the log have them whole.
+        What does not fit is left out: first gates that passed, then the ends of texts, in the
+        order of `_LONG_TEXTS`, then the last gates; the report and the log have them whole.
         """
         result = self
         if result._excess() and result.report is not None:
@@ -157,12 +159,21 @@ class StageResult(FactsModel):
         holder: FactsModel | None = getattr(self, part)
         text: str | None = None if holder is None else getattr(holder, name)
         excess = self._excess()
-        if holder is None or text is None or not excess or len(text) <= _SHORT:
+        if holder is None or text is None or not excess:
             return self
-        # A character takes one byte of JSON at least.
-        keep = max(_SHORT, len(text) - excess - len(_CUT.encode()))
+        size = sum(map(_json_bytes, text))
+        if size <= _SHORT + len(_CUT.encode()):
+            return self  # the word on the rest would take as much
+        room = max(_SHORT, size - excess - len(_CUT.encode()))
+        sizes = accumulate(map(_json_bytes, text))
+        keep = sum(1 for _ in takewhile(lambda taken: taken <= room, sizes))
         cut = holder.model_copy(update={name: text[:keep] + _CUT})
         return self.model_copy(update={part: cut})
 
     def _json(self) -> bytes:
         return canonical_json(self.model_dump(mode="json", exclude_none=True))
+
+
+def _json_bytes(character: str) -> int:
+    """How much of a result one character takes; control characters are written as escapes."""
+    return len(json.dumps(character, ensure_ascii=False).encode()) - 2  # without the quotes

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import Reason
@@ -22,19 +22,16 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 def locked(path: Path, subject: str) -> Iterator[None]:
     """Hold the lock file `path`, and take it away afterwards.
 
-    Raises EnvironmentFault(OutputBusy) while another process holds it; does not wait.
+    Raises EnvironmentFault: OutputBusy while another process holds it, without waiting, and
+    StorageFailed where the file system has no locks.
     """
     with storage_errors(subject):
         # Beside the target others may write too: what a link leads to is not touched.
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.fdopen(os.open(path, flags, 0o666), "wb")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever finished in between took the file away, and our lock with it.
-            busy = not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno()))
-        except BlockingIOError:
-            busy = True
+        with storage_errors(subject):
+            busy = not _is_taken(lock, path)
         if busy:
             raise EnvironmentFault(
                 Reason.OutputBusy,
@@ -45,6 +42,16 @@ def locked(path: Path, subject: str) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_taken(lock: IO[bytes], path: Path) -> bool:
+    """Take the lock on the open file `lock`, which lies at `path`; False if another has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    # Whoever finished in between took the file away, and our lock with it.
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno()))
 
 
 def is_locked(path: Path) -> bool:

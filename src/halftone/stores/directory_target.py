@@ -70,8 +70,8 @@ class DirectoryArtifactTarget:
         """Raise RefusedInput unless an artifact can appear here: no mount point, a parent that may
         be written, and an exchange where something would have to be exchanged.
         """
-        self._refuse_place()
         with storage_errors(self._uri):
+            self._refuse_place()
             if self.current() is not None and not is_locked(self._lock):
                 with locked(self._lock, self._uri):
                     self._refuse_without_exchange()
@@ -142,6 +142,8 @@ class DirectoryArtifactTarget:
                 if self._is_former(path):
                     # Half removed, it must not be taken for an artifact, nor be forgotten.
                     doomed = self._parent / f".{path.name}.removing"
+                    if doomed.exists():  # of a removal that was killed, when it was here before
+                        shutil.rmtree(doomed)
                     path.rename(doomed)
                     path = doomed
                 shutil.rmtree(path)

@@ -34,6 +34,7 @@ from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.files import FileEntry
 from halftone.spec.names import Reason
 from halftone.stores.credentials import Credential
+from halftone.stores.hub_errors import PASSING, asked_pause
 from halftone.stores.patience import WAITS, CutShortError, patiently
 from halftone.stores.pinned import CHECKPOINT, Listing, PinnedSource, named
 
@@ -43,9 +44,6 @@ _URI: Final = re.compile(rf"^({_NAME}(?:/{_NAME})?)/?(?:@([^\s@]{{1,200}}))?$")
 _BEGINNINGS: Final = {"model": "hf://", "dataset": "hf://datasets/"}
 _CONTENT_RANGE: Final = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
 _TIMEOUT: Final = 30.0
-# The longest that we let a server make us wait before we try again.
-_LONGEST_PAUSE: Final = 60.0
-_PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 # What a content delivery network says when the address that it once gave has expired.
 _EXPIRED: Final = frozenset({400, 401, 403, 404, 410})
 # Small files are sometimes sent whole, whatever range was asked for.
@@ -208,10 +206,7 @@ def _origin(url: str) -> tuple[str, str]:
 def _pause(error: Exception, wait: float) -> float | None:
     """How long to wait before asking again; None when the same answer would come."""
     if isinstance(error, HfHubHTTPError):
-        if error.response.status_code not in _PASSING:
-            return None
-        asked = error.response.headers.get("Retry-After", "")
-        return min(float(asked), _LONGEST_PAUSE) if asked.isdecimal() else wait
+        return asked_pause(error, wait) if error.response.status_code in PASSING else None
     return wait if isinstance(error, (HTTPError, CutShortError)) else None
 
 

@@ -1,7 +1,8 @@
 """What errors of huggingface_hub mean to somebody who publishes, and which of them may pass.
 
-Called by `halftone.stores.hub_target`. The library's own texts are not passed on: they hold signed
-addresses. Only what the server itself said is, and only where it decides what to do.
+Called by `halftone.stores.hub_target`; `hub` shares how long to wait. The library's own texts are
+not passed on: they hold signed addresses. Only what the server itself said is, and only where it
+decides what to do.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
 from halftone.stores.credentials import Credential
 
-_PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
+# What another attempt may get another answer to.
+PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 # Somebody else was faster; what is there now is judged again.
 _OVERTAKEN: Final = frozenset({409, 412})
 # What the store of large files says of an address that expired, or of bytes that arrived broken.
@@ -45,10 +47,15 @@ def pause_for(endpoint: str, error: Exception, wait: float) -> float | None:
     if cause is not error:
         elsewhere = not str(cause.response.url).startswith(f"{endpoint}/")
         return wait if elsewhere and status in _SENT_AGAIN else None
-    asked = cause.response.headers.get("Retry-After", "")
-    if status in _PASSING and asked.isdecimal():
-        return min(float(asked), _LONGEST_PAUSE)
-    return wait if status in _PASSING | _OVERTAKEN else None
+    if status in PASSING:
+        return asked_pause(cause, wait)
+    return wait if status in _OVERTAKEN else None
+
+
+def asked_pause(error: HfHubHTTPError, wait: float) -> float:
+    """The seconds that the server asks for, within reason, else `wait`."""
+    asked = error.response.headers.get("Retry-After", "")
+    return min(float(asked), _LONGEST_PAUSE) if asked.isdecimal() else wait
 
 
 @contextmanager

@@ -28,10 +28,11 @@ from huggingface_hub.utils import logging as library_log
 
 from halftone.spec.artifacts import Artifact
 from halftone.spec.documents import WrittenFile
-from halftone.spec.errors import CheckFailed, RefusedInput
+from halftone.spec.errors import RefusedInput
 from halftone.spec.names import ARTIFACT_FILE, Reason
 from halftone.spec.publishing import Progress
 from halftone.spec.targets import Transfer
+from halftone.stores.recorded import MISSING, OTHER_DIGEST, differs
 
 # A server that says nothing for so long is not there any more; commits of many files take minutes.
 _SILENCE: Final = 300.0
@@ -79,7 +80,7 @@ class Upload:
         self._refuse_ignored([*operations, document])
         for file in self._files:
             if _stamp(file.path) != file.stamp:
-                raise _differs(file.written, "changed while it was being published")
+                raise differs(file.written, "changed while it was being published")
         return [*operations, document]
 
     def finish(self) -> None:
@@ -138,7 +139,7 @@ class _CountedAddition(CommitOperationAdd):
         """What the commit itself carries of a small file; no server compares that with a digest."""
         content = super().b64content()
         if hashlib.sha256(base64.b64decode(content)).hexdigest() != self.written.sha256:
-            raise _differs(self.written, "changed while it was being published")
+            raise differs(self.written, "changed while it was being published")
         return content
 
     @contextmanager
@@ -182,13 +183,13 @@ class _Meter:
 def _proven(tree: Path, file: WrittenFile) -> _Proven:
     path = tree / file.path
     if not path.is_file():
-        raise _differs(file, "is not there")
+        raise differs(file, MISSING)
     stamp, digest = _stamp(path), hashlib.sha256()
     with path.open("rb", buffering=0) as opened:
         while chunk := opened.read(_CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != file.sha256:
-        raise _differs(file, "is not the file that was recorded (its SHA-256 differs)")
+        raise differs(file, OTHER_DIGEST)
     return _Proven(file, path, stamp)
 
 
@@ -198,11 +199,3 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     except OSError:
         return 0, 0, 0
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _differs(file: WrittenFile, how: str) -> CheckFailed:
-    return CheckFailed(
-        Reason.DigestDiffers,
-        file.path,
-        f"'{file.path}' {how}, so nothing is published; quantize again in a new work directory.",
-    )

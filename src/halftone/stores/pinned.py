@@ -189,7 +189,7 @@ def _listed(uri: str, entries: Iterable[FileEntry], listing: Listing) -> dict[st
         if not is_plain(entry.path):
             raise RefusedInput(
                 Reason.MalformedCheckpoint,
-                entry.path,
+                ascii(entry.path),  # a plan that states it is UTF-8, which names need not be
                 f"`{uri}` holds a file named {entry.path!r}, and no file may be named so; rename "
                 "it or take it away.",
             )

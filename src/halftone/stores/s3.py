@@ -39,6 +39,7 @@ from halftone.stores.s3_client import (
     parsed,
 )
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES, folder_of, is_folder, understood
+from halftone.stores.s3_writing import code_of, status_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -138,7 +139,7 @@ class S3Source(PinnedSource):
             try:
                 found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)
             except ClientError as error:
-                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+                if status_of(error) == 404:
                     return None
                 raise
         self._etags[path] = found["ETag"]
@@ -219,8 +220,7 @@ def _refusal(
     error: ClientError, uri: str, subject: str, access: str
 ) -> RefusedInput | EnvironmentFault:
     """What an answer of the store means."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code = error.response.get("Error", {}).get("Code", str(status))
+    status, code = status_of(error), code_of(error)
     what = named(uri, subject)
     if status in (412, 416):
         return RefusedInput(

@@ -23,6 +23,7 @@ from halftone.spec.documents import WrittenFile
 from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.publishing import Progress
+from halftone.stores.recorded import MISSING, OTHER_DIGEST, differs
 from halftone.stores.s3_checksums import of_object, of_part, of_parts, part_bytes
 from halftone.stores.s3_folder import Folder, Part
 from halftone.stores.s3_writing import FIELD, UploadGoneError
@@ -61,6 +62,8 @@ class ArtifactUpload:
         self._checksums: dict[str, str] = {}
         self._sent: set[str] = set()
         self._stopped = threading.Event()
+        # Of senders. A file whose first parts failed while its last ones were read is in no list.
+        self._failures: list[BaseException] = []
         # Buffers that are free; None is one that was not needed so far. Used again, because fresh
         # memory costs as much as the copy into it.
         self._room: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
@@ -118,7 +121,7 @@ class ArtifactUpload:
 
     def _settle(self, sent: list[_Sent]) -> None:
         """Wait for all, then raise the first error, or keep the checksums."""
-        errors: list[BaseException] = []
+        errors = list(self._failures)
         for one in sent:
             try:
                 self._checksums[one.file.path] = one.checksum.result()
@@ -223,7 +226,9 @@ class ArtifactUpload:
 
         def ended(future: Future[str]) -> None:
             self._room.put(piece)
-            if not isinstance(future.exception(), UploadGoneError | None):
+            error = future.exception()
+            if not isinstance(error, UploadGoneError | _StoppedError | None):
+                self._failures.append(error)
                 self._stopped.set()
 
         def guarded() -> str:
@@ -258,7 +263,7 @@ class ArtifactUpload:
                 digest.update(piece)
                 if not left and digest.hexdigest() != file.sha256:
                     self._room.put(piece)
-                    raise _differs(file, "is not the file that was recorded (its SHA-256 differs)")
+                    raise differs(file, OTHER_DIGEST)
                 yield piece
                 if not left:
                     return
@@ -267,7 +272,7 @@ class ArtifactUpload:
         with _readable(file, path) as opened:
             size = os.fstat(opened.fileno()).st_size
         if size != file.sizeBytes:
-            raise _differs(file, f"has {size} bytes instead of {file.sizeBytes}")
+            raise differs(file, f"has {size} bytes instead of {file.sizeBytes}")
 
     def _tell(self, path: str, number: int, nbytes: int) -> None:
         """Report bytes, each once, however often they were sent."""
@@ -284,7 +289,7 @@ def _readable(file: WrittenFile, path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb", buffering=0) as opened:
             yield opened
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise _differs(file, "is not there") from error
+        raise differs(file, MISSING) from error
     except OSError as error:
         raise EnvironmentFault(
             Reason.StorageFailed,
@@ -311,12 +316,4 @@ def _unsafe(uri: str, file: WrittenFile) -> RefusedInput:
         FIELD,
         f"The server does not keep the checksum of `{file.path}` in `{uri}`, so nobody can tell "
         "what arrived; publish to another server, or to a directory or the Hub.",
-    )
-
-
-def _differs(file: WrittenFile, how: str) -> CheckFailed:
-    return CheckFailed(
-        Reason.DigestDiffers,
-        file.path,
-        f"'{file.path}' {how}, so nothing is published; quantize again in a new work directory.",
     )

@@ -8,7 +8,7 @@ is believed.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
@@ -22,6 +22,7 @@ from halftone.spec.documents import WrittenFile, canonical_json, sha256_hex
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import CHECKPOINT_DIRECTORY, Reason
 from halftone.stores.credentials import Credential
+from halftone.stores.pinned import is_plain
 from halftone.stores.s3_checksums import of_object
 from halftone.stores.s3_client import access_by, make_client, parsed
 from halftone.stores.s3_folder import Folder
@@ -86,17 +87,16 @@ class S3WorkArea:
                 raise RefusedInput(Reason.WorkdirInconsistent, path, self._lacks(path))
 
     def pull_folder(self, target: Path, name: str) -> None:
-        """Bring every file of the folder `name` to below `target`."""
+        """Bring every file of the folder `name` to below `target`.
+
+        Raises RefusedInput(WorkdirInconsistent) for an object whose name leads elsewhere.
+        """
         paths = [item.path for item in self._folder.below(name).objects()]
         for path in paths:
-            self._pull(f"{name}/{path}", target / name / path)
+            if path and not path.endswith("/"):  # consoles mark folders with empty objects
+                self._pull(f"{name}/{path}", target / name / path)
 
-    def pull_checkpoint(
-        self,
-        target: Path,
-        files: Sequence[WrittenFile],
-        progress: Callable[[int], None] = _unseen,
-    ) -> None:
+    def pull_checkpoint(self, target: Path, files: Sequence[WrittenFile]) -> None:
         """Bring the checkpoint's `files` to `target`/checkpoint; those that are there stay.
 
         Raises RefusedInput(WorkdirInconsistent) that names a file which is not here, or is another.
@@ -112,7 +112,6 @@ class S3WorkArea:
                     raise RefusedInput(
                         Reason.WorkdirInconsistent, file.path, self._lacks(file.path)
                     )
-            progress(file.sizeBytes)
 
         with ThreadPoolExecutor(_READERS) as readers:
             list(readers.map(bring, files))
@@ -182,6 +181,13 @@ class S3WorkArea:
 
     def _pull(self, path: str, target: Path) -> bool:
         """Whether `path` was here; `target` appears whole."""
+        if not is_plain(path):
+            raise RefusedInput(
+                Reason.WorkdirInconsistent,
+                ascii(path),
+                f"The work area `{self.uri}` is to hold {path!a}, which leads out of it, so "
+                "somebody else wrote there; delete the job and apply it again.",
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         folder = self._folder

@@ -1,13 +1,15 @@
 """What an S3 server's answer means for whoever writes to it, in sentences.
 
-Used by the modules that publish to S3. Two answers are no faults but news, and have an error of
-their own that those modules expect; everything else becomes ours at this border.
+Used by the modules that publish to S3; `s3`, which reads, shares its words for answers. Two of them
+are no faults but news, and have an error of their own that those modules expect; everything else
+becomes ours at this border.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
@@ -119,11 +121,11 @@ def translated(uri: str, subject: str | None = None, access: str = AMBIENT) -> I
             FIELD,
             f"No usable credentials for `{uri}` were found; set {AMBIENT}.",
         ) from error
-    except (BotoCoreError, ResponseParserError) as error:
+    except (BotoCoreError, Boto3Error, ResponseParserError) as error:
         raise EnvironmentFault(
             Reason.StoreUnavailable,
             FIELD,
-            f"{what} could not be written ({type(error).__name__}); check the network and "
+            f"{what} could not be read or written ({type(error).__name__}); check the network and "
             "AWS_ENDPOINT_URL, then run the same command again: it goes on where it stopped.",
         ) from None  # botocore's words repeat the endpoint, and with it any password
 

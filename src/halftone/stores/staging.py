@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from halftone.spec.documents import WrittenFile, sync_directory
-from halftone.spec.errors import CheckFailed
-from halftone.spec.names import Reason
 from halftone.spec.publishing import Progress
+from halftone.stores.recorded import MISSING, OTHER_DIGEST, differs
 
 _CHUNK: Final = 4 * 2**20
 _FICLONE: Final = 0x40049409  # from <linux/fs.h>
@@ -39,9 +38,9 @@ def stage_files(
         copy.parent.mkdir(parents=True, exist_ok=True)
         source = tree / file.path
         if not source.is_file():
-            raise _differs(file, "is not there")
+            raise differs(file, MISSING)
         if _copy_hashed(source, copy, progress) != file.sha256:
-            raise _differs(file, "is not the file that was recorded (its SHA-256 differs)")
+            raise differs(file, OTHER_DIGEST)
     for folder, _, _ in os.walk(staged):
         sync_directory(Path(folder))
 
@@ -92,11 +91,3 @@ def _hashed(file: IO[bytes], progress: Progress, written: IO[bytes] | None = Non
             written.write(chunk)
         progress(len(chunk))
     return digest.hexdigest()
-
-
-def _differs(file: WrittenFile, how: str) -> CheckFailed:
-    return CheckFailed(
-        Reason.DigestDiffers,
-        file.path,
-        f"'{file.path}' {how}, so nothing is published; quantize again in a new work directory.",
-    )

@@ -329,6 +329,31 @@ def test_dead_uploads_and_half_removals_can_be_removed(
     assert holds(site / "model", first)
 
 
+def test_a_former_that_was_half_removed_once_can_be_removed_when_it_is_a_former_again(
+    target: DirectoryArtifactTarget, tree: Path, first: Artifact, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    publish(target, tree, first)
+    put(site / kept_name(first) / "artifact.json", (site / "model" / "artifact.json").read_bytes())
+    put(site / f".{kept_name(first)}.removing" / "model-0.safetensors", bytes(10))
+
+    [former, _] = target.leftovers()
+    target.remove(former)
+
+    assert former.kind is LeftoverKind.Superseded
+    assert names(site) == {"model"}
+
+
+def test_a_name_that_is_too_long_for_what_lies_beside_it_is_told_before_the_work(
+    tmp_path: Path,
+) -> None:
+    target = DirectoryArtifactTarget(tmp_path / ("m" * 250))
+
+    with pytest.raises(EnvironmentFault, match="could not be written") as caught:
+        target.refuse_unusable()
+    assert caught.value.reason is Reason.StorageFailed
+
+
 def test_a_lock_that_a_killed_publisher_left_is_no_obstacle(
     target: DirectoryArtifactTarget, tree: Path, first: Artifact, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ We test these aspects:
 - kills at seeded points, and the next run, which continues
 - a server that is restarted in the middle
 - faults that are waited out, and faults that end in a sentence; in neither case is anything visible
-  that is not whole
+  that is not whole, nor when a part of a long file fails that nobody waits for yet
 - that memory is bounded and that no secret is written or printed
 """
 
@@ -277,6 +277,21 @@ def test_what_does_not_pass_ends_in_a_sentence_and_nothing_is_visible(
     proxy.recover()
     hasty.publish(tree, draft, Existing.Refuse, ignore)
     assert read_through(hasty.uri) == files_of(tree)
+
+
+def test_one_part_that_is_refused_while_the_file_is_still_read_ends_the_publishing(
+    proxy: FaultyProxy, target: S3ArtifactTarget, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    with (tree / "model.safetensors").open("wb") as sparse:
+        sparse.truncate(320 * MIB)  # more parts than are held at once
+    proxy.fail(Fault.Denied, 1, PART)
+
+    with pytest.raises(RefusedInput, match="The store refused"):
+        target.publish(tree, draft_of(tree), Existing.Refuse, ignore)
+
+    assert target.current() is None
 
 
 def test_a_server_that_is_not_there_is_named_with_what_to_check(

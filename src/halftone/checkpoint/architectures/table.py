@@ -78,11 +78,7 @@ class Placement(NamedTuple):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models that share names.
-
-    `expected` are the roles that the family has in every layer; `regions` are searched before
-    `rows`, the longest prefix first.
-    """
+    """A family of models that share names: `regions` before `rows`, the longest prefix first."""
 
     name: str
     model_types: tuple[str, ...]

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import yaml
+from halftone.spec.yaml_text import front_matter
 
-_FRONT: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _MOST_CHARACTERS: Final = 65_536  # as much as the plan reads of it
 _IDENTIFIER: Final = re.compile(r"^[\w.+-]{1,100}$", re.ASCII)
 _REPOSITORY: Final = re.compile(r"^[\w.-]{1,96}/[\w.-]{1,96}$", re.ASCII)
@@ -32,15 +31,7 @@ class SourceCard:
 
 def read_source_card(text: str | None) -> SourceCard:
     """The fields of the card `text`; an empty SourceCard without one, or without metadata."""
-    found = _FRONT.match((text or "")[:_MOST_CHARACTERS])
-    if found is None:
-        return SourceCard()
-    try:
-        fields = yaml.safe_load(found[1])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return SourceCard()
-    if not isinstance(fields, dict):
-        return SourceCard()
+    fields = front_matter((text or "")[:_MOST_CHARACTERS])
     return SourceCard(
         licences=_all(fields, "license", _IDENTIFIER),
         licence_name=_one(fields, "license_name", _IDENTIFIER),
