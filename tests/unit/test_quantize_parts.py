@@ -6,13 +6,15 @@ We test these aspects:
 - assembling before every shard is there is refused, naming one;
 - two processes cannot hold one part, and one that is alone excludes all parts;
 - parts without a shard do nothing, and what parts tell of their progress adds up to the whole;
-- shards in a depot that were made of a source as it was before are made again.
+- shards in a depot that were made of a source as it was before are made again;
+- a depot that is slower than the work holds it up: two shards are on the disk at once.
 """
 
 import json
 import os
 import shutil
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -175,3 +177,28 @@ def opened(source: Path) -> tuple[Planned, Checkpoint]:
     checkpoint = read_checkpoint(open_source(source))
     recipe = load_recipe("nvfp4a16")
     return plan_checkpoint(checkpoint, recipe, max_shard_bytes=SHARD_BYTES), checkpoint
+
+
+class SlowDepot(FolderDepot):
+    """Takes a shard only after a while; `there` is how many lay on the worker's disk each time."""
+
+    def __init__(self, root: Path, workdir: Path) -> None:
+        super().__init__(root)
+        self.workdir = workdir
+        self.there: list[int] = []
+
+    def keep(self, path: Path, entry: dict[str, Any]) -> None:
+        sleep(0.1)  # many times what a shard of this size takes to write
+        shards = [file for file in self.workdir.rglob("*.safetensors*") if file.is_file()]
+        self.there.append(sum(1 for file in shards if file.suffix != ".json"))
+        super().keep(path, entry)
+
+
+def test_a_slow_depot_never_has_more_than_two_shards_wait(job: Any, tmp_path: Path) -> None:
+    planned, checkpoint, digest = job
+    depot = SlowDepot(tmp_path / "depot", tmp_path / "pod")
+    quantize_part(planned, checkpoint, tmp_path / "pod" / "out", 0, 1, depot=depot)
+    assert len(depot.there) == len(planned.shards)
+    assert max(depot.there) == 2
+    document = assemble(planned, checkpoint, tmp_path / "last" / "out", depot=depot)
+    assert document.digest == digest
