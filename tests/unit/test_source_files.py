@@ -7,6 +7,7 @@ We test these aspects:
 """
 
 import fcntl
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_snapshot_of_the_hubs_cache_is_used_as_it_is_named(tmp_path: Path) -> 
     for number, (name, data) in enumerate(FILES.items()):
         (blobs / str(number)).write_bytes(data)
         (snapshot / name).symlink_to(f"../../blobs/{number}")
-    with open_source(snapshot) as source:
+    with closing(open_source(snapshot)) as source:
         assert directory_of(source) == snapshot
 
 
@@ -120,7 +121,7 @@ def test_a_directory_may_be_named_from_where_we_are(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_bytes(b"{}")
     monkeypatch.chdir(tmp_path)
-    with open_source("model") as source:
+    with closing(open_source("model")) as source:
         found = directory_of(source)
     assert found == tmp_path / "model"
 
