@@ -28,6 +28,7 @@ from halftone.spec.gates import (
 )
 from halftone.spec.names import CHECKPOINT_DIRECTORY
 from halftone.spec.reports import GateResult, Outcome, Platform
+from halftone.validate.earlier import gpu_names
 from halftone.validate.gates import acceptance_length, divergence, engine_loads, speed
 from halftone.validate.gates.task import judge_tasks
 from halftone.validate.gates.token_divergence import Divergence
@@ -145,10 +146,11 @@ class SourceAnswers:
         return {"score": score, "floor": floor}
 
     def _key(self, asked: Answer) -> Answer:
-        """What decides an answer beside the source itself."""
+        """What decides an answer beside the source itself; machines of other GPUs may share it."""
         gpu = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
         installed = {name: _version(name) for name in ("halftone", "lm_eval", "vllm")}
-        return {**asked, **installed, "gpu": gpu, "maxModelLen": self._options.maxModelLen}
+        machine = {"gpu": gpu, "gpuNames": sorted(gpu_names())}
+        return {**asked, **installed, **machine, "maxModelLen": self._options.maxModelLen}
 
     def _ask(self, question: str, parameters: Answer) -> Answer:
         if self._open is None:
