@@ -5,6 +5,7 @@ We test these aspects:
 - a part that ran already is not run again, and a part that failed leaves the others' work;
 - assembling before every shard is there is refused, naming one;
 - two processes cannot hold one part, and one that is alone excludes all parts;
+- what tidying up meets after a failure does not hide the failure;
 - parts without a shard do nothing, and what parts tell of their progress adds up to the whole;
 - shards in a depot that were made of a source as it was before are made again;
 - a depot that is slower than the work holds it up: two shards are on the disk at once.
@@ -24,7 +25,7 @@ from halftone.cli.quantize import bytes_to_read
 from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.quantize.engine import assemble, quantize, quantize_part
 from halftone.quantize.workspace import Workspace
-from halftone.spec.errors import EnvironmentFault
+from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.recipes import load_recipe
 from halftone.stores import open_source
@@ -123,6 +124,25 @@ def test_a_part_and_the_whole_have_one_holder_each(job: Any, tmp_path: Path) -> 
         Workspace(output, planned.plan, {}, 0),
     ):
         pass
+
+
+def fail_with_a_shard_that_stays(output: Path, planned: Planned) -> None:
+    """A folder in a shard's place stands for a disk that lets nothing be removed any more."""
+    with Workspace(output, planned.plan, {}, 0) as workspace:
+        workspace.partial_path("a.safetensors").mkdir()
+        raise RefusedInput(Reason.NonFiniteWeight, "a.weight", "`a.weight` holds NaN.")
+
+
+def test_what_ended_the_work_is_told_and_not_what_tidying_up_met(job: Any, tmp_path: Path) -> None:
+    planned, _, _ = job
+    with pytest.raises(RefusedInput, match="holds NaN"):
+        fail_with_a_shard_that_stays(tmp_path / "out", planned)
+    with (
+        pytest.raises(EnvironmentFault, match="cannot be the output") as fault,
+        Workspace(tmp_path / "out", planned.plan, {}, 0) as workspace,
+    ):
+        workspace.require_space(0, ["a.safetensors"])
+    assert fault.value.reason is Reason.StorageFailed
 
 
 class Counted:

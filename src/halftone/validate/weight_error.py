@@ -98,8 +98,8 @@ def measure(
     """Compare every weight with its original, or a sample within `budgets`.
 
     `budgets` are for the checkpoint and for the source; None for a directory. A sample takes some
-    rows of each matrix, and units in order of interest. No group's error up to `tolerated` is a
-    defect, whatever its format's limit.
+    rows of each matrix, and units in order of interest. An error up to `tolerated` is within every
+    group's limit, whatever its format; serving may not be worse than each tensor alone even so.
     """
     errors = Errors()
     pairs = list(_quantized_pairs(units, scales, originals, errors))
