@@ -5,7 +5,7 @@
 
 A directory is read whole. Of a remote checkpoint headers and global scales are read, within a
 budget; block scales are a sixteenth of the weights and are left where they are. Called by the
-command line and by the stage of that name; it never writes.
+command line and by the gate `structure`; it never writes.
 """
 
 import re

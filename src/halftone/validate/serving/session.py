@@ -7,7 +7,7 @@
 The process is `halftone.validate.serving.worker`: it loads the checkpoint once with vLLM and
 answers until it is closed. Whatever happens to it (a signal, no memory, a checkpoint that vLLM
 refuses) arrives here as one sentence with the end of its log. Called by
-`halftone.validate.validating`.
+`halftone.validate.engine_gates`.
 """
 
 import json
