@@ -6,6 +6,7 @@ and is closed; then the quantized model is loaded once and judged gate by gate u
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -111,11 +112,12 @@ class SourceAnswers:
         self._log = subject.workdir / LOG_DIRECTORY / "source.log"
         self._kept = SourceResults(subject.source)
         self._open: EngineSession | None = None
+        self._sessions = ExitStack()
 
     def gather(self) -> dict[str, Answer]:
         """Answers by `score`, `floor` and the names of gates; the model is loaded if one lacks."""
         answers: dict[str, Answer] = {}
-        try:
+        with self._sessions:
             if any(gate.metric in _DIVERGENCE for gate in self._gates):
                 answers |= self._divergence()
             for gate in self._gates:
@@ -125,9 +127,6 @@ class SourceAnswers:
                     # Never kept: both models have to be timed in one run.
                     asked = speed.parameters(gate, card=False)
                     answers[gate.name] = self._ask("speed", asked)
-        finally:
-            if self._open is not None:
-                self._open.__exit__(None, None, None)
         return answers
 
     def _task(self, gate: Task) -> Answer:
@@ -155,7 +154,7 @@ class SourceAnswers:
     def _ask(self, question: str, parameters: Answer) -> Answer:
         if self._open is None:
             session = EngineSession(self._source, log=self._log, options=self._options)
-            self._open = session.__enter__()
+            self._open = self._sessions.enter_context(session)
         return self._open.ask(question, **parameters)
 
 
