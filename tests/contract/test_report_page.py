@@ -118,6 +118,18 @@ def test_evidence_of_another_form_is_told_and_not_drawn(
     assert "Weight error by role" not in page.headings
 
 
+def test_a_gate_that_could_not_measure_has_nothing_to_draw(
+    documents: Documents, evidence: Evidence
+) -> None:
+    """Its sentence stands with the gates; neither an empty figure nor another form is told."""
+    failed = {"error": "vLLM does not load the checkpoint."}
+    given = dict.fromkeys(evidence, failed) | {"weight-error": evidence["weight-error"]}
+    page = Page(render_page(measured(*documents, given), *documents, given))
+    assert "another form" not in page.text
+    drawn = {"KL divergence from the source", "Task recovery", "Speed by load"}
+    assert not (drawn | {"What the server said"}) & set(page.headings)
+
+
 def test_an_error_without_bound_is_told_beside_the_drawing(
     documents: Documents, evidence: Evidence
 ) -> None:
@@ -139,6 +151,7 @@ def test_a_divergence_without_bound_is_told(documents: Documents, evidence: Evid
     broken["noiseFloor"] = {"mean": 0.0, "p99": 0.0}
     page = Page(render_page(measured(*documents, given), *documents, given))
     assert "18.02 → unbounded" in page.text
+    assert f"unbounded ({broken['prompts'][0]['id']})" in page.text
     assert "KL divergence from the source" in page.headings
 
 

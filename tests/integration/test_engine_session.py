@@ -24,8 +24,9 @@ import pytest
 
 from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.gates import EngineLoads, KlDivergence, Metric, TopOneAgreement
-from halftone.spec.names import Reason
+from halftone.spec.names import CREDENTIALS_PREFIX, Reason
 from halftone.spec.reports import Outcome
+from halftone.stores.credentials import GivenFor
 from halftone.validate.gates import divergence, engine_loads
 from halftone.validate.gates.token_divergence import Divergence
 from halftone.validate.serving.prompts import PromptSet, can_see, prompt_set
@@ -267,22 +268,29 @@ def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     assert awaited(lambda: [True] if not Path(f"/proc/{children[0]}").exists() else [])
 
 
+def given_environment(folder: Path) -> str:
+    """What the process would have in its environment: `env` stands for its interpreter."""
+    shown, program = folder / "shown", folder / "python"
+    program.write_text(f"#!/bin/sh\nenv > {shown}\nexit 7\n")
+    program.chmod(0o755)
+    opened = EngineSession(MODEL, log=folder / "log", python=program)
+    with pytest.raises(EnvironmentFault, match="exit status 7"), opened:
+        pass
+    return shown.read_text()
+
+
 def test_no_credential_reaches_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`env` stands for the interpreter: it prints the environment that it was given."""
+    """Neither those that the libraries look for themselves nor those that a pod was given."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
     monkeypatch.setenv("HALFTONE_SIGNING_KEY_FILE", "planted-key")
     monkeypatch.setenv("HF_TOKEN", "planted-token")
+    for use in GivenFor:
+        monkeypatch.setenv(CREDENTIALS_PREFIX + use, "planted-credential")
     monkeypatch.setenv("UNRELATED", "unrelated")
-    shown = tmp_path / "shown"
-    program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\nenv > {shown}\nexit 7\n")
-    program.chmod(0o755)
-    opened = EngineSession(MODEL, log=tmp_path / "log", python=program)
-    with pytest.raises(EnvironmentFault, match="exit status 7"), opened:
-        pass
-    assert "UNRELATED=unrelated" in shown.read_text()
-    assert "HF_HUB_OFFLINE=1" in shown.read_text()
-    assert "planted" not in shown.read_text()
+    shown = given_environment(tmp_path)
+    assert "UNRELATED=unrelated" in shown
+    assert "HF_HUB_OFFLINE=1" in shown
+    assert "planted" not in shown
 
 
 def test_nobody_can_silence_what_the_gates_read(
@@ -293,16 +301,10 @@ def test_nobody_can_silence_what_the_gates_read(
     monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
     monkeypatch.setenv("VLLM_LOGGING_CONFIG_PATH", "planted.json")
     monkeypatch.setenv("VLLM_LOGGING_STREAM", "ext://planted")
-    shown = tmp_path / "shown"
-    program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\nenv > {shown}\nexit 7\n")
-    program.chmod(0o755)
-    opened = EngineSession(MODEL, log=tmp_path / "log", python=program)
-    with pytest.raises(EnvironmentFault), opened:
-        pass
-    assert "VLLM_LOGGING_LEVEL=INFO\n" in shown.read_text()
-    assert "VLLM_CONFIGURE_LOGGING=1\n" in shown.read_text()
-    assert "planted" not in shown.read_text()
+    shown = given_environment(tmp_path)
+    assert "VLLM_LOGGING_LEVEL=INFO\n" in shown
+    assert "VLLM_CONFIGURE_LOGGING=1\n" in shown
+    assert "planted" not in shown
 
 
 def children_of(parent: int, command: str) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from halftone.checkpoint.index import read_checkpoint
+from halftone.spec.documents import CheckpointDocument
 from halftone.spec.gates import Metric, WeightError
 from halftone.spec.reports import GateResult, Outcome
 from halftone.stores import open_source
@@ -70,9 +71,11 @@ def exchange_modules(checkpoint: Path, one: str, other: str) -> None:
         sabotage.exchange(checkpoint, one + part, other + part)
 
 
-def structure(source: Path, made: Made, checkpoint: Path) -> Measured:
+def structure(
+    source: Path, made: Made, checkpoint: Path, document: CheckpointDocument | None = None
+) -> Measured:
     with closing(open_source(source)) as original, closing(open_source(checkpoint)) as files:
-        return measure_structure(made.planned, original, files)
+        return measure_structure(made.planned, original, files, document)
 
 
 def weight_error(
@@ -136,6 +139,35 @@ def test_structure_names_what_is_wrong(
     assert any(culprit in defect["tensor"] for defect in evidence["defects"]), evidence["defects"]
     assert result.culprit is not None
     assert culprit in result.culprit
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit", "told"),
+    [
+        (lambda d: None, None, "are as planned"),
+        (lambda d: (d / "tokenizer.json").unlink(), "tokenizer.json", "is not there"),
+        (lambda d: (d / "tokenizer.json").write_bytes(b"{}"), "tokenizer.json", "changed since"),
+        (lambda d: (d / "more.json").write_bytes(b"{}"), "more.json", "does not state it"),
+    ],
+    ids=["honest", "lost", "changed", "added"],
+)
+def test_the_files_are_those_that_the_document_states(
+    dense: tuple[Path, Made],
+    tmp_path: Path,
+    change: Callable[[Path], object],
+    culprit: str | None,
+    told: str,
+) -> None:
+    source, made = dense
+    copy = copy_of(made, tmp_path / "copy", lambda d: (d / "checkpoint.json").unlink())
+    change(copy)
+
+    result, evidence = structure(source, made, copy, made.document)
+
+    assert result.outcome is (Outcome.Failed if culprit else Outcome.Passed)
+    assert result.culprit == culprit
+    said = [d["message"] for d in evidence["defects"] if d["kind"] == "DigestDiffers"]
+    assert any(told in message for message in said or [result.message])
 
 
 def each_its_own(checkpoint: Path) -> None:

@@ -13,14 +13,23 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from halftone.spec.names import SERVE_PYTHON
 from halftone.spec.reports import Platform, Report
+from halftone.stores import open_source
 from halftone.validate import earlier
+from halftone.validate.engine_gates import SourceAnswers
+from halftone.validate.serving.prompts import prompt_set
+from halftone.validate.serving.session import EngineOptions
 from tests.commands import halftone
 from tests.jobs import make_project, run, stage, stamps, write_job
+
+if TYPE_CHECKING:
+    from halftone.validate.validating import Subject
 
 LOADS = {"name": "loads", "metric": "EngineLoads"}
 
@@ -121,6 +130,24 @@ def test_a_report_of_another_engine_or_gpu_is_not_taken(
 
     assert earlier._is_here(platform) is taken
     assert not earlier._is_here(None)
+
+
+def test_what_a_source_scored_on_one_gpu_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines with the same number of GPUs may share a cache."""
+    model = tmp_path / "model"
+    for folder in (model, tmp_path / "0000:01"):
+        folder.mkdir()
+    monkeypatch.setattr(earlier, "_DEVICES", tmp_path)
+    source = open_source(model)
+    keys = []
+    for name in ("NVIDIA H100 80GB HBM3", "NVIDIA B200"):
+        (tmp_path / "0000:01" / "information").write_text(f"Model: \t\t {name}\n")
+        subject = cast("Subject", SimpleNamespace(workdir=tmp_path, source=source))
+        answers = SourceAnswers(subject, [], model, prompt_set(None, sees=False), EngineOptions())
+        keys.append(answers._key({"task": "gsm8k"}))
+    assert keys[0] != keys[1]
 
 
 def test_one_process_at_a_time_validates_a_work_directory(work: Path) -> None:

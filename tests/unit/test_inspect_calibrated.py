@@ -159,6 +159,31 @@ def test_an_input_scale_must_be_there_and_be_a_positive_number(made: Made, tmp_p
     }
 
 
+def test_an_expert_without_a_usable_input_scale_is_named(made: Made, tmp_path: Path) -> None:
+    """As calibrations write it of an expert that no token reached."""
+    name = f"{LAYERS}.2.mlp.experts.5.down_proj.input_global_scale"
+    inspection = inspected(made, tmp_path, "qwen3_5_moe", LANGUAGE, scaled(name, 0))
+    assert found(inspection) == [(DefectKind.NotFinite, name)]
+    assert inspection.warnings == ()
+
+
+@pytest.mark.parametrize("factors", [(0, -1), (float("inf"), 1), (float("nan"), 1)])
+def test_of_a_merged_layer_too_unusable_input_scales_are_named(
+    made: Made, tmp_path: Path, factors: tuple[float, float]
+) -> None:
+    names = [f"model.layers.0.self_attn.{part}_proj.input_scale" for part in ("k", "q", "v")]
+
+    def change(tensors: Tensors) -> None:
+        for name, factor in zip(names, (*factors, factors[0]), strict=True):
+            scaled(name, factor)(tensors)
+
+    inspection = inspected(made, tmp_path, "qwen3", STATIC_CT, change)
+    spoilt = {n for n, f in zip(names, (*factors, factors[0]), strict=True) if f != 1}
+    named = {(DefectKind.NotFinite, name) for name in spoilt}
+    assert named <= set(found(inspection))
+    assert {kind for kind, _ in found(inspection)} == {DefectKind.NotFinite}
+
+
 # The cache ----------------------------------------------------------------------------------------
 
 KEY = "model.layers.1.self_attn.k_scale"

@@ -137,6 +137,25 @@ def test_an_included_file_lies_below_what_includes_it(tmp_path: Path) -> None:
     assert {path.name for path in task.files} == {"above.yaml", "mine.yaml", "mine.jsonl"}
 
 
+def test_what_the_harness_takes_for_a_circle_is_refused_on_paper(tmp_path: Path) -> None:
+    """It wants every file once, also where two others include it."""
+    written(tmp_path, TASK)
+    (tmp_path / "left.yaml").write_text("include: mine.yaml\n")
+    (tmp_path / "above.yaml").write_text("include: [left.yaml, ./mine.yaml]\ntask: above\n")
+    with pytest.raises(RefusedInput, match=r"mine\.yaml' is included more than once") as caught:
+        read_local_task(tmp_path / "above.yaml")
+    assert caught.value.reason is Reason.InvalidJob
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0c", "\x1c"])
+def test_a_row_ends_at_a_line_feed_and_nowhere_else(separator: str, tmp_path: Path) -> None:
+    """JSON leaves these as they are within a string."""
+    path = written(tmp_path, TASK)
+    rows = [json.dumps({"prompt": f"a{separator}b"}, ensure_ascii=False) for _ in range(4)]
+    (tmp_path / "mine.jsonl").write_text("\r\n".join(rows), encoding="utf-8")
+    assert read_local_task(path).items == 4
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -145,6 +164,8 @@ def test_an_included_file_lies_below_what_includes_it(tmp_path: Path) -> None:
         {"dataset_kwargs": {"data_files": {"test": "hf://datasets/a/b.jsonl"}}},
         {"dataset_kwargs": {"data_files": {"test": "mine.jsonl"}, "field": "data"}},
         {"test_split": "another"},
+        {"test_split": ["test"]},
+        {"dataset_path": ["json"]},
     ],
 )
 def test_items_that_only_running_would_show_have_no_count(
@@ -179,10 +200,15 @@ def test_python_that_decides_a_score_is_one_of_the_tasks_files(tmp_path: Path) -
         ("task: a\ninclude: none.yaml", Reason.SourceNotFound),
         (yaml.safe_dump(TASK), Reason.SourceNotFound),
         ("!!python/object/apply:os.getcwd []", Reason.InvalidJob),
+        ("task: a\ninclude:", Reason.InvalidJob),
+        ("task: a\ninclude: 5", Reason.InvalidJob),
+        ("task: a\ninclude: [none.yaml, 5]", Reason.InvalidJob),
+        ("task: a\ninclude: ../PLACE/mine.yaml", Reason.InvalidJob),
+        (yaml.safe_dump(TASK | {"dataset_kwargs": {"data_files": {"test": 5}}}), Reason.InvalidJob),
     ],
 )
 def test_what_is_no_task_is_refused(text: str, reason: Reason, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "mine.yaml").write_text(text.replace("PLACE", tmp_path.name))
     with pytest.raises(RefusedInput, match=r"mine\.yaml|none\.yaml") as caught:
         refuse_underpowered([gate(str(tmp_path / "mine.yaml"), 98)])
     assert caught.value.reason is reason

@@ -5,14 +5,17 @@ We test these aspects:
 - a part that ran already is not run again, and a part that failed leaves the others' work;
 - assembling before every shard is there is refused, naming one;
 - two processes cannot hold one part, and one that is alone excludes all parts;
+- what tidying up meets after a failure does not hide the failure;
 - parts without a shard do nothing, and what parts tell of their progress adds up to the whole;
-- shards in a depot that were made of a source as it was before are made again.
+- shards in a depot that were made of a source as it was before are made again;
+- a depot that is slower than the work holds it up: two shards are on the disk at once.
 """
 
 import json
 import os
 import shutil
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -22,7 +25,7 @@ from halftone.cli.quantize import bytes_to_read
 from halftone.plan.planning import Planned, plan_checkpoint
 from halftone.quantize.engine import assemble, quantize, quantize_part
 from halftone.quantize.workspace import Workspace
-from halftone.spec.errors import EnvironmentFault
+from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.recipes import load_recipe
 from halftone.stores import open_source
@@ -123,6 +126,25 @@ def test_a_part_and_the_whole_have_one_holder_each(job: Any, tmp_path: Path) -> 
         pass
 
 
+def fail_with_a_shard_that_stays(output: Path, planned: Planned) -> None:
+    """A folder in a shard's place stands for a disk that lets nothing be removed any more."""
+    with Workspace(output, planned.plan, {}, 0) as workspace:
+        workspace.partial_path("a.safetensors").mkdir()
+        raise RefusedInput(Reason.NonFiniteWeight, "a.weight", "`a.weight` holds NaN.")
+
+
+def test_what_ended_the_work_is_told_and_not_what_tidying_up_met(job: Any, tmp_path: Path) -> None:
+    planned, _, _ = job
+    with pytest.raises(RefusedInput, match="holds NaN"):
+        fail_with_a_shard_that_stays(tmp_path / "out", planned)
+    with (
+        pytest.raises(EnvironmentFault, match="cannot be the output") as fault,
+        Workspace(tmp_path / "out", planned.plan, {}, 0) as workspace,
+    ):
+        workspace.require_space(0, ["a.safetensors"])
+    assert fault.value.reason is Reason.StorageFailed
+
+
 class Counted:
     """Adds up what it is told."""
 
@@ -175,3 +197,28 @@ def opened(source: Path) -> tuple[Planned, Checkpoint]:
     checkpoint = read_checkpoint(open_source(source))
     recipe = load_recipe("nvfp4a16")
     return plan_checkpoint(checkpoint, recipe, max_shard_bytes=SHARD_BYTES), checkpoint
+
+
+class SlowDepot(FolderDepot):
+    """Takes a shard only after a while; `there` is how many lay on the worker's disk each time."""
+
+    def __init__(self, root: Path, workdir: Path) -> None:
+        super().__init__(root)
+        self.workdir = workdir
+        self.there: list[int] = []
+
+    def keep(self, path: Path, entry: dict[str, Any]) -> None:
+        sleep(0.1)  # many times what a shard of this size takes to write
+        shards = [file for file in self.workdir.rglob("*.safetensors*") if file.is_file()]
+        self.there.append(sum(1 for file in shards if file.suffix != ".json"))
+        super().keep(path, entry)
+
+
+def test_a_slow_depot_never_has_more_than_two_shards_wait(job: Any, tmp_path: Path) -> None:
+    planned, checkpoint, digest = job
+    depot = SlowDepot(tmp_path / "depot", tmp_path / "pod")
+    quantize_part(planned, checkpoint, tmp_path / "pod" / "out", 0, 1, depot=depot)
+    assert len(depot.there) == len(planned.shards)
+    assert max(depot.there) == 2
+    document = assemble(planned, checkpoint, tmp_path / "last" / "out", depot=depot)
+    assert document.digest == digest

@@ -1,6 +1,13 @@
-"""The source in the cache: fetched whole or not at all, by one process at a time."""
+"""The source as vLLM gets it: a directory, and what is kept of it.
+
+We test these aspects:
+- a remote source is fetched into the cache, whole or not at all, by one process at a time
+- a directory is used as it is named, also where its files are links, as in the Hub's own cache
+- results are kept by what was asked, and a cache that cannot be written is done without
+"""
 
 import fcntl
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,6 +16,7 @@ from halftone.spec.cache import cache_folder
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.files import FileEntry, Traffic
 from halftone.spec.names import CACHE_DIRECTORY, Reason
+from halftone.stores import open_source
 from halftone.validate.source_files import SourceResults, directory_of, source_key
 
 FILES = {"config.json": b"{}", "model.safetensors": b"weights" * 100}
@@ -92,3 +100,36 @@ def test_damaged_results_are_measured_again(cache: Path) -> None:
     [file] = cache.rglob("score-*.json")
     file.write_bytes(file.read_bytes()[:5])
     assert kept.or_measured("score", {}, lambda: {"value": 2}) == {"value": 2}
+
+
+def test_a_snapshot_of_the_hubs_cache_is_used_as_it_is_named(tmp_path: Path) -> None:
+    """Its files are links to blobs, whose folder has none of their names."""
+    blobs = tmp_path / "models--org--name" / "blobs"
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, (name, data) in enumerate(FILES.items()):
+        (blobs / str(number)).write_bytes(data)
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    with closing(open_source(snapshot)) as source:
+        assert directory_of(source) == snapshot
+
+
+def test_a_directory_may_be_named_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_bytes(b"{}")
+    monkeypatch.chdir(tmp_path)
+    with closing(open_source("model")) as source:
+        found = directory_of(source)
+    assert found == tmp_path / "model"
+
+
+def test_what_a_full_cache_does_not_keep_is_still_answered(cache: Path) -> None:
+    """The answer took hours; the folder may have filled up, or gone, meanwhile."""
+    kept = SourceResults(Remote())
+    [folder] = (cache / "halftone" / "sources").iterdir()
+    folder.rmdir()
+    folder.write_bytes(b"")
+    assert kept.or_measured("task", {"task": "a"}, lambda: {"score": 1}) == {"score": 1}

@@ -127,7 +127,7 @@ class Encoder:
             first = tile.start // FP8_BLOCK_SIDE * blocks[1]
         pieces = (
             self._piece(tensor, Part.Codes, tile.start * columns, codes),
-            self._piece(tensor, Part.Scale, first, _bf16_bits_as_float32(scales)),
+            self._piece(tensor, Part.Scale, first, bf16_as_float32(scales)),
         )
         return pieces, Sums(*_twice(sums))
 
@@ -171,7 +171,8 @@ def _twice(sums: tuple[float, float]) -> tuple[float, float, float]:
     return sums[0], sums[1], sums[1]
 
 
-def _bf16_bits_as_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+def bf16_as_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """BF16 bits as the numbers that they are, in their shape."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 

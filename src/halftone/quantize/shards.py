@@ -110,8 +110,10 @@ def write_shards(
                 )
                 results = writer.write()
             pending.append(finisher.submit(_finish, workspace, shard, results, depot))
-            for future in filter(Future.done, pending):
-                future.result()  # a shard that could not be finished stops the work
+            # One is on its way while the next is written; a slow depot would fill the disk with
+            # more. A shard that could not be finished stops the work.
+            for future in pending[-2:-1]:
+                future.result()
         for shard, future in zip(missing, pending, strict=True):
             known[shard.file] = future.result()
     return [entry for entry in known.values() if entry is not None]

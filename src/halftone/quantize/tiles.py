@@ -8,6 +8,7 @@ what pass one fetched so that pass two need not fetch it again.
 
 import threading
 from collections.abc import Iterator
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +23,10 @@ from halftone.checkpoint.stored_weights import (
 )
 from halftone.plan.resources import TILE_BYTES
 from halftone.plan.tensors import LogicalTensor, ScaleKind, SourceScale
+from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.formats import FP8_BLOCK_SIDE, Format
+from halftone.spec.names import Reason
 
 Weights = NDArray[np.uint16] | NDArray[np.float32]
 
@@ -67,6 +70,21 @@ def _row_multiple(tensor: LogicalTensor) -> int:
     if tensor.scale is not None and tensor.scale.kind is ScaleKind.Block:
         side = side * tensor.scale.block[0] // np.gcd(side, tensor.scale.block[0])
     return int(side)
+
+
+def require_finite(value: float, tensor: LogicalTensor) -> float:
+    """`value`, made of all weights that were looked at; RefusedInput(NonFiniteWeight) names them.
+
+    A NaN or an infinity among them makes any maximum or sum one too.
+    """
+    if not isfinite(value):
+        raise RefusedInput(
+            Reason.NonFiniteWeight,
+            tensor.name,
+            f"`{tensor.name}` holds NaN or infinite weights; repair the source, or ask its "
+            "publisher for one that trained to the end.",
+        )
+    return value
 
 
 class TileReader:

@@ -5,13 +5,13 @@ end. A finished shard has a journal entry with its digest; on the next run it is
 still have that digest. The plan lies there too: work of another plan is refused, never mixed.
 """
 
-import contextlib
 import errno
 import fcntl
 import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -51,7 +51,7 @@ _WAYS_OUT: Final = {
 _OTHERWISE: Final = "mend this and run the same command again, or choose another directory"
 
 
-@contextlib.contextmanager
+@contextmanager
 def storage_errors(output: Path, *, resumes: bool = True) -> Iterator[None]:
     """Translate what the operating system says about our own files, cause chained.
 
@@ -234,14 +234,13 @@ class Workspace:
 
     def _tidy(self, error: BaseException) -> None:
         """After a failure keep finished shards, and nothing that is of no use to the next run."""
-        for useless in self._written:
-            useless.unlink(missing_ok=True)
         spoilt = isinstance(error, HalftoneError) and error.reason in _SPOILING
         journal = self.root / _JOURNAL
-        if self._part is not None:
-            for entry in journal.glob("*.json") if spoilt else ():
-                entry.unlink(missing_ok=True)
-        elif spoilt or not any(journal.glob("*.json")):
+        useless = {*self._written, *(journal.glob("*.json") if spoilt else ())}
+        for path in useless:
+            with suppress(OSError):  # what failed is told, not what that left behind
+                path.unlink()
+        if self._part is None and not any(journal.glob("*.json")):
             shutil.rmtree(self.root, ignore_errors=True)
 
     def _claim(self) -> None:
@@ -299,9 +298,10 @@ class Workspace:
 
         What an earlier run left half-written of `files` goes first.
         """
-        for file in files:
-            self.partial_path(file).unlink(missing_ok=True)
-        free = shutil.disk_usage(self.root).free
+        with storage_errors(self.output):
+            for file in files:
+                self.partial_path(file).unlink(missing_ok=True)
+            free = shutil.disk_usage(self.root).free
         if free < needed:
             raise EnvironmentFault(
                 Reason.OutOfSpace,

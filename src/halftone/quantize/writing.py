@@ -20,11 +20,9 @@ from halftone.plan.resources import SPOOL_BYTES, TILE_BYTES
 from halftone.plan.tensors import LogicalTensor
 from halftone.quantize import kernels
 from halftone.quantize.encoding import Encoder, Piece, Sums
-from halftone.quantize.tiles import Tile, TileReader, tiles_of
+from halftone.quantize.tiles import Tile, TileReader, require_finite, tiles_of
 from halftone.spec.dtypes import Dtype
-from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import FORMATS
-from halftone.spec.names import Reason
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -132,7 +130,7 @@ class ShardWriter:
         }
 
     def _measure(self, tile: Tile, spool: bool) -> float:
-        return self._finite(kernels.amax(self._reader.read(tile, spool)), tile.tensor)
+        return require_finite(kernels.amax(self._reader.read(tile, spool)), tile.tensor)
 
     def _tasks(self, unit: Unit, scales: Mapping[str, np.float32]) -> Iterator[Task]:
         if not unit.members:
@@ -169,7 +167,7 @@ class ShardWriter:
 
     def _quantize(self, unit: str, tile: Tile) -> UnitResult:
         pieces, sums = self._encoder.separate(tile, self._reader.read(tile))
-        self._finite(sums.weight + sums.error, tile.tensor)
+        require_finite(sums.weight + sums.error, tile.tensor)
         return self._written(tile, pieces, UnitResult(unit, None, sums))
 
     def _written(self, tile: Tile, pieces: Iterable[Piece], result: UnitResult) -> UnitResult:
@@ -193,7 +191,7 @@ class ShardWriter:
         raw = self._scratch.take("packed", nbytes)
         self._reader.read_bytes(tensor, begin, raw)
         if _has_nan(raw, tensor.dtype):
-            self._finite(float("nan"), tensor)
+            require_finite(float("nan"), tensor)
         self._put(tensor.name, begin, raw)
         self._advance(nbytes)
         return UnitResult(unit, None, Sums())
@@ -201,7 +199,7 @@ class ShardWriter:
     def _keep_dequantized(self, tensor: LogicalTensor) -> None:
         for tile in tiles_of(tensor):
             weights = self._reader.read(tile)
-            self._finite(kernels.amax(weights), tensor)
+            require_finite(kernels.amax(weights), tensor)
             self._put(tensor.name, tile.start * weights.shape[1] * 2, weights)
             self._advance(tile.source_bytes)
 
@@ -213,16 +211,6 @@ class ShardWriter:
         while view:
             written = os.pwrite(self._descriptor, view, position)
             view, position = view[written:], position + written
-
-    def _finite(self, value: float, tensor: LogicalTensor) -> float:
-        if not np.isfinite(value):
-            raise RefusedInput(
-                Reason.NonFiniteWeight,
-                tensor.name,
-                f"`{tensor.name}` holds NaN or infinite weights; repair the source, or ask its "
-                "publisher for one that trained to the end.",
-            )
-        return value
 
 
 def _has_nan(raw: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], dtype: Dtype) -> bool:

@@ -70,6 +70,7 @@ def changed_files(document: CheckpointDocument, checkpoint: FileSource) -> list[
     A report carries the checkpoint's digest, so what was measured has to be what has that digest;
     and a server loads a shard that lies beside the others, whoever put it there.
     """
+    present = {entry.path for entry in checkpoint.files()}
     differ: set[str] = set()
 
     def compare(file: WrittenFile) -> None:
@@ -77,14 +78,19 @@ def changed_files(document: CheckpointDocument, checkpoint: FileSource) -> list[
         if path is None or not path.is_file() or file_sha256(path) != file.sha256:
             differ.add(file.path)
 
-    for_all(document.files, compare)
+    for_all([file for file in document.files if file.path in present], compare)
     stated = {file.path for file in document.files}
-    strange = [e.path for e in checkpoint.files() if e.path not in stated]
     told = {
         path: f"'{path}' lies in the checkpoint, but `{CHECKPOINT_FILE}` does not state it; "
         "take it away."
-        for path in strange
-    } | {
+        for path in sorted(present - stated)
+    }
+    told |= {
+        path: f"'{path}' is not there, which `{CHECKPOINT_FILE}` states; bring it back, or remove "
+        "the checkpoint and quantize again."
+        for path in sorted(stated - present)
+    }
+    told |= {
         path: f"'{path}' is not the file whose SHA-256 `{CHECKPOINT_FILE}` states, but was changed "
         "since; remove the checkpoint and quantize again."
         for path in sorted(differ)

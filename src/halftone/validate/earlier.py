@@ -86,10 +86,10 @@ def _is_here(platform: Platform | None) -> bool:
 
 def is_on_this_device(platform: Platform | None) -> bool:
     """Whether the engine gates ran on a device as this machine has one, or on none."""
-    return platform is not None and (platform.emulated or platform.device in _devices())
+    return platform is not None and (platform.emulated or platform.device in gpu_names())
 
 
-def _devices() -> set[str]:
+def gpu_names() -> set[str]:
     """Names of the GPUs of this machine; empty where the driver does not tell."""
     told = [path.read_text() for path in _DEVICES.glob("*/information")]
     rows = [line.partition(":") for text in told for line in text.splitlines()]

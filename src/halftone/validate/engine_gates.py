@@ -6,6 +6,7 @@ and is closed; then the quantized model is loaded once and judged gate by gate u
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +29,7 @@ from halftone.spec.gates import (
 )
 from halftone.spec.names import CHECKPOINT_DIRECTORY
 from halftone.spec.reports import GateResult, Outcome, Platform
+from halftone.validate.earlier import gpu_names
 from halftone.validate.gates import acceptance_length, divergence, engine_loads, speed
 from halftone.validate.gates.task import judge_tasks
 from halftone.validate.gates.token_divergence import Divergence
@@ -110,11 +112,12 @@ class SourceAnswers:
         self._log = subject.workdir / LOG_DIRECTORY / "source.log"
         self._kept = SourceResults(subject.source)
         self._open: EngineSession | None = None
+        self._sessions = ExitStack()
 
     def gather(self) -> dict[str, Answer]:
         """Answers by `score`, `floor` and the names of gates; the model is loaded if one lacks."""
         answers: dict[str, Answer] = {}
-        try:
+        with self._sessions:
             if any(gate.metric in _DIVERGENCE for gate in self._gates):
                 answers |= self._divergence()
             for gate in self._gates:
@@ -124,9 +127,6 @@ class SourceAnswers:
                     # Never kept: both models have to be timed in one run.
                     asked = speed.parameters(gate, card=False)
                     answers[gate.name] = self._ask("speed", asked)
-        finally:
-            if self._open is not None:
-                self._open.__exit__(None, None, None)
         return answers
 
     def _task(self, gate: Task) -> Answer:
@@ -145,15 +145,16 @@ class SourceAnswers:
         return {"score": score, "floor": floor}
 
     def _key(self, asked: Answer) -> Answer:
-        """What decides an answer beside the source itself."""
+        """What decides an answer beside the source itself; machines of other GPUs may share it."""
         gpu = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
         installed = {name: _version(name) for name in ("halftone", "lm_eval", "vllm")}
-        return {**asked, **installed, "gpu": gpu, "maxModelLen": self._options.maxModelLen}
+        machine = {"gpu": gpu, "gpuNames": sorted(gpu_names())}
+        return {**asked, **installed, **machine, "maxModelLen": self._options.maxModelLen}
 
     def _ask(self, question: str, parameters: Answer) -> Answer:
         if self._open is None:
             session = EngineSession(self._source, log=self._log, options=self._options)
-            self._open = session.__enter__()
+            self._open = self._sessions.enter_context(session)
         return self._open.ask(question, **parameters)
 
 

@@ -25,7 +25,7 @@ from halftone.spec.roles import Role
 from halftone.validate.budget import Span, fit, read_ranges
 from halftone.validate.findings import Defect, Remark
 from halftone.validate.inventory import INPUT_SCALES, Inventory, Module, role_in_layer
-from halftone.validate.scales import Scales, Unit, differ, is_number, number_in
+from halftone.validate.scales import Scales, Unit, differ, is_number, is_usable, number_in
 
 
 def merged_input_defects(units: Sequence[Unit], scales: Scales) -> Iterator[Defect]:
@@ -142,9 +142,16 @@ def _stored(checkpoint: Checkpoint, module: str) -> Iterator[TensorEntry]:
 
 
 def _known(members: Sequence[Module], scales: Scales) -> dict[str, float]:
-    """Stored input scales by tensor name, of members where one was read."""
+    """Stored input scales by tensor name, where one was read; `scale_defects` names unusable ones.
+
+    A calibration writes a scale of 0 for an expert that no token reached.
+    """
     found = ((m.input_scale, scales.of(m.input_scale)) for m in members)
-    return {entry.name: value for entry, value in found if entry is not None and value is not None}
+    return {
+        entry.name: value
+        for entry, value in found
+        if entry is not None and value is not None and is_usable(value)
+    }
 
 
 def _product(module: Module) -> str:

@@ -5,7 +5,7 @@
 
 A directory is read whole. Of a remote checkpoint headers and global scales are read, within a
 budget; block scales are a sixteenth of the weights and are left where they are. Called by the
-command line and by the stage of that name; it never writes.
+command line and by the gate `structure`; it never writes.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from halftone.checkpoint.architectures import GENERIC, find
 from halftone.checkpoint.architectures.table import Architecture
-from halftone.checkpoint.index import Checkpoint, read_checkpoint
+from halftone.checkpoint.index import MAX_CONFIG_BYTES, Checkpoint, read_checkpoint
 from halftone.checkpoint.json_objects import parse_object
 from halftone.checkpoint.serving_config import quantization_block, read_rules
 from halftone.checkpoint.serving_rules import QuantMethod, Rules, UnknownRules, WillNotLoad
@@ -50,7 +50,6 @@ from halftone.validate.summary import group_findings, role_findings
 from halftone.validate.values import search_values
 from halftone.validate.weight_error import Errors, measure
 
-_MAX_CONFIG_BYTES: Final = 16_000_000
 # Below this an index costs less than the thought whether to read it.
 _SMALL_INDEX_BYTES: Final = 2_000_000
 _NUMBERED_SHARD = re.compile(r"^model-(\d{5})-of-(\d{5})\.safetensors$")
@@ -250,7 +249,7 @@ def _hf_quant_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     algorithm = "" if block is None else str(block.get("quant_algo", "")).upper()
     complete = block is not None and (algorithm != "MIXED_PRECISION" or "quantized_layers" in block)
     entry = next((e for e in checkpoint.other_files if e.path == MODELOPT_CONFIG_FILE), None)
-    if complete or entry is None or entry.size_bytes > _MAX_CONFIG_BYTES:
+    if complete or entry is None or entry.size_bytes > MAX_CONFIG_BYTES:
         return None
     return _json(checkpoint.source, entry.path, entry.size_bytes)
 

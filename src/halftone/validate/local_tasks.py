@@ -7,6 +7,7 @@ no count here.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +66,14 @@ def read_local_task(path: Path) -> LocalTask:
     loading = config.get("dataset_kwargs")
     wanted = loading if isinstance(loading, dict) else {}
     named = wanted.get("data_files")
-    if named is None or config.get("dataset_path") not in _FILE_LOADERS:
+    if named is None or str(config.get("dataset_path")) not in _FILE_LOADERS:
         return LocalTask(config=tuple(read), data=(), items=None)
     splits = named if isinstance(named, dict) else {"train": named}
-    files = {split: _resolve(path, _listed(names)) for split, names in splits.items()}
-    evaluated = files.get(config.get("test_split") or config.get("validation_split"), ())
+    files = {
+        str(split): _resolve(path, _listed(path, "data_files", names))
+        for split, names in splits.items()
+    }
+    evaluated = files.get(str(config.get("test_split") or config.get("validation_split")), ())
     computed = {"process_docs", "custom_dataset", "class"} & config.keys()
     items = None if computed or not evaluated or wanted.get("field") else _count(evaluated)
     data = tuple(sorted({file for of_split in files.values() for file in of_split}))
@@ -78,8 +82,11 @@ def read_local_task(path: Path) -> LocalTask:
 
 def _read(path: Path, read: list[Path]) -> dict[str, Any]:
     """The YAML with what it includes below it; `read` gets every file, the given one first."""
-    if path in read:
-        told = f"'{path}' includes itself; take it out of its `include`."
+    if os.path.realpath(path) in map(os.path.realpath, read):
+        told = (
+            f"'{path}' is included more than once, which lm-evaluation-harness takes for a circle; "
+            "include it in one place."
+        )
         raise RefusedInput(Reason.InvalidJob, str(path), told)
     read.append(path)
     try:
@@ -97,13 +104,18 @@ def _read(path: Path, read: list[Path]) -> dict[str, Any]:
     if "!function" in text:  # which may call what stands in any of them
         read.extend(file for file in sorted(path.parent.glob("*.py")) if file not in read)
     merged: dict[str, Any] = {}
-    for included in _listed(config.pop("include", ())):
+    for included in _listed(path, "include", config.pop("include", [])):
         merged |= _read(path.parent / included, read)
     return merged | config
 
 
-def _listed(names: Any) -> list[str]:
-    return [names] if isinstance(names, str) else [str(name) for name in names]
+def _listed(path: Path, field: str, names: Any) -> list[str]:
+    """What `field` of the YAML in `path` names: one file, or several."""
+    listed = names if isinstance(names, list) else [names]
+    if not all(isinstance(name, str) for name in listed):
+        told = f"`{field}` of '{path}' names no file; write a path, or a list of paths."
+        raise RefusedInput(Reason.InvalidJob, str(path), told)
+    return listed
 
 
 def _resolve(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
@@ -143,4 +155,5 @@ def _count_json(file: Path) -> int:
         except ValueError as error:
             told = f"'{file}' is not JSON; it has to hold one list, or one object a line."
             raise RefusedInput(Reason.InvalidJob, str(file), told) from error
-    return sum(1 for line in text.splitlines() if line.strip())
+    # Other ends of lines may stand within a string.
+    return sum(1 for line in text.split("\n") if line.strip())

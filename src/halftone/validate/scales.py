@@ -151,12 +151,17 @@ def unusable(entries: Iterable[TensorEntry], scales: Scales) -> Iterator[Defect]
     """Those of `entries` that are no positive numbers."""
     for entry in entries:
         value = scales.of(entry)
-        if value is not None and not (isfinite(value) and value > 0):
+        if value is not None and not is_usable(value):
             yield Defect(
                 kind=DefectKind.NotFinite,
                 tensor=entry.name,
                 message=f"`{entry.name}` is {value:g}; a scale must be a positive number.",
             )
+
+
+def is_usable(value: float) -> bool:
+    """Whether a number can be a scale at all."""
+    return isfinite(value) and value > 0
 
 
 def _unequal(unit: Unit, scales: Scales) -> Iterator[Defect]:

@@ -6,13 +6,20 @@ measured on it are kept there too: the next recipe of the same source needs neit
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from halftone.spec.cache import cache_folder
-from halftone.spec.documents import canonical_json, sha256_hex, write_atomically
+from halftone.spec.documents import (
+    canonical_json,
+    sha256_hex,
+    sync_directory,
+    write_atomically,
+)
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.files import FileSource
 from halftone.spec.names import CACHE_DIRECTORY, CONFIG_FILE, Reason
@@ -27,9 +34,9 @@ def directory_of(source: FileSource) -> Path:
     Raises EnvironmentFault: StorageFailed when there is no place for them, OutputBusy while another
     process fetches them.
     """
-    config = source.local_path(CONFIG_FILE)
-    if config is not None:
-        return config.parent
+    if source.local_path(CONFIG_FILE) is not None:
+        # As it is named: where a link leads, as in the Hub's own cache, files have other names.
+        return Path(source.uri).absolute()
     folder = _folder(source)
     target = folder / "files"
     if target.is_dir():
@@ -50,7 +57,10 @@ def _fetch_all(source: FileSource, target: Path) -> None:
     try:
         for entry in source.files():
             _fetch(source, entry.path, entry.size_bytes, partial / entry.path)
+        for folder in {(partial / entry.path).parent for entry in source.files()}:
+            sync_directory(folder)
         partial.rename(target)
+        sync_directory(target.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise EnvironmentFault(
@@ -66,6 +76,9 @@ def _fetch(source: FileSource, path: str, size: int, target: Path) -> None:
     with target.open("wb") as file:
         for offset in range(0, size, _CHUNK):
             file.write(source.read_range(path, offset, min(_CHUNK, size - offset)))
+        # The folder is believed as soon as it has its name, also after a power cut.
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class SourceResults:
@@ -89,10 +102,11 @@ class SourceResults:
         return answer if isinstance(answer, dict) else None
 
     def keep(self, question: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
-        """Keep an answer where there is a place for it."""
+        """Keep an answer where there is a place for it; without one it is measured again."""
         path = self._path(question, asked)
         if path is not None:
-            write_atomically(path, json.dumps(answer).encode())
+            with suppress(OSError):  # a full disk is no reason to lose what took hours
+                write_atomically(path, json.dumps(answer).encode())
 
     def or_measured(
         self, question: str, asked: dict[str, Any], measure: Callable[[], dict[str, Any]]

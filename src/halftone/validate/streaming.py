@@ -16,7 +16,10 @@ _MOST_WORKERS: Final = 8
 
 
 def for_all(items: Iterable[T], work: Callable[[T], None]) -> None:
-    """Do `work` on every item, in several threads; the first exception stops all and is raised."""
+    """Do `work` on every item, in several threads; the first exception stops all and is raised.
+
+    So does an interrupt, which comes to the thread that waits.
+    """
     shared = iter(items)
     guard = threading.Lock()
     stop = threading.Event()
@@ -35,5 +38,8 @@ def for_all(items: Iterable[T], work: Callable[[T], None]) -> None:
 
     workers = min(_MOST_WORKERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers, "inspect") as pool:
-        for future in [pool.submit(worker) for _ in range(workers)]:
-            future.result()
+        try:
+            for future in [pool.submit(worker) for _ in range(workers)]:
+                future.result()
+        finally:
+            stop.set()

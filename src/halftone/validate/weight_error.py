@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Final
 
 from halftone.checkpoint.serving_rules import WeightLayout
@@ -23,7 +23,13 @@ from halftone.validate.comparison import Comparison, Pair, Tile, sample_tile, st
 from halftone.validate.findings import Coverage, Defect, Extent, Remark
 from halftone.validate.inventory import COMPANIONS, PACKED, Inventory, Module, scale_fits
 from halftone.validate.originals import Originals, canonical
-from halftone.validate.scales import Scales, Unit, in_order_of_interest, served_scale
+from halftone.validate.scales import (
+    Scales,
+    Unit,
+    in_order_of_interest,
+    is_usable,
+    served_scale,
+)
 from halftone.validate.streaming import for_all
 
 # Relative errors (warn above, fail above). Gaussian weights give 0.095 in NVFP4 and 0.026 in FP8;
@@ -92,8 +98,8 @@ def measure(
     """Compare every weight with its original, or a sample within `budgets`.
 
     `budgets` are for the checkpoint and for the source; None for a directory. A sample takes some
-    rows of each matrix, and units in order of interest. No group's error up to `tolerated` is a
-    defect, whatever its format's limit.
+    rows of each matrix, and units in order of interest. An error up to `tolerated` is within every
+    group's limit, whatever its format; serving may not be worse than each tensor alone even so.
     """
     errors = Errors()
     pairs = list(_quantized_pairs(units, scales, originals, errors))
@@ -204,7 +210,7 @@ def _is_decodable(module: Module, scales: Scales, served: float | None) -> bool:
     if module.layout is not WeightLayout.Nvfp4:
         return True
     known = (scales.of(module.global_scale), served)
-    return all(value is not None and isfinite(value) and value > 0 for value in known)
+    return all(value is not None and is_usable(value) for value in known)
 
 
 def _kept_pairs(inventory: Inventory, originals: Originals) -> Iterator[Pair]:

@@ -1,7 +1,8 @@
 """Keeps the libraries that measure from talking on the user's terminal.
 
-Called by `calibrating` before it imports them: llm-compressor and transformers print logs, bars and
-warnings that say nothing to whoever calibrates. Errors are raised, and raised they stay.
+Called by `calibrating` and a sweep before they import them: llm-compressor and transformers print
+logs, bars and warnings that say nothing to whoever calibrates. Errors are raised, and raised they
+stay.
 """
 
 import logging

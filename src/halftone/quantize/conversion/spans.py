@@ -1,7 +1,7 @@
 """Tensors of a shard read in few, large requests.
 
 A mixture of experts has tens of thousands of tensors of a few bytes each; asking for them one by
-one would cost a remote store a request each. Called by `converting`.
+one would cost a remote store a request each. Called by `settling` and `shards`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,7 @@
 """The place where a converted checkpoint is built: seen by nobody until it is whole.
 
-Called by `converting`. What a kill leaves here is removed by the next run, which begins anew.
+Called by `converting` and `shards`. What a kill leaves here is removed by the next run, which
+begins anew.
 """
 
 import os

@@ -1,8 +1,8 @@
 """What becomes of each stored tensor: its new name, dtype and shape, and what its bytes go through.
 
 Every tensor is converted by itself, whatever shard it lies in, so the work streams; `settling`
-looks at the few whose numbers decide. Called by `converting`, from headers alone. Codes and
-NVFP4's block scales are always copied.
+looks at the few whose numbers decide. `converting` asks for the steps, from headers alone, and
+`shards` applies them. Codes and NVFP4's block scales are always copied.
 """
 
 from collections.abc import Iterable, Mapping

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from halftone.checkpoint import decoding
 from halftone.checkpoint.scratch import Scratch
 from halftone.quantize import kernels
-from halftone.quantize.encoding import SEARCHES
+from halftone.quantize.encoding import SEARCHES, bf16_as_float32
 from halftone.quantize.kernels import Weights
 from halftone.spec.formats import FP8_BLOCK_SIDE, Format
 from halftone.spec.job import BlockScale, Recipe
@@ -93,7 +93,7 @@ class WeightRounder:
         scale = np.empty(weights.shape[0], np.uint16)
         sums = kernels.quantize_fp8_channel(weights, codes, scale)
         if out is not None:
-            decoding.decode_fp8_channel(codes, _widened(scale), out)
+            decoding.decode_fp8_channel(codes, bf16_as_float32(scale), out)
         return sums
 
     def _fp8_block(self, weights: Weights, out: NDArray[np.float32] | None) -> tuple[float, float]:
@@ -102,13 +102,9 @@ class WeightRounder:
         scale = np.empty(blocks, np.uint16)
         sums = kernels.quantize_fp8_block(weights, codes, scale, self._power_of_two)
         if out is not None:
-            decoding.decode_fp8_block(codes, _widened(scale), FP8_BLOCK_SIDE, FP8_BLOCK_SIDE, out)
+            side = FP8_BLOCK_SIDE
+            decoding.decode_fp8_block(codes, bf16_as_float32(scale), side, side, out)
         return sums
 
     def _take(self, purpose: str, rows: int, columns: int) -> NDArray[np.uint8]:
         return self._scratch.take(purpose, rows * columns).reshape(rows, columns)
-
-
-def _widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """BF16 bits as float32."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

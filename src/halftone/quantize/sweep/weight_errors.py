@@ -6,19 +6,17 @@ magnitude of its unit, and again for all formats together. A thread holds one ti
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from math import isfinite, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 from halftone.checkpoint.index import Checkpoint
 from halftone.quantize import kernels
 from halftone.quantize.sweep.rounding import WeightRounder, weights_of
 from halftone.quantize.sweep.sampling import Unit
-from halftone.quantize.tiles import Tile, TileReader, tiles_of
+from halftone.quantize.tiles import Tile, TileReader, require_finite, tiles_of
 from halftone.spec.dtypes import Dtype
-from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import Format
 from halftone.spec.job import Recipe
-from halftone.spec.names import Reason
 from halftone.spec.roles import Role
 
 
@@ -90,15 +88,7 @@ def largest_magnitude(reader: TileReader, tiles: Iterable[Tile]) -> float:
     """The largest magnitude among the weights of some tiles; refuses one that is not finite."""
     maximum = 0.0
     for tile in tiles:
-        found = kernels.amax(reader.read(tile))
-        if not isfinite(found):
-            raise RefusedInput(
-                Reason.NonFiniteWeight,
-                tile.tensor.name,
-                f"`{tile.tensor.name}` holds NaN or infinite weights; repair the source, or ask "
-                "its publisher for one that trained to the end.",
-            )
-        maximum = max(maximum, found)
+        maximum = max(maximum, require_finite(kernels.amax(reader.read(tile)), tile.tensor))
     return maximum
 
 

@@ -1,4 +1,4 @@
-"""Measured numbers as reports write them. Called by the gates that have a server to measure."""
+"""Measured numbers as reports write them. Called by the gates that measure by floats."""
 
 from math import isfinite
 

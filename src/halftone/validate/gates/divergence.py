@@ -4,7 +4,7 @@
     result = judge(gate, measured)
     document = evidence(measured)            # one evidence file serves all three gates
 
-Called by `halftone.validate.validating`. Low divergence rejects a damaged model; it does not rank
+Called by `halftone.validate.engine_gates`. Low divergence rejects a damaged model; it does not rank
 good ones (arXiv:2606.19558 finds no correlation with benchmarks among good quantizations).
 """
 

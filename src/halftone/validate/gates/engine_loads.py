@@ -2,9 +2,9 @@
 
     result, document = judge(gate, facts, generated, log, calibrated=False, formats=("NVFP4A16",))
 
-Pure: `halftone.validate.validating` gathers, this judges. Predicates run in order and the first one
-that does not hold is the result; the list is the documentation. A load that failed never gets here;
-`failed_to_load` makes its result.
+Pure: `halftone.validate.engine_gates` gathers, this judges. Predicates run in order and the first
+one that does not hold is the result; the list is the documentation. A load that failed never gets
+here; `failed_to_load` makes its result.
 """
 
 import re

@@ -18,6 +18,7 @@ from halftone.spec.files import FileSource
 from halftone.spec.gates import WEIGHT_ERROR_GATE, Metric, WeightError
 from halftone.spec.names import Reason
 from halftone.spec.reports import GateResult, Outcome
+from halftone.validate.gates.decimals import decimal_text
 from halftone.validate.inventory import Inventory, layer_of, take_inventory
 from halftone.validate.originals import Originals
 from halftone.validate.scales import Unit, read_scales, units_of
@@ -128,7 +129,7 @@ def _result(gate: WeightError | None, errors: Errors, roles: list[dict[str, Any]
         metric=Metric.WeightError,
         outcome=outcome,
         message=message,
-        score=None if worst is None else _decimal(worst["relativeErrorServing"]),
+        score=None if worst is None else decimal_text(worst["relativeErrorServing"]),
         limit=None if worst is None else f"≤ {worst['limit']:g} in {worst['format']}",
         unit="‖W - W'‖ / ‖W‖",
         culprit=culprit,
@@ -151,10 +152,6 @@ def _told(worst: Mapping[str, Any] | None) -> str:
         return "Nothing could be compared."
     return (
         f"Nearest to its limit is {worst['role']} in {worst['format']}: "
-        f"{_decimal(worst['relativeErrorServing'])} as served, "
-        f"{_decimal(worst['relativeError'])} alone; the limit is {worst['limit']:g}."
+        f"{decimal_text(worst['relativeErrorServing'])} as served, "
+        f"{decimal_text(worst['relativeError'])} alone; the limit is {worst['limit']:g}."
     )
-
-
-def _decimal(value: float | None) -> str:
-    return "unbounded" if value is None else f"{value:.6f}"

@@ -2,7 +2,7 @@
 
 Plots are drawn as wide as a phone. Colours are names that the page's style defines, for light, dark
 and print; text stays text, so that it can be read aloud, searched and set in the page's font. Equal
-data give equal bytes. Called by `halftone.validate.page.plots` only.
+data give equal bytes. Called by `halftone.validate.page.plots`; the tables take `number` alone.
 """
 
 import io
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def inline_svg(figure: "Figure", name: str, description: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Three significant digits, for labels: `0.00153`, `1,234`."""
+    """Three significant digits, for labels: `0.00153`, `1,234`; `unbounded` for an infinity."""
+    if not isfinite(value):
+        return "unbounded"
     if abs(value) >= 10**digits:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"

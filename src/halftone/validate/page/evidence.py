@@ -15,6 +15,8 @@ from halftone.spec.reports import Report
 
 # Gates that read the same two forwards and so leave the same evidence.
 DIVERGENCE_METRICS: Final = (Metric.KlDivergence, Metric.TopOneAgreement, Metric.Perplexity)
+# What a gate leaves that could not measure: why, in place of figures.
+_FAILURE: Final = "error"
 
 
 class _Evidence(BaseModel):
@@ -209,12 +211,12 @@ class Gathered:
 
 
 def gather(report: Report, evidence: Mapping[str, Mapping[str, Any]]) -> Gathered:
-    """The evidence of the gates that ran, by gate name in `evidence`; absent ones stay absent."""
+    """The evidence of the gates that measured, by gate name in `evidence`; others stay absent."""
     found: dict[Metric, dict[str, Any]] = {}
     unreadable = []
     for gate in report.gates:
         model, given = _MODELS.get(gate.metric), evidence.get(gate.name)
-        if model is None or given is None:
+        if model is None or given is None or _FAILURE in given:
             continue
         try:
             found.setdefault(gate.metric, {})[gate.name] = model.model_validate(given)

@@ -1,7 +1,7 @@
 """Puts the page together: sections of text, figures, one template.
 
-Called by `halftone.validate.page.write_page`'s callers. Everything that did not come from this
-package (tensor names, generated text, messages of a server) is escaped by the template.
+Called by `halftone.validate.validating`. Everything that did not come from this package (tensor
+names, generated text, messages of a server) is escaped by the template.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""What vLLM's log says in the end, short enough for a sentence. Called by `session`."""
+"""What vLLM's log says in the end, short enough for a sentence.
+
+Called by `session`, and by `halftone.serve.measuring.load` for the log of an endpoint.
+"""
 
 import re
 from typing import Final

@@ -5,8 +5,8 @@
 
 Shipped are `prompts/prompts.jsonl` and its pictures: texts of 40 to 200 tokens in many kinds,
 written for this purpose. A user's file has `{"text": …}` or `{"text": …, "image": "path beside the
-file"}` a line. Called by `halftone.validate.validating`; needs no vLLM. The digest covers all that
-is asked, so that numbers measured on other prompts are not compared.
+file"}` a line. Called by `halftone.validate.engine_gates`; needs no vLLM. The digest covers all
+that is asked, so that numbers measured on other prompts are not compared.
 """
 
 import hashlib

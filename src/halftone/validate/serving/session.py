@@ -7,7 +7,7 @@
 The process is `halftone.validate.serving.worker`: it loads the checkpoint once with vLLM and
 answers until it is closed. Whatever happens to it (a signal, no memory, a checkpoint that vLLM
 refuses) arrives here as one sentence with the end of its log. Called by
-`halftone.validate.validating`.
+`halftone.validate.engine_gates`.
 """
 
 import json
@@ -25,15 +25,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from halftone.spec.errors import CheckFailed, EnvironmentFault, HalftoneError, RefusedInput
-from halftone.spec.names import SIGNING_KEY_FILE, Reason
+from halftone.spec.names import CREDENTIALS_PREFIX, SIGNING_KEY_FILE, Reason
 from halftone.validate.serving.log_text import last_lines
 
 # An error that the process raised on purpose arrives as the class that it had there.
 _ERRORS: Final[dict[str, type[HalftoneError]]] = {
     error.__name__: error for error in (RefusedInput, CheckFailed, EnvironmentFault)
 }
-# What only publishing needs; a process that reads somebody's checkpoint has no use for it.
-_SECRETS: Final = ("AWS_", SIGNING_KEY_FILE)
+# What only stores and publishing need; a process that reads somebody's checkpoint, and runs the
+# Python of a task, has no use for it.
+_SECRETS: Final = ("AWS_", SIGNING_KEY_FILE, CREDENTIALS_PREFIX)
 _HUB_SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 # Gates read what vLLM warns of, so nobody may have told it to be silent or to log elsewhere; nor to
 # leave out the plugin that makes a CPU compute as the GPU would.

@@ -1,6 +1,7 @@
 """Calibration data: rows of the user's data set become the model's inputs.
 
-Called by `calibrating`, which runs them through the model, in the environment that has torch.
+Called by `calibrating` and a sweep, which run them through the model, in the environment that has
+torch.
 
     data = prepare_data(calibration, checkpoint, scratch)
     data.measured       # what goes into statistics.json
