@@ -54,11 +54,7 @@ def here(
 
 
 def test_a_foreign_pod_and_a_lost_namespace_stop_nobody(here: World) -> None:
-    metadata = {
-        "name": "poison",
-        "labels": {JOB_LABEL: "good"},
-        "annotations": {"batch.kubernetes.io/job-completion-index": "abc"},
-    }
+    metadata = {"name": "poison", "labels": {JOB_LABEL: "good"}}
     containers = [{"name": "c", "image": "x"}]
     body = {"metadata": metadata, "spec": {"schedulerName": "no", "containers": containers}}
     here.client.create(pods_path(here.namespace), body)

@@ -20,6 +20,8 @@ PIPELINE_FILE: Final = "quantization.yaml"
 JOB_UID_LABEL: Final = "halftone.dev/job-uid"
 # Beside it, as an annotation, for it may be longer than a label: the name of the run.
 RUN_ANNOTATION: Final = "halftone.dev/run"
+# In such a pod, Argo's name of the container that does the work; others are beside it.
+RUN_CONTAINER: Final = "main"
 # Where a task keeps its files when it runs in no pod.
 TASK_WORKDIR: Final = "HALFTONE_TASK_WORKDIR"
 
