@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 import yaml
+from aiohttp import web
 from pydantic import ValidationError
 
 from halftone.control.settings import Settings
@@ -43,11 +44,11 @@ def read_settings(path: Path) -> Settings:
     """The installation's settings. Raises click.ClickException with a sentence."""
     try:
         return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise click.ClickException(f"'{path}' cannot be read: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "the settings"
         raise click.ClickException(f"'{path}': `{field}`: {first['msg']}.") from error
 
 
@@ -115,7 +116,7 @@ async def _run(
     pump = Pump(api, queue, metrics, settings.watchNamespaces, silence)
     lease = None if election is None else Lease(api, *election, identity)
     health = Health(metrics, lambda: _refresh(metrics, queue, pump), pump.troubles, pump.is_useful)
-    runner = await health.serve(*address)
+    runner = await _served(health, address, api)
     pipelines = None
     if settings.kubeflowPipelines is not None:
         pipelines = Pipelines(settings, api, pump.indexes, metrics)
@@ -142,6 +143,18 @@ async def _run(
     for task in (watching, leading):
         if not task.cancelled() and task.exception() is not None:
             raise task.exception() or AssertionError
+
+
+async def _served(health: Health, address: tuple[str, int], api: Api) -> web.AppRunner:
+    """What answers the kubelet. Raises click.ClickException for an address that is not ours."""
+    try:
+        return await health.serve(*address)
+    except OSError as error:
+        await api.close()
+        raise click.ClickException(
+            f"Health and metrics cannot be told at `--host {address[0]}` and `--port {address[1]}` "
+            f"({error.strerror}); choose others."
+        ) from error
 
 
 async def _lead(

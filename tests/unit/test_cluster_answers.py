@@ -46,6 +46,8 @@ def _server(answers: Mapping[str, list[bytes]]) -> Iterator[tuple[str, list[str]
                 text = known.pop(0) if len(known) > 1 else known[0]
             self.send_response(200)
             self.send_header("Content-Length", str(len(text)))
+            if "/version" in self.path:  # by a client that is then thrown away
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(text)
 

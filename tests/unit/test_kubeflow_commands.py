@@ -26,10 +26,12 @@ import yaml
 from rich.console import Console
 
 from halftone.cli.pipeline_access import Server
+from halftone.cli.pipeline_status import finish
 from halftone.cli.pipeline_submit import Order
 from halftone.cli.pipeline_table import duration, rows, table
 from halftone.control.kubeflow.claiming import run_name
 from halftone.kubeflow.rest import Kubeflow
+from halftone.spec.errors import CheckFailed
 from halftone.spec.pipelines import PIPELINE_FILE, Parameter, Run, RunRequest, Task
 from halftone.spec.recipes import parse_job
 from tests.commands import Outcome, halftone
@@ -225,6 +227,18 @@ def test_a_run_that_was_terminated_says_so(server: KubeflowDouble) -> None:
     assert "The run was terminated" in told.err
 
 
+def test_a_run_that_went_on_after_it_was_terminated_failed_by_itself() -> None:
+    states = ("RUNNING", "CANCELING", "FAILED", "RUNNING", "FAILED")
+    document = {
+        "run_id": "x",
+        "state": "FAILED",
+        "state_history": [{"state": state} for state in states],
+        "run_details": {"task_details": [{"display_name": "plan", "state": "FAILED"}]},
+    }
+    with pytest.raises(CheckFailed, match="The task `plan` failed"):
+        finish(Run.model_validate(document), Server("http://x", None, None, None, None))
+
+
 def test_what_an_ended_run_did_not_reach_is_not_waited_for() -> None:
     """2.14 gives such tasks a beginning, and neither a state nor an end."""
     begun = "2026-11-22T01:00:00Z"
@@ -303,11 +317,15 @@ def test_what_the_operator_refuses_is_refused_here(
     [
         (("--device", "H100"), "which is not a node's label as LABEL=VALUE"),
         (("--service-account", "Halftone"), "`--service-account` is 'Halftone'"),
-        (("--ui-url", "ftp://x"), "`--ui-url` is 'ftp://x'"),
+        (("--ui-url", "ftp://x"), "`--ui-url ftp://x` must be a URL"),
+        (("--ui-url", "https://me:secret@x"), "`--ui-url` must hold no user name"),
         (("--experiment", ""), "`--experiment` is ''"),
         (("--image", ""), "There is no image for the tasks"),
         (("--endpoint", ""), "There is no address of Kubeflow Pipelines"),
-        (("--endpoint", "kubeflow:8888"), "does not begin with `http://`"),
+        (("--endpoint", "kubeflow:8888"), "`--endpoint kubeflow:8888` must be a URL"),
+        # It would stand in the page's address, and in the command that is shown to be copied.
+        (("--endpoint", "http://me:secret@x"), "`--endpoint` must hold no user name"),
+        (("--every", "nan"), "is not a number to compute with"),
         (("--token-file", "/no/such/file"), "does not exist"),
     ],
 )
@@ -317,6 +335,7 @@ def test_options_that_cannot_be(
     told = _submit(server, *options)
     assert told.code == 2
     assert sentence in told.err
+    assert "secret" not in told.err
     assert server.asked == []
 
 
