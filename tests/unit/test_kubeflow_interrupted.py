@@ -3,7 +3,7 @@
 We test these aspects:
 - every state of a run, with the claim of this replica or another's, suspended, deleted, late;
 - suspension and resuming, the deadline, the retry annotation;
-- a run that vanished, was archived, terminated or retried by hand; a status that somebody edited;
+- a run that vanished, was terminated or retried by hand; a status that somebody edited;
 - the time to live, a deletion, and a server that is away meanwhile;
 - a made claim comes first, pods of others say nothing, runs beside the job's own are ended.
 """
@@ -193,13 +193,6 @@ def test_a_run_that_vanished_is_made_again_until_the_job_is_over() -> None:
     world.runs.clear()
     world.settle()
     assert (len(world.submitted), statuses(world)["Succeeded"]) == (2, "True")
-
-
-def test_an_archived_run_is_followed() -> None:
-    world = begun()
-    world.put("run-1", RunState.Running, storage_state="ARCHIVED")
-    world.finish()
-    assert statuses(world)["Succeeded"] == "True"
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ class Parameter(StrEnum):
     WorkArea = "work_area"
     # How many tasks write shards; never more than there are shards.
     Parallelism = "parallelism"
-    # What the gates run on: a digest of accelerator, node selection and driver, "" if unknown.
+    # What the gates run on: a digest of accelerator, node selection and runtime, "" if unknown.
     Device = "device"
-    # What the gates run with: a digest of the image and its arguments, "" if unknown.
+    # What the gates run with: a digest of the images, "" if unknown.
     Engine = "engine"
 
 
@@ -128,32 +128,19 @@ class RunError(Wire):
 
 
 class StateChange(Wire):
-    """An entry of a history; `update_time` in RFC 3339."""
+    """An entry of a history."""
 
     state: RunState = RunState.Unspecified
-    update_time: str | None = None
-    error: RunError | None = None
-
-
-class ChildTask(Wire):
-    """By a task's id, or by the name of its pod."""
-
-    task_id: str | None = None
-    pod_name: str | None = None
 
 
 class TaskDetail(Wire):
     """One task of a run, drivers and loops among them, under the name that the server gives it."""
 
-    task_id: str = ""
-    parent_task_id: str | None = None
     display_name: str = ""
     state: RunState = RunState.Unspecified
-    pod_name: str | None = None
     start_time: str | None = None
     end_time: str | None = None
     error: RunError | None = None
-    child_tasks: tuple[ChildTask, ...] = ()
 
 
 class RunDetails(Wire):
@@ -163,13 +150,11 @@ class RunDetails(Wire):
 
 
 class Run(Wire):
-    """A run. `storage_state` is `AVAILABLE` or `ARCHIVED`."""
+    """A run, archived or not; times in RFC 3339."""
 
     run_id: str
     display_name: str = ""
-    experiment_id: str = ""
     state: RunState = RunState.Unspecified
-    storage_state: str = "AVAILABLE"
     created_at: str | None = None
     finished_at: str | None = None
     error: RunError | None = None
