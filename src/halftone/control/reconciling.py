@@ -22,6 +22,7 @@ from halftone.control.kubeflow.accepting import run_refusal
 from halftone.control.kubeflow.running import RunWalk
 from halftone.control.observed import Observed
 from halftone.control.recalling import asks_again, has_ended
+from halftone.control.saying import unreached
 from halftone.control.settings import Settings
 from halftone.control.stages import steps
 from halftone.control.telling import event, events, source_text, summary
@@ -103,13 +104,8 @@ def _refused(
     """A job that cannot begin: `Accepted` says why, and everything after it waits or is over."""
     order = steps(spec, calibrated=False, workers=1) if spec is not None else ()
     status = ConditionStatus.UNKNOWN if refusal.waits else ConditionStatus.FALSE
-    later = (
-        (Doing.Pending, "Waits for the stages before it.")
-        if refusal.waits
-        else (Ended.NotReached, "An earlier stage failed.")
-    )
     told = [Told(Condition.Accepted, status, str(refusal.reason), refusal.message)]
-    told += [Told(step.condition, status, *later) for step in order[1:]]
+    told += [unreached(step.condition, told) for step in order[1:]]
     told.append(summary(told))
     generation = int(observed.metadata.get("generation", 0))
     found = rows(told, before, generation, observed.now)
@@ -225,9 +221,7 @@ class _Visit:
             if one.status is not ConditionStatus.UNKNOWN:
                 found.append(one)
             elif any(former.reason == reason for former in found):
-                later = Ended.NotReached if status is ConditionStatus.FALSE else Doing.Pending
-                text = "An earlier stage failed." if later == Ended.NotReached else one.message
-                found.append(Told(one.condition, status, later, text))
+                found.append(unreached(one.condition, found))
             else:
                 found.append(Told(one.condition, status, reason, message))
         return found

@@ -21,11 +21,11 @@ from halftone.control.kubeflow.choosing import LATER, SOON, Choosing
 from halftone.control.kubeflow.tasks_seen import ORDER, TasksSeen
 from halftone.control.observed import Observed
 from halftone.control.recalling import retry_of
-from halftone.control.saying import doing_message, done_message
+from halftone.control.saying import doing_message, done_message, unreached, verdict_message
 from halftone.control.settings import Settings
 from halftone.control.stages import Step, steps
 from halftone.control.telling import with_serving_line
-from halftone.spec.cluster import ChildStage, Condition, Doing, Ended, Waiting
+from halftone.spec.cluster import ChildStage, Condition, Doing, Waiting
 from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
 from halftone.spec.names import Reason
@@ -208,7 +208,7 @@ class RunWalk:
                 break
             step = order[number]
             if told_last:
-                self._tell_unreached(step)
+                self.told.append(unreached(step.condition, self.told))
                 continue
             state = self._state(step, run, is_last=step is order[-1])
             told_last = not isinstance(state, Done)
@@ -319,10 +319,7 @@ class RunWalk:
             return None
         if facts.opens_publishing(self.status):
             return None
-        return Failed(
-            Reason.VerdictNotPassed,
-            f"The report's verdict '{report.verdict}' does not open publishing.",
-        )
+        return Failed(Reason.VerdictNotPassed, verdict_message(report.verdict))
 
     def _failed(self, run: Run, tasks: TasksSeen) -> tuple[Condition | None, Failed]:
         """Where and why a run failed that is over."""
@@ -350,13 +347,6 @@ class RunWalk:
             if reason == Doing.Planning:
                 reason = step.doing
             self._tell(step, ConditionStatus.UNKNOWN, reason, message)
-
-    def _tell_unreached(self, step: Step) -> None:
-        if any(told.status is ConditionStatus.FALSE for told in self.told):
-            self._tell(step, ConditionStatus.FALSE, Ended.NotReached, "An earlier stage failed.")
-        else:
-            message = "Waits for the stages before it."
-            self._tell(step, ConditionStatus.UNKNOWN, Doing.Pending, message)
 
     def _tell(self, step: Step, status: ConditionStatus, reason: str, message: str) -> None:
         self.told.append(Told(step.condition, status, str(reason), message))
