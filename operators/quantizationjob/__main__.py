@@ -10,11 +10,8 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
@@ -22,7 +19,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from halftone.control.settings import Settings
-from halftone.spec.pipelines import PIPELINE_FILE
+from halftone.spec.recipes import packaged_pipeline
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Applier
@@ -50,13 +47,6 @@ def read_settings(path: Path) -> Settings:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the settings"
         raise click.ClickException(f"'{path}': `{field}`: {first['msg']}.") from error
-
-
-def read_pipeline() -> Mapping[str, Any]:
-    """The compiled pipeline, of which runs are made; it comes with the package."""
-    text = resources.files("halftone.recipes").joinpath(PIPELINE_FILE).read_text(encoding="utf-8")
-    found: Mapping[str, Any] = next(yaml.safe_load_all(text))
-    return found
 
 
 @click.command()
@@ -122,7 +112,7 @@ async def _run(
         pipelines = Pipelines(settings, api, pump.indexes, metrics)
     observer = Observer(api, pump.indexes, identity=identity, pipelines=pipelines)
     applier = Applier(api, identity, pipelines)
-    pipeline = None if pipelines is None else read_pipeline()
+    pipeline = None if pipelines is None else packaged_pipeline()
     workers = Workers(queue, observer, applier, settings, metrics, pipeline)
     watching = asyncio.create_task(pump.run(), name="watching")
     leading = asyncio.create_task(_lead(pump, lease, workers, metrics, identity), name="leading")

@@ -330,7 +330,7 @@ def test_runs_of_the_job_beside_its_own_are_ended_first() -> None:
 
 
 def test_the_operator_needs_no_kfp() -> None:
-    code = "import sys, operators.quantizationjob.__main__ as m; m.read_pipeline(); "
+    code = "import sys, operators.quantizationjob.__main__ as m; m.packaged_pipeline(); "
     code += "sys.exit(str({n for n in sys.modules if n.partition('.')[0] in ('kfp', 'torch')}))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.stderr.strip() == "set()"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from halftone.cli.numbers import Finite
 from halftone.cli.pipeline_access import Server, connected, server_options
-from halftone.cli.pipeline_parts import Images, image_options, packaged_pipeline
+from halftone.cli.pipeline_parts import Images, image_options
 from halftone.cli.pipeline_status import complete, finish, follow
 from halftone.control.acceptance import first_refusal
 from halftone.control.kubeflow.accepting import run_refusal
@@ -30,7 +30,7 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.job import JobSpec, QuantizationJob
 from halftone.spec.names import API_VERSION, JOB_KIND, Reason
 from halftone.spec.pipelines import Run, RunRequest, RunState
-from halftone.spec.recipes import parse_job, read_yaml
+from halftone.spec.recipes import packaged_pipeline, parse_job, read_yaml
 from halftone.spec.running import Runner, StageName
 
 if TYPE_CHECKING:

@@ -265,7 +265,7 @@ class _Visit:
         found = list(events(self._walk.steps(), status.conditions, self._before))
         if status.retry is not None and status.retry != self._before.retry:
             told = f"Goes on from its last good document (`{RETRY_ANNOTATION}`)."
-            found.insert(0, Event(EventReason.JobRetried, told))
+            found.insert(0, event(EventReason.JobRetried, told))
         ended = status.condition(Condition.Succeeded)
         former = self._before.condition(Condition.Succeeded)
         succeeded = ended is not None and ended.status is ConditionStatus.TRUE
