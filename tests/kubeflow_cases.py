@@ -78,7 +78,7 @@ class RunWorld(World):
         observed, version = super().observe()
         observed = replace(observed, identity=self.identity, refused=self.refused)
         asked = question(observed)
-        if asked is None:
+        if asked is None or self.settings.kubeflowPipelines is None:
             return observed, version
         if self.trouble is not None:
             return replace(observed, run=ObservedRun(None, self.trouble)), version

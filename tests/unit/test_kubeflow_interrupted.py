@@ -296,6 +296,25 @@ def test_a_deletion_does_not_wait_for_ever_for_the_server() -> None:
     assert "Nobody answers. End it in Kubeflow Pipelines." in decision.events[0].message
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_a_run_whose_server_the_operator_lost_is_told_before_the_job_goes(over: bool) -> None:
+    world = begun()
+    if over:
+        world.finish()
+    world.settings = world.settings.model_copy(update={"kubeflowPipelines": None})
+    world.delete()
+    world.visit()
+    if over:  # nothing runs any more
+        assert world.made == [ChildStage.CleanUp]
+        return
+    why = "Its run cannot be ended: this operator was not installed with Kubeflow Pipelines."
+    assert (row(world.read, Condition.Succeeded).message, world.made) == (why, [])
+    world.pass_time(16 * 60)
+    decision = world.visit()
+    assert world.is_gone
+    assert f"{why} End it in Kubeflow Pipelines." in decision.events[0].message
+
+
 def test_a_made_claim_comes_before_the_run() -> None:
     made = {"publish": {"huggingFace": {"repository": "a/b"}}}
     world = RunWorld(blocks={**made, "workVolume": {"storageClassName": "fast", "size": "1Gi"}})
