@@ -189,7 +189,7 @@ class _Visit:
             over = True
         status = self._status(told, start, over)
         goes = over and self._was_final and self._life() == 0
-        stays = goes and walk.holds_object
+        stays = goes and walk.holds_object()
         makes = bool(walk.creations) or isinstance(walk.run, SubmitRun)
         return Decision(
             status=None if status == self._before else status,

@@ -100,7 +100,6 @@ class Walk:
         """Whether enough was seen to end what is at work."""
         return True
 
-    @property
     def holds_object(self) -> bool:
         """Whether something has to go before the object may; garbage collection has the rest."""
         return False
