@@ -335,7 +335,7 @@ class World:
 
 def claim(name: str, *modes: str, ours: bool = False) -> dict[str, ObservedClaim | None]:
     """A claim that is there."""
-    return {name: ObservedClaim(name, frozenset(modes), "Bound", ours)}
+    return {name: ObservedClaim(name, frozenset(modes), ours)}
 
 
 def statuses(world: World) -> dict[str, str]:

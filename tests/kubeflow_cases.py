@@ -15,12 +15,12 @@ from halftone.control.settings import KubeflowSettings, Settings
 from halftone.spec.cluster import ChildStage
 from halftone.spec.documents import Method
 from halftone.spec.pipelines import Run, RunDetails, RunState, StateChange, Task, TaskDetail
+from halftone.spec.recipes import packaged_pipeline
 from halftone.spec.stage_results import StageResult
-from operators.quantizationjob.__main__ import read_pipeline
 from tests.cluster.answers import result
 from tests.control_cases import SETTINGS, World, pod
 
-PIPELINE: Final = read_pipeline()
+PIPELINE: Final = packaged_pipeline()
 KUBEFLOW: Final = KubeflowSettings(endpoint="http://kfp.example:8888", uiUrl="https://kfp.example")
 BY_RUN: Final = SETTINGS.model_copy(
     update={"kubeflowPipelines": KUBEFLOW, "taskImage": "registry.example/task:1"}
@@ -78,7 +78,7 @@ class RunWorld(World):
         observed, version = super().observe()
         observed = replace(observed, identity=self.identity, refused=self.refused)
         asked = question(observed)
-        if asked is None:
+        if asked is None or self.settings.kubeflowPipelines is None:
             return observed, version
         if self.trouble is not None:
             return replace(observed, run=ObservedRun(None, self.trouble)), version

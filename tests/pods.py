@@ -25,7 +25,7 @@ from unittest.mock import patch
 from halftone.control.decision import Decision
 from halftone.control.inside import CACHE_PLACE, CLAIMS_PLACE, TEMPORARY_PLACE, WORK_PLACE
 from halftone.control.observed import Observed, ObservedChild, ObservedClaim
-from halftone.control.pods import TERMINATION_LOG
+from halftone.control.pods import CONTAINER, TERMINATION_LOG
 from halftone.control.reconciling import reconcile
 from halftone.control.settings import Settings, StageDefaults
 from halftone.spec.cluster import STAGE_LABEL
@@ -257,7 +257,7 @@ class Pods:
             status=self.status.model_dump(mode="json", exclude_none=True),
             now=datetime.now(UTC),
             children=tuple(self._children),
-            claims={name: ObservedClaim(name, many, "Bound") for name in self.claims},
+            claims={name: ObservedClaim(name, many) for name in self.claims},
         )
 
     def note(self, manifest: Mapping[str, Any], ends: Sequence[Ended]) -> None:
@@ -353,7 +353,7 @@ def _pod_body(manifest: Mapping[str, Any], ended: Ended) -> dict[str, Any]:
         "spec": manifest["spec"]["template"]["spec"],
         "status": {
             "phase": "Failed" if code else "Succeeded",
-            "containerStatuses": [{"state": {"terminated": terminated}}],
+            "containerStatuses": [{"name": CONTAINER, "state": {"terminated": terminated}}],
         },
     }
 

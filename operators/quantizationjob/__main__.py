@@ -10,18 +10,16 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
+from aiohttp import web
 from pydantic import ValidationError
 
 from halftone.control.settings import Settings
-from halftone.spec.pipelines import PIPELINE_FILE
+from halftone.spec.recipes import packaged_pipeline
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.apply import Applier
@@ -43,19 +41,12 @@ def read_settings(path: Path) -> Settings:
     """The installation's settings. Raises click.ClickException with a sentence."""
     try:
         return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise click.ClickException(f"'{path}' cannot be read: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "the settings"
         raise click.ClickException(f"'{path}': `{field}`: {first['msg']}.") from error
-
-
-def read_pipeline() -> Mapping[str, Any]:
-    """The compiled pipeline, of which runs are made; it comes with the package."""
-    text = resources.files("halftone.recipes").joinpath(PIPELINE_FILE).read_text(encoding="utf-8")
-    found: Mapping[str, Any] = next(yaml.safe_load_all(text))
-    return found
 
 
 @click.command()
@@ -115,13 +106,13 @@ async def _run(
     pump = Pump(api, queue, metrics, settings.watchNamespaces, silence)
     lease = None if election is None else Lease(api, *election, identity)
     health = Health(metrics, lambda: _refresh(metrics, queue, pump), pump.troubles, pump.is_useful)
-    runner = await health.serve(*address)
+    runner = await _served(health, address, api)
     pipelines = None
     if settings.kubeflowPipelines is not None:
         pipelines = Pipelines(settings, api, pump.indexes, metrics)
     observer = Observer(api, pump.indexes, identity=identity, pipelines=pipelines)
     applier = Applier(api, identity, pipelines)
-    pipeline = None if pipelines is None else read_pipeline()
+    pipeline = None if pipelines is None else packaged_pipeline()
     workers = Workers(queue, observer, applier, settings, metrics, pipeline)
     watching = asyncio.create_task(pump.run(), name="watching")
     leading = asyncio.create_task(_lead(pump, lease, workers, metrics, identity), name="leading")
@@ -142,6 +133,18 @@ async def _run(
     for task in (watching, leading):
         if not task.cancelled() and task.exception() is not None:
             raise task.exception() or AssertionError
+
+
+async def _served(health: Health, address: tuple[str, int], api: Api) -> web.AppRunner:
+    """What answers the kubelet. Raises click.ClickException for an address that is not ours."""
+    try:
+        return await health.serve(*address)
+    except OSError as error:
+        await api.close()
+        raise click.ClickException(
+            f"Health and metrics cannot be told at `--host {address[0]}` and `--port {address[1]}` "
+            f"({error.strerror}); choose others."
+        ) from error
 
 
 async def _lead(

@@ -23,8 +23,6 @@ from operators.quantizationjob.reading import Key
 log = logging.getLogger(__name__)
 
 _PLURALS: Final = {"Job": "jobs", "PersistentVolumeClaim": "persistentvolumeclaims"}
-# The API server's own bound for the text of an event.
-_EVENT_BYTES: Final = 1024
 
 
 class NamesTaken(Exception):
@@ -198,7 +196,7 @@ class Applier:
             "reportingInstance": self._instance,
             "action": "Reconcile",
             "reason": event.reason.value,
-            "note": event.message.encode()[:_EVENT_BYTES].decode(errors="ignore"),
+            "note": event.message,
             "type": "Warning" if event.warning else "Normal",
             "regarding": {
                 "apiVersion": API_VERSION,

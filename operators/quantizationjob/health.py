@@ -39,14 +39,21 @@ class Health:
         self._tasks = list(tasks)
 
     async def serve(self, host: str, port: int) -> web.AppRunner:
-        """Begin to answer; `cleanup()` of what is returned ends it. Port 0 takes a free one."""
+        """Begin to answer; `cleanup()` of what is returned ends it. Port 0 takes a free one.
+
+        Raises OSError for an address that cannot be listened at.
+        """
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._scrape)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        await web.TCPSite(runner, host, port).start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError:
+            await runner.cleanup()
+            raise
         return runner
 
     async def _healthz(self, _request: web.Request) -> web.Response:

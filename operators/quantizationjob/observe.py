@@ -275,11 +275,10 @@ class Observer:
                 return None
             raise
         modes = (found.get("spec") or {}).get("accessModes") or ()
-        phase = (found.get("status") or {}).get("phase", "")
         owners = found["metadata"].get("ownerReferences") or ()
         job = self._indexes.object(key)
         ours = job is not None and any(o["uid"] == job["metadata"]["uid"] for o in owners)
-        return ObservedClaim(name, frozenset(map(str, modes)), str(phase), ours)
+        return ObservedClaim(name, frozenset(map(str, modes)), ours)
 
 
 def _pods_of(uid: str, pods: Iterable[OwnedPod]) -> tuple[ObservedPod, ...]:

@@ -123,10 +123,6 @@ class Pipelines:
         """Whether pods of the job's runs are in another namespace, with what they mount."""
         return self._settings.podNamespace not in (None, key.namespace)
 
-    def forget(self, uid: str) -> None:
-        """Drop what is kept about a job that is gone."""
-        self._landing.pop(uid, None)
-
     async def _submit(self, request: RunRequest, uid: str, place: str) -> None:
         seconds = self._settings.claimSeconds / 3
         try:
@@ -158,19 +154,22 @@ class Pipelines:
                 "is made again."
             )
             # Not at once, for a server may say so for ever; other jobs need not wait.
-            self._landing[uid] = time.monotonic() + _FIRST_PAUSE, gone.sentence
+            self._wait_for_it(uid, _FIRST_PAUSE, gone)
             raise gone from error
         except Refused as error:
             self._answered("refused")
             raise RunRefused(request.display_name, error.message) from error
         except Unreachable as error:
-            self._landing[uid] = time.monotonic() + self._land_seconds(), error.sentence
+            self._wait_for_it(uid, min(_LAND_SECONDS, self._settings.claimSeconds / 2), error)
             self._silent(error)
             raise
         self._answered("done")
 
-    def _land_seconds(self) -> float:
-        return min(_LAND_SECONDS, self._settings.claimSeconds / 2)
+    def _wait_for_it(self, uid: str, seconds: float, error: Unreachable) -> None:
+        """Look up no run of this job for so long; of others that are over nothing is kept."""
+        now = time.monotonic()
+        self._landing = {one: kept for one, kept in self._landing.items() if kept[0] > now}
+        self._landing[uid] = now + seconds, error.sentence
 
     async def _runs(self, asked: Question, uid: str, place: str) -> tuple[Run, ...]:
         self._require_answers()

@@ -20,6 +20,7 @@ class Queue:
     """Names that wait, names that are worked on, and names that come later."""
 
     def __init__(self) -> None:
+        # When each was named.
         self._waiting: dict[Key, float] = {}
         self._working: set[Key] = set()
         self._again: set[Key] = set()
@@ -45,16 +46,16 @@ class Queue:
         self._forget_timer(key)
         self._timers[key] = loop.call_later(seconds, self._due, key)
 
-    async def get(self) -> tuple[Key, float]:
-        """The name that waits longest, and for how many seconds it waited. End with `done`."""
+    async def get(self) -> Key:
+        """The name that waits longest. End with `done`."""
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
         key = next(iter(self._waiting))
-        since = self._waiting.pop(key)
+        del self._waiting[key]
         self._working.add(key)
         self._forget_timer(key)
-        return key, asyncio.get_running_loop().time() - since
+        return key
 
     def done(self, key: Key, *, failed: bool = False, least: float = 0.0) -> None:
         """End the work on `key`. After a failure it comes again, later each time (`least` seconds

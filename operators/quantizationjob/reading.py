@@ -4,7 +4,6 @@ Called by `pump` for every event, so that memory holds a few numbers a pod and n
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from halftone.control.conditions import read_time
 from halftone.control.observed import ObservedChild, ObservedPod, RunPod
+from halftone.control.pods import CONTAINER
 from halftone.spec.cluster import (
     ATTEMPT_LABEL,
     JOB_LABEL,
@@ -21,13 +21,11 @@ from halftone.spec.cluster import (
     STAGE_LABEL,
     ChildStage,
 )
-from halftone.spec.pipelines import JOB_UID_LABEL, RUN_ANNOTATION, Task
+from halftone.spec.pipelines import JOB_UID_LABEL, RUN_ANNOTATION, RUN_CONTAINER, Task
 from halftone.spec.stage_results import StageResult
 
-# Of a pod of a run: the container that does the work, and the run's id.
-_ARGO_MAIN: Final = "main"
+# Of a pod of a run: the run's id.
 _RUN_ID_LABEL: Final = "pipeline/runid"
-_INDEX_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"
 # Of metadata: what a decision or a write needs. Managed fields alone are larger than all the rest.
 _METADATA: Final = (
     "name",
@@ -43,7 +41,6 @@ _METADATA: Final = (
 # Of what a runtime or the kubelet says beside a result; a message is told, not kept.
 _SAID: Final = 512
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
-_DECIMAL: Final = re.compile("[0-9]{1,9}")
 # An integer of a status has 64 bits, and a job has many workers: more than any model's bytes.
 _MOST: Final = 1 << 50
 
@@ -167,7 +164,6 @@ def read_pod(body: Mapping[str, Any]) -> OwnedPod:
         name=metadata["name"],
         phase=status.get("phase", "Pending"),
         created=read_time(metadata.get("creationTimestamp")) or _EPOCH,
-        index=_index((metadata.get("annotations") or {}).get(_INDEX_ANNOTATION, "")),
         waiting=(why.get("reason", ""), why.get("message", "")) if why else None,
         scheduled=is_scheduled,
         disrupted=(conditions.get("DisruptionTarget") or {}).get("status") == "True",
@@ -181,10 +177,9 @@ def read_pod(body: Mapping[str, Any]) -> OwnedPod:
 
 
 def _container(rows: Sequence[Mapping[str, Any]], *, of_run: bool) -> Mapping[str, Any]:
-    """The status of the container that does the work; Argo has another beside it."""
-    if of_run:
-        return next((row for row in rows if row.get("name") == _ARGO_MAIN), {})
-    return next(iter(rows), {})
+    """The status of the container that does the work; Argo has others beside it, and a mesh."""
+    wanted = RUN_CONTAINER if of_run else CONTAINER
+    return next((row for row in rows if row.get("name") == wanted), {})
 
 
 def _run_pod(metadata: Mapping[str, Any], pod: ObservedPod) -> RunPod | None:
@@ -196,11 +191,6 @@ def _run_pod(metadata: Mapping[str, Any], pod: ObservedPod) -> RunPod | None:
     except (KeyError, ValueError):
         return None
     return None if run is None else RunPod(task, str(run), pod)
-
-
-def _index(text: str) -> int | None:
-    """The completion index; whoever may create pods can write anything there."""
-    return int(text) if _DECIMAL.fullmatch(text) else None
 
 
 def progress_of(log: str) -> tuple[int, int] | None:

@@ -49,7 +49,7 @@ class Workers:
     async def work(self) -> None:
         """For ever, one name after the other."""
         while True:
-            key, _age = await self._queue.get()
+            key = await self._queue.get()
             began = time.monotonic()
             failed, least, result = True, 0.0, "error"
             try:

@@ -44,9 +44,7 @@ LEAD_S = 120.0
 class Scaled:
     """A Deployment of two replicas in a namespace, and the account of its autoscaler."""
 
-    def __init__(
-        self, cluster: ControlPlane, client: Client, namespace: str, kubeconfig: Path
-    ) -> None:
+    def __init__(self, client: Client, namespace: str, kubeconfig: Path) -> None:
         self.client = client
         self.namespace = namespace
         self.kubeconfig = kubeconfig
@@ -111,7 +109,7 @@ def scaled(
 ) -> Iterator[Scaled]:
     """The chart's account, role and binding, and a Deployment by the name of the chart's."""
     account = autoscaled(cluster, client, namespace, tmp_path)
-    found = Scaled(cluster, client, namespace, account)
+    found = Scaled(client, namespace, account)
     found.settle()
     yield found
     found.api.close()

@@ -2,7 +2,7 @@
 
 We test these aspects:
 - a namespace whose Role is lost is named, and the others are served; given back, it is served too
-- a pod with our label and a completion index that is none ends nothing
+- a foreign pod with our label ends nothing
 - an object that was made with our finalizer in it goes when it is deleted
 - a webhook that does not answer is told as `PodsRefused`
 - a replica that is late cleans up after no job that another one has let go
@@ -54,11 +54,7 @@ def here(
 
 
 def test_a_foreign_pod_and_a_lost_namespace_stop_nobody(here: World) -> None:
-    metadata = {
-        "name": "poison",
-        "labels": {JOB_LABEL: "good"},
-        "annotations": {"batch.kubernetes.io/job-completion-index": "abc"},
-    }
+    metadata = {"name": "poison", "labels": {JOB_LABEL: "good"}}
     containers = [{"name": "c", "image": "x"}]
     body = {"metadata": metadata, "spec": {"schedulerName": "no", "containers": containers}}
     here.client.create(pods_path(here.namespace), body)

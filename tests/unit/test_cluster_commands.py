@@ -36,9 +36,8 @@ from halftone.spec.names import Reason
 from halftone.spec.status import ConditionRow, ConditionStatus, JobStatus, ProgressStatus
 from tests.commands import halftone
 from tests.conftest import ROOT
+from tests.kubeconfigs import write_kubeconfig
 
-# A closed port: nobody listens there, so the answer comes at once.
-CLOSED = "https://127.0.0.1:1"
 # An error that is made with a reason that stands there.
 RAISED = re.compile(r"\b(CheckFailed|EnvironmentFault|RefusedInput)\(\s*Reason\.(\w+)")
 
@@ -63,7 +62,7 @@ def test_a_job_that_cannot_run_there_is_refused_at_once(
     file = tmp_path / "job.yaml"
     spec = {key: value for key, value in spec.items() if value is not None}
     file.write_text(yaml.safe_dump({"metadata": {"name": "small"}, "spec": spec}))
-    found = halftone("submit", file, "--kubeconfig", _kubeconfig(tmp_path / "kubeconfig"))
+    found = halftone("submit", file, "--kubeconfig", write_kubeconfig(tmp_path / "kubeconfig"))
     assert (found.code, found.out) == (2, "")
     assert sentence in found.err
 
@@ -81,7 +80,7 @@ def test_a_job_that_cannot_run_there_is_refused_at_once(
 def test_a_kubeconfig_that_leads_nowhere_is_a_sentence(
     content: str | None, options: tuple[str, ...], code: int, sentence: str, tmp_path: Path
 ) -> None:
-    file = _kubeconfig(tmp_path / "kubeconfig")
+    file = write_kubeconfig(tmp_path / "kubeconfig")
     if content is not None:
         file.write_text(content)
     found = halftone("watch", "small", "--kubeconfig", file, *options)
@@ -103,7 +102,7 @@ def test_no_kubeconfig_at_all_is_a_sentence(
 
 def test_a_cluster_without_the_crd_says_what_to_install(tmp_path: Path) -> None:
     with _bare_server() as (address, asked):
-        file = _kubeconfig(tmp_path / "kubeconfig", address)
+        file = write_kubeconfig(tmp_path / "kubeconfig", address)
         found = halftone("watch", "small", "--kubeconfig", file, "--context", "there")
     assert found.code == 3
     assert "Install the operator first: `helm install halftone charts/" in found.err
@@ -241,24 +240,6 @@ def _bare_server() -> Iterator[tuple[str, list[str]]]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def _kubeconfig(path: Path, server: str = CLOSED) -> Path:
-    """Names a server, by default one that is not there, and two namespaces of it."""
-    cluster = {"name": "here", "cluster": {"server": server}}
-    mine = {"cluster": "here", "user": "me", "namespace": "mine"}
-    theirs = {"cluster": "here", "user": "me", "namespace": "theirs"}
-    user = {"name": "me", "user": {"token": "none"}}
-    body = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "here",
-        "clusters": [cluster],
-        "users": [user],
-        "contexts": [{"name": "here", "context": mine}, {"name": "there", "context": theirs}],
-    }
-    path.write_text(yaml.safe_dump(body))
-    return path
 
 
 @pytest.mark.parametrize(

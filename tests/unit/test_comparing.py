@@ -10,6 +10,7 @@ We test these aspects:
 - the verdict: Same only where every measure is proven, Worse where one is beyond its limit and not
   by chance, else Undecided; reasons are those measures' sentences
 - failures: none on the new endpoint alone, a few, and too many for chance
+- a limit that is no number is refused, for whatever is compared with it would pass
 - other tokenizers leave the divergence open, and say so
 """
 
@@ -30,6 +31,7 @@ from halftone.serve.comparing.prompts import Prompt, read_prompts
 from halftone.serve.comparing.replaying import Pair, Plan, Replayed
 from halftone.serve.comparing.resampling import percentile_ratio
 from halftone.spec.errors import RefusedInput
+from tests.commands import halftone
 
 OLD, NEW = Subject("http://old", "model"), Subject("http://new", "model")
 
@@ -267,3 +269,15 @@ def test_limits_are_the_users() -> None:
 def test_where_answers_part() -> None:
     found = compared(lambda line: pair(line, answered(tokens=(5, 6, 8) if line % 2 else (5, 6))))
     assert (found.answers.equal, found.answers.firstDifference) == (0, 3)
+
+
+@pytest.mark.parametrize("limit", ["divergence", "ttft-increase-percent", "itl-increase-percent"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_limit_is_a_number(limit: str, value: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}\n')
+    # Nobody listens there: the limit is looked at first.
+    places = ("http://127.0.0.1:1/v1", "http://127.0.0.1:1/v1")
+    found = halftone("compare", *places, "--prompts", file, f"--max-{limit}", value)
+    assert found.code == 2
+    assert f"{value} is not a number to compute with" in found.err

@@ -174,6 +174,14 @@ def test_a_status_that_forgot_its_plan_leaves_the_childrens() -> None:
     assert PLAN in manifest["spec"]["template"]["spec"]["containers"][0]["args"]
 
 
+@pytest.mark.parametrize("digest", ["none", "D" * 64, f"{PLAN}\n", f"../{PLAN}"])
+def test_what_a_child_says_of_its_plan_may_be_anything(digest: str) -> None:
+    decision = ending(done(QUANTIZE, plan_digest=digest), status=JobStatus())
+    assert made(decision) == [CLEAN_UP]
+    (manifest,) = decision.creations
+    assert "--plan-digest" not in manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
 def test_a_spec_that_cannot_be_read_holds_nothing_back() -> None:
     decision = reconcile(seen(*WORKED, meta=DELETED, blocks={"source": {"unknown": 1}}), SETTINGS)
     assert decision.finalizer is False

@@ -3,7 +3,8 @@
 We test these aspects:
 - a score below a maximum and one above a minimum leave a share of the limit; beyond it, less than 0
 - each metric of gates that has a limit is known by the field of its limit
-- gates that did not run, have no limit, a limit of 0 or a score that is no number leave none
+- gates that did not run, have no limit, a limit of 0 or a score that is no number leave none, nor
+  does one whose room is larger than any float
 - a job without gates, or without a status, has none
 """
 
@@ -52,9 +53,13 @@ def test_every_gate_with_a_limit_is_known() -> None:
     assert limits == {metric: field for metric, (field, _) in _LIMITS.items()}
 
 
-@pytest.mark.parametrize("value", [None, "", "NaN", "Infinity", "seven", 3.5j])
+@pytest.mark.parametrize("value", [None, "", "NaN", "Infinity", "seven", 3.5j, "1e999999"])
 def test_a_score_that_is_no_number_leaves_none(value: Any) -> None:
     assert of({"metric": "KlDivergence", "maximum": "0.02"}, value) == []
+
+
+def test_a_room_beyond_all_numbers_is_none() -> None:
+    assert of({"metric": "KlDivergence", "maximum": "1e-300"}, "1e300") == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ We test these aspects:
   in the summary and in an event; the stages after it are not reached;
 - a message that is too long is cut at a sentence and says where the rest is;
 - the exit codes of Halftone's errors end a Job, or have it try again, as they should;
-- a stage that says well what is not good enough is refused as well.
+- a stage that says well what is not good enough is refused as well;
+- what a report says beyond the bounds of the API is cut to them, whatever number it writes.
 """
 
 from typing import Any
@@ -19,8 +20,9 @@ from halftone.spec.cluster import ChildStage, Condition, Ended, EventReason
 from halftone.spec.documents import Method
 from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
-from halftone.spec.reports import PUBLISHABLE, Verdict
-from halftone.spec.stage_results import CheckpointFacts, OccupantFacts, StageResult
+from halftone.spec.reports import PUBLISHABLE, Outcome, Verdict
+from halftone.spec.stage_results import CheckpointFacts, GateFacts, OccupantFacts, StageResult
+from halftone.spec.status import JobStatus
 from tests.cluster.answers import PLAN, result
 from tests.control_cases import (
     SETTINGS,
@@ -207,18 +209,45 @@ def test_a_stage_that_says_nonsense_has_failed(said: StageResult | None) -> None
     assert not decision.deletions
 
 
-def test_gates_beyond_the_bounds_of_the_api_are_left_out() -> None:
+def _reported(**changes: object) -> JobStatus:
+    """The status of a job whose report says something else than when all went well."""
     said = result(ChildStage.Validate)
     assert said.report is not None
-    gate = said.report.gates[0]
-    gates = tuple(gate.model_copy(update={"name": f"gate-{n // 2}"}) for n in range(100))
-    report = said.report.model_copy(update={"gates": gates, "recoveryPercent": "123456.7"})
+    report = said.report.model_copy(update=changes)
     ended = good_pod(ChildStage.Validate, result=said.model_copy(update={"report": report}))
     before = [done(stage) for stage in (ChildStage.Plan, ChildStage.Target, ChildStage.Quantize)]
     decision = reconcile(seen(*before, done(ChildStage.Validate, pods=(ended,))), SETTINGS)
     assert decision.status is not None
-    assert [gate.name for gate in decision.status.gates] == [f"gate-{n}" for n in range(40)]
-    assert decision.status.recoveryPercent == 1000
+    return decision.status
+
+
+def test_gates_beyond_the_bounds_of_the_api_are_left_out() -> None:
+    gate = GateFacts(name="one", outcome=Outcome.Passed)
+    gates = tuple(gate.model_copy(update={"name": f"gate-{n // 2}"}) for n in range(100))
+    assert [gate.name for gate in _reported(gates=gates).gates] == [f"gate-{n}" for n in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("99.99", 99),
+        ("-0.5", 0),
+        ("123456.7", 1000),
+        # As an integer these have more digits than fit into memory.
+        ("1e999999999", 1000),
+        ("-1e999999999", 0),
+        ("1e-999999999", 0),
+        ("NaN", None),
+        ("-Infinity", None),
+        ("most", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_recovery_is_a_whole_percent_within_the_bounds(
+    said: str | None, shown: int | None
+) -> None:
+    assert _reported(recoveryPercent=said).recoveryPercent == shown
 
 
 def test_what_is_too_long_is_cut_at_a_sentence() -> None:

@@ -6,14 +6,12 @@ We test these aspects:
   it is; of two that submit at the same moment one run stays
 - an answer that is lost makes no second run
 - what the operator refuses is refused before anything is sent; options that cannot be are named
-- status has the tasks in their order, several workers as one row, as text and as a table; it exits
-  as the run does, and a server that is away for a while is waited for
+- status exits as the run does, and a server that is away for a while is waited for
 - wrong endpoint, token, run or namespace, and no images: one sentence, and its exit code
 - compile writes a pipeline that kfp reads, with the images that were given
 """
 
 import asyncio
-import io
 import json
 import sys
 import threading
@@ -23,11 +21,9 @@ from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
 from halftone.cli.pipeline_access import Server
 from halftone.cli.pipeline_submit import Order
-from halftone.cli.pipeline_table import duration, rows, table
 from halftone.control.kubeflow.claiming import run_name
 from halftone.kubeflow.rest import Kubeflow
 from halftone.spec.pipelines import PIPELINE_FILE, Parameter, Run, RunRequest, Task
@@ -225,43 +221,6 @@ def test_a_run_that_was_terminated_says_so(server: KubeflowDouble) -> None:
     assert "The run was terminated" in told.err
 
 
-def test_what_an_ended_run_did_not_reach_is_not_waited_for() -> None:
-    """2.14 gives such tasks a beginning, and neither a state nor an end."""
-    begun = "2026-11-22T01:00:00Z"
-    details = [
-        {"display_name": "plan", "state": "FAILED", "start_time": begun, "end_time": begun},
-        {"display_name": "split", "start_time": begun, "end_time": "1970-01-01T00:00:00Z"},
-    ]
-    document = {"run_id": "x", "run_details": {"task_details": details}}
-    ended = rows(Run.model_validate(document | {"state": "FAILED"}))
-    going = rows(Run.model_validate(document | {"state": "RUNNING"}))
-    assert [(row.word, row.seconds) for row in ended] == [("failed", 0), ("not reached", None)]
-    assert [row.word for row in going] == ["failed", "waiting"]
-
-
-def test_status_shows_workers_as_one_row(server: KubeflowDouble) -> None:
-    details = [
-        {"display_name": name, "state": state, "start_time": start, "end_time": end}
-        for name, state, start, end in (
-            ("quantize-driver", "SUCCEEDED", "2026-11-22T01:00:00Z", "2026-11-22T01:00:01Z"),
-            ("quantize", "SUCCEEDED", "2026-11-22T01:00:02Z", "2026-11-22T01:02:07Z"),
-            ("quantize", "RUNNING", "2026-11-22T01:00:04Z", "1970-01-01T00:00:00Z"),
-            ("plan", "SUCCEEDED", "2026-11-22T00:00:00Z", "2026-11-22T00:00:09Z"),
-            ("quantize", "SUCCEEDED", "2026-11-22T01:00:05Z", "2026-11-22T01:01:05Z"),
-        )
-    ]
-    run = Run.model_validate({"run_id": "x", "run_details": {"task_details": details}})
-    plan, quantize = rows(run)
-    assert (plan.task, plan.word, plan.amount, plan.seconds) == ("plan", "done", "", 9)
-    assert (quantize.task, quantize.word, quantize.amount) == ("quantize", "running", "2 of 3")
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(table(run))
-    text = console.export_text().splitlines()
-    assert text[0].split() == ["Task", "State", "Workers", "Time"]
-    assert text[1].split() == ["plan", "done", "9", "s"]
-    assert [duration(n) for n in (59, 200, 7500)] == ["59 s", "3 min 20 s", "2 h 5 min"]
-
-
 def _job(tmp_path: Path, **changes: Any) -> Path:
     document = yaml.safe_load(JOB.read_text())
     document["spec"].update(changes)
@@ -303,11 +262,15 @@ def test_what_the_operator_refuses_is_refused_here(
     [
         (("--device", "H100"), "which is not a node's label as LABEL=VALUE"),
         (("--service-account", "Halftone"), "`--service-account` is 'Halftone'"),
-        (("--ui-url", "ftp://x"), "`--ui-url` is 'ftp://x'"),
+        (("--ui-url", "ftp://x"), "`--ui-url ftp://x` must be a URL"),
+        (("--ui-url", "https://me:secret@x"), "`--ui-url` must hold no user name"),
         (("--experiment", ""), "`--experiment` is ''"),
         (("--image", ""), "There is no image for the tasks"),
         (("--endpoint", ""), "There is no address of Kubeflow Pipelines"),
-        (("--endpoint", "kubeflow:8888"), "does not begin with `http://`"),
+        (("--endpoint", "kubeflow:8888"), "`--endpoint kubeflow:8888` must be a URL"),
+        # It would stand in the page's address, and in the command that is shown to be copied.
+        (("--endpoint", "http://me:secret@x"), "`--endpoint` must hold no user name"),
+        (("--every", "nan"), "is not a number to compute with"),
         (("--token-file", "/no/such/file"), "does not exist"),
     ],
 )
@@ -317,6 +280,7 @@ def test_options_that_cannot_be(
     told = _submit(server, *options)
     assert told.code == 2
     assert sentence in told.err
+    assert "secret" not in told.err
     assert server.asked == []
 
 

@@ -3,7 +3,7 @@
 We test these aspects:
 - every state of a run, with the claim of this replica or another's, suspended, deleted, late;
 - suspension and resuming, the deadline, the retry annotation;
-- a run that vanished, was archived, terminated or retried by hand; a status that somebody edited;
+- a run that vanished, was terminated or retried by hand; a status that somebody edited;
 - the time to live, a deletion, and a server that is away meanwhile;
 - a made claim comes first, pods of others say nothing, runs beside the job's own are ended.
 """
@@ -195,13 +195,6 @@ def test_a_run_that_vanished_is_made_again_until_the_job_is_over() -> None:
     assert (len(world.submitted), statuses(world)["Succeeded"]) == (2, "True")
 
 
-def test_an_archived_run_is_followed() -> None:
-    world = begun()
-    world.put("run-1", RunState.Running, storage_state="ARCHIVED")
-    world.finish()
-    assert statuses(world)["Succeeded"] == "True"
-
-
 @pytest.mark.parametrize(
     "edit",
     [
@@ -303,6 +296,25 @@ def test_a_deletion_does_not_wait_for_ever_for_the_server() -> None:
     assert "Nobody answers. End it in Kubeflow Pipelines." in decision.events[0].message
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_a_run_whose_server_the_operator_lost_is_told_before_the_job_goes(over: bool) -> None:
+    world = begun()
+    if over:
+        world.finish()
+    world.settings = world.settings.model_copy(update={"kubeflowPipelines": None})
+    world.delete()
+    world.visit()
+    if over:  # nothing runs any more
+        assert world.made == [ChildStage.CleanUp]
+        return
+    why = "Its run cannot be ended: this operator was not installed with Kubeflow Pipelines."
+    assert (row(world.read, Condition.Succeeded).message, world.made) == (why, [])
+    world.pass_time(16 * 60)
+    decision = world.visit()
+    assert world.is_gone
+    assert f"{why} End it in Kubeflow Pipelines." in decision.events[0].message
+
+
 def test_a_made_claim_comes_before_the_run() -> None:
     made = {"publish": {"huggingFace": {"repository": "a/b"}}}
     world = RunWorld(blocks={**made, "workVolume": {"storageClassName": "fast", "size": "1Gi"}})
@@ -337,7 +349,7 @@ def test_runs_of_the_job_beside_its_own_are_ended_first() -> None:
 
 
 def test_the_operator_needs_no_kfp() -> None:
-    code = "import sys, operators.quantizationjob.__main__ as m; m.read_pipeline(); "
+    code = "import sys, operators.quantizationjob.__main__ as m; m.packaged_pipeline(); "
     code += "sys.exit(str({n for n in sys.modules if n.partition('.')[0] in ('kfp', 'torch')}))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert found.stderr.strip() == "set()"

@@ -13,7 +13,7 @@ def test_names_come_in_their_order_and_once() -> None:
         queue = Queue()
         for key in (A, B, A, C, B):
             queue.add(key)
-        return [(await queue.get())[0] for _ in range(len(queue))]
+        return [await queue.get() for _ in range(len(queue))]
 
     assert asyncio.run(work()) == [A, B, C]
 
@@ -22,7 +22,7 @@ def test_a_name_that_is_worked_on_waits_for_its_end() -> None:
     async def work() -> None:
         queue = Queue()
         queue.add(A)
-        key, _ = await queue.get()
+        key = await queue.get()
         queue.add(A)
         queue.add(A)
         assert len(queue) == 0
@@ -36,9 +36,9 @@ def test_a_name_that_failed_comes_again_by_itself() -> None:
     async def work() -> None:
         queue = Queue()
         queue.add(A)
-        key, _ = await queue.get()
+        key = await queue.get()
         queue.done(key, failed=True)
         assert len(queue) == 0
-        assert (await asyncio.wait_for(queue.get(), 5))[0] == A
+        assert await asyncio.wait_for(queue.get(), 5) == A
 
     asyncio.run(work())

@@ -1,7 +1,8 @@
 """What the operator makes of watches and answers that nobody meant for it.
 
 We test these aspects:
-- a completion index or a line of a log that anybody may write is read only if it is one
+- a line of a log that anybody may write is read only if it tells progress
+- of a pod the container counts that does the work, whatever stands beside it
 - an object that cannot be read ends no watch, and hides no other
 - a watch that ends at once without a word is begun anew after a pause
 - each namespace is judged as soon as it was listed, and one that is gone is named
@@ -18,6 +19,7 @@ import pytest
 from aiohttp import web
 
 from halftone.spec.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL
+from halftone.spec.pipelines import JOB_UID_LABEL
 from halftone.telemetry.operator import OperatorMetrics
 from operators.quantizationjob.api import Api, ApiError
 from operators.quantizationjob.health import Health
@@ -29,8 +31,6 @@ from operators.quantizationjob.watch import Kind, Watch
 from tests.doubles.api_answers import answering, listed, refused, said, serving, text
 from tests.servers.ports import free_port
 
-_INDEX = "batch.kubernetes.io/job-completion-index"
-
 
 def _body(name: str, namespace: str = "here", job: str = "small", **more: Any) -> dict[str, Any]:
     labels = {JOB_LABEL: job, STAGE_LABEL: "quantize", ATTEMPT_LABEL: "1"}
@@ -41,14 +41,16 @@ def _body(name: str, namespace: str = "here", job: str = "small", **more: Any) -
 _CONTAINERS = {"template": {"spec": {"containers": [{"name": "main"}]}}}
 
 
-@pytest.mark.parametrize(
-    ("text_", "index"),
-    [("7", 7), ("abc", None), ("-1", None), ("", None), ("٣", None), ("9" * 5000, None)],
-)
-def test_a_completion_index_is_decimal_or_none(text_: str, index: int | None) -> None:
-    body = _body("p")
-    body["metadata"]["annotations"] = {_INDEX: text_}
-    assert read_pod(body).pod.index == index
+@pytest.mark.parametrize("of_run", [False, True])
+def test_a_pod_ends_as_the_container_that_does_the_work(of_run: bool) -> None:
+    """A mesh, a vault or Argo put others beside it."""
+    work, body = ("main" if of_run else "stage"), _body("p")
+    if of_run:
+        body["metadata"]["labels"][JOB_UID_LABEL] = "u"
+    names = ("istio-proxy", work, "wait")
+    ended = [{"name": n, "state": {"terminated": {"exitCode": int(n != work)}}} for n in names]
+    assert read_pod({**body, "status": {"containerStatuses": ended}}).pod.exit_code == 0
+    assert read_pod({**body, "status": {"containerStatuses": ended[:1]}}).pod.exit_code is None
 
 
 @pytest.mark.parametrize(
@@ -125,13 +127,13 @@ def test_each_namespace_is_judged_as_soon_as_it_was_listed(tmp_path: Path) -> No
         ):
             await pump.ready()
             pump.begin()
-            assert (await queue.get())[0] == Key("here", "mine")
+            assert await queue.get() == Key("here", "mine")
             status, told = await _readiness(pump)
             assert status == 200
             assert "pods in 'half' are not listed yet" in told
             assert "quantizationjobs in 'gone' are not listed yet" in told
             may.set()
-            key = (await queue.get())[0]
+            key = await queue.get()
             assert key == Key("half", "mine")
             assert len(pump.indexes.pods.get(key)) == 1  # not before
 

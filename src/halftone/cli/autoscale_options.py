@@ -228,12 +228,8 @@ def _of_kubeconfig(kubeconfig: str | None, context: str | None) -> "Connection":
         # It keeps keys in files that are gone afterwards, so the context is made inside.
         async with connected(None, kubeconfig, context) as (client, _):
             auth = client.auth
-            try:
-                verify = await auth.ssl_context()
-                return Connection(str(auth.server), verify, str(auth.token or ""))
-            finally:
-                if client._session is not None:  # kr8s has no other way to close it
-                    await client._session.aclose()
+            verify = await auth.ssl_context()
+            return Connection(str(auth.server), verify, str(auth.token or ""))
 
     return asyncio.run(found())
 

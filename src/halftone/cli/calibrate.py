@@ -7,12 +7,12 @@ import click
 
 from halftone.checkpoint.index import Checkpoint
 from halftone.cli.elsewhere import QUANTIZE, run_verb
-from halftone.cli.opening import opened_checkpoint
+from halftone.cli.opening import opened_checkpoint, pinned
 from halftone.cli.progress import steps
 from halftone.cli.signals import ended_in_order
 from halftone.quantize.calibration.finished import load_statistics
 from halftone.quantize.rebuilding import plan_again
-from halftone.spec.documents import Method, Plan, PlanSource
+from halftone.spec.documents import Method, Plan
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import STATISTICS_FILE, Reason
 from halftone.spec.statistics import StatisticsDocument
@@ -35,7 +35,7 @@ def calibrate(plan: Path, output: Path, as_json: bool) -> None:
     _refuse_unmeasurable(agreed, plan)
     if agreed.source is None:
         raise AssertionError("an accepted plan has a source. This is a bug. Please report.")
-    with opened_checkpoint(_pinned(agreed.source)) as checkpoint:
+    with opened_checkpoint(pinned(agreed.source.uri, agreed.source.revision)) as checkpoint:
         refuse_without_data(agreed, checkpoint)
         if QUANTIZE.is_here:
             _measure(agreed, checkpoint, output)
@@ -110,10 +110,3 @@ def _refuse_unmeasurable(plan: Plan, path: Path) -> None:
             f"'{path}' is a data-free plan: it quantizes no activations and measures no KV cache, "
             "so there is nothing to calibrate; go on with `halftone quantize`.",
         )
-
-
-def _pinned(source: PlanSource) -> str:
-    """The planned source as `opened_checkpoint` takes it, on the Hub at the planned commit."""
-    if source.uri.startswith("hf://") and source.revision is not None:
-        return f"{source.uri.partition('@')[0]}@{source.revision}"
-    return source.uri

@@ -13,12 +13,13 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 import httpx
+from pydantic import ValidationError
 
 from halftone.cli.cluster_access import SECONDS, NotThere, connection, translated
-from halftone.control.pods import CONTAINER
 from halftone.spec.cluster import GROUP, PLURAL, VERSION
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
+from halftone.spec.status import JobStatus
 
 # Whose fields a submitted job's are, in server-side apply.
 _MANAGER: Final = "halftone-submit"
@@ -72,7 +73,7 @@ class Cluster:
         dry = "&dryRun=All" if dry_run else ""
         path = f"{PLURAL}/{name}?fieldManager={_MANAGER}&fieldValidation=Strict{dry}"
         response = await self._call("PATCH", path, json.dumps(job).encode(), _APPLY)
-        found = response.json()
+        found = _object(response)
         change = Change.Created
         if before is not None:
             same = _wanted(before) == _wanted(found)
@@ -82,18 +83,17 @@ class Cluster:
     async def job(self, name: str) -> dict[str, Any]:
         """The QuantizationJob called `name`. Raises NotThere."""
         try:
-            found: dict[str, Any] = (await self._call("GET", f"{PLURAL}/{name}")).json()
+            return _object(await self._call("GET", f"{PLURAL}/{name}"))
         except NotThere as error:
             said = f"There is no QuantizationJob '{name}' in the namespace '{self.namespace}'; "
             said += "`kubectl get qj --all-namespaces` lists them."
             raise NotThere(error.reason, name, said) from error
-        return found
 
     async def claim_modes(self, name: str) -> frozenset[str] | None:
         """The access modes of a PersistentVolumeClaim. Raises NotThere; None if it is hidden."""
         path = f"persistentvolumeclaims/{name}"
         try:
-            found = (await self._call("GET", path, base="/api", version="v1")).json()
+            found = _object(await self._call("GET", path, base="/api", version="v1"))
         except NotThere:
             raise
         except RefusedInput:
@@ -142,12 +142,11 @@ class Cluster:
         """Pods with these labels, the oldest first."""
         path = f"pods?labelSelector={selector}"
         response = await self._call("GET", path, base="/api", version="v1")
-        items: list[dict[str, Any]] = response.json()["items"]
-        return sorted(items, key=_age)
+        return sorted(_object(response).get("items") or (), key=_age)
 
-    async def log(self, pod: str, *, follow: bool) -> AsyncGenerator[str, None]:
-        """The lines of what a stage's container says; a mesh may have put others beside it."""
-        path = f"pods/{pod}/log?container={CONTAINER}&follow={'true' if follow else 'false'}"
+    async def log(self, pod: str, container: str, *, follow: bool) -> AsyncGenerator[str, None]:
+        """The lines of what `container` says; a mesh may have put others beside it."""
+        path = f"pods/{pod}/log?container={container}&follow={'true' if follow else 'false'}"
         async with aclosing(self._lines(path, None, base="/api", version="v1")) as lines:
             async for line in lines:
                 yield line
@@ -158,7 +157,10 @@ class Cluster:
         path = f"{PLURAL}?{query}&timeoutSeconds={_WATCH_SECONDS}"
         async with aclosing(self._lines(path, _WATCH_SECONDS + SECONDS)) as lines:
             async for line in lines:
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    return  # cut in the middle, by something on the way
                 if event["type"] == "ERROR":
                     return  # too old: read it again
                 yield event
@@ -216,6 +218,40 @@ async def connected(
     """The cluster of the kubeconfig, and of its context `context` or the present one."""
     async with connection(namespace, kubeconfig, context) as (client, own):
         yield Cluster(client, own)
+
+
+def status_of(job: Mapping[str, Any]) -> JobStatus:
+    """What the operator says of `job`; nothing before its first visit.
+
+    Raises EnvironmentFault for words that a later version may have written.
+    """
+    try:
+        return JobStatus.model_validate(job.get("status") or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("status", *first["loc"])))
+        raise EnvironmentFault(
+            Reason.MissingDependency,
+            field,
+            f"`{field}` of '{job['metadata']['name']}' is '{first['input']}', which this version "
+            "of halftone does not know; take the version of the operator in that cluster.",
+        ) from error
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """An object or a list of the API. Raises EnvironmentFault for what somebody else answered."""
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and "metadata" in found:
+        return found
+    raise EnvironmentFault(
+        Reason.StoreUnavailable,
+        "kubeconfig",
+        f"What answers at {response.url.host} is not an API server, or a login stands before it; "
+        "log in to the cluster again, or check `--kubeconfig` and `--context`.",
+    )
 
 
 def _age(pod: Mapping[str, Any]) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The way to an API server: a kubeconfig, a connection, and errors turned into sentences.
 
-Called by `cluster` alone. It knows no object.
+Called by `cluster`, and by `autoscale_options` for its kubeconfig. It knows no object.
 """
 
 import asyncio
@@ -48,7 +48,11 @@ async def connection(
     """
     with _temporary_files_removed():
         client = await _client(kubeconfig, context)
-        yield client, namespace or _own_namespace(client)
+        try:
+            yield client, namespace or _own_namespace(client)
+        finally:
+            if client._session is not None:  # the library has no other way to close it
+                await client._session.aclose()
 
 
 async def _client(kubeconfig: str | None, context: str | None) -> Any:

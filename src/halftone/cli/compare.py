@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from halftone.cli.numbers import Finite
 from halftone.cli.output_files import require_writable, write_whole
 from halftone.cli.signals import ended_in_order
 
@@ -51,7 +52,7 @@ _KEY_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--timeout-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=900.0,
     show_default=True,
     help="Longest time of one answer.",
@@ -65,21 +66,21 @@ _KEY_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--max-divergence",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=0.05,
     show_default=True,
     help="Mean KL divergence that is still the same, in nats a token.",
 )
 @click.option(
     "--max-ttft-increase-percent",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=20.0,
     show_default=True,
     help="How much longer the median first token may take.",
 )
 @click.option(
     "--max-itl-increase-percent",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=20.0,
     show_default=True,
     help="How much longer the median time between tokens may be.",

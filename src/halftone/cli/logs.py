@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from halftone.cli.cluster_options import Place, cluster_options
+from halftone.control.pods import CONTAINER
 from halftone.spec.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, ChildStage, Condition
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
+from halftone.spec.pipelines import JOB_UID_LABEL, RUN_CONTAINER, Task
 from halftone.spec.status import ConditionStatus, JobStatus
 
 if TYPE_CHECKING:
@@ -24,11 +26,13 @@ Pod = Mapping[str, Any]
 _LOOK_SECONDS: Final = 2.0
 # What a shell says of a process whose reader went away: 128 + SIGPIPE.
 _PIPE_CLOSED: Final = 141
+# A run of a pipeline has tasks beside the stages that Jobs have.
+_STAGES: Final = tuple(dict.fromkeys(one.value for one in (*ChildStage, *Task)))
 
 
 @click.command()
 @click.argument("name")
-@click.option("--stage", type=click.Choice([str(one) for one in ChildStage]), help="Only this one.")
+@click.option("--stage", type=click.Choice(_STAGES), help="Only this one.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as pods speak, until the job ends.")
 @cluster_options
 def logs(name: str, stage: str | None, follow: bool, place: Place) -> None:
@@ -127,7 +131,9 @@ def _importance(pods: Sequence[Pod]) -> tuple[bool, str, bool]:
 
 
 async def _status(cluster: "Cluster", name: str) -> JobStatus:
-    return JobStatus.model_validate((await cluster.job(name)).get("status") or {})
+    from halftone.cli.cluster import status_of
+
+    return status_of(await cluster.job(name))
 
 
 async def _pods(cluster: "Cluster", name: str, stage: str | None) -> list[dict[str, Any]]:
@@ -141,7 +147,7 @@ async def _print(cluster: "Cluster", pod: Pod, *, follow: bool, prefixed: bool) 
     if not prefixed:
         click.echo(f"halftone: pod {name}", err=True)
     try:
-        async with aclosing(cluster.log(name, follow=follow)) as lines:
+        async with aclosing(cluster.log(name, _container(pod), follow=follow)) as lines:
             async for line in lines:
                 click.echo(f"[{name}] {line}" if prefixed else line)
     except (RefusedInput, EnvironmentFault) as error:
@@ -152,6 +158,11 @@ async def _print(cluster: "Cluster", pod: Pod, *, follow: bool, prefixed: bool) 
 
 def _name(pod: Pod) -> str:
     return str(pod["metadata"]["name"])
+
+
+def _container(pod: Pod) -> str:
+    """The one that does the work, in a Job's pod or in that of a run."""
+    return RUN_CONTAINER if JOB_UID_LABEL in pod["metadata"]["labels"] else CONTAINER
 
 
 def _has_begun(pod: Pod) -> bool:
@@ -166,7 +177,8 @@ def _waits(pod: Pod) -> str:
     if scheduled.get("status") == "False":
         why: Pod = scheduled
     else:
-        container: Pod = next(iter(status.get("containerStatuses") or ()), {})
+        containers = {row["name"]: row for row in status.get("containerStatuses") or ()}
+        container: Pod = containers.get(_container(pod), {})
         why = (container.get("state") or {}).get("waiting") or {}
     said = ": ".join(str(why[key]) for key in ("reason", "message") if why.get(key))
     return f"pod {_name(pod)} has not begun ({said or 'no node has taken it yet'})"

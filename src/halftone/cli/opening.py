@@ -31,6 +31,13 @@ def opened_checkpoint(place: str | Source) -> Iterator[Checkpoint]:
         yield read_checkpoint(source)
 
 
+def pinned(uri: str, revision: str | None) -> str:
+    """The source `uri` as it can be opened again: on the Hub at `revision`, for a branch moves."""
+    if uri.startswith("hf://") and revision is not None:
+        return f"{uri.partition('@')[0]}@{revision}"
+    return uri
+
+
 def _open_uri(uri: str) -> FileSource:
     return open_source(uri if "://" in uri else Path(uri).absolute())
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from halftone.cli.urls import require_url
 from halftone.spec.errors import EnvironmentFault, HalftoneError, RefusedInput
 from halftone.spec.names import KUBEFLOW_CA_FILE, KUBEFLOW_ENDPOINT, KUBEFLOW_TOKEN_FILE, Reason
 
@@ -67,6 +68,8 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         namespace: str | None,
         **others: Any,
     ) -> None:
+        if ui_url is not None:
+            require_url("--ui-url", ui_url)
         server = Server(_checked(endpoint), token_file, ca_file, ui_url, namespace)
         command(*arguments, server=server, **others)
 
@@ -132,10 +135,5 @@ def _checked(endpoint: str | None) -> str:
             "There is no address of Kubeflow Pipelines; give one with `--endpoint` or the variable "
             f"`{KUBEFLOW_ENDPOINT}`, such as 'http://ml-pipeline.kubeflow:8888'.",
         )
-    if not endpoint.startswith(("http://", "https://")):
-        raise RefusedInput(
-            Reason.InvalidJob,
-            "--endpoint",
-            f"`--endpoint` is '{endpoint}', which does not begin with `http://` or `https://`.",
-        )
+    require_url("--endpoint", endpoint)
     return endpoint.removesuffix("/apis/v2beta1").rstrip("/")

@@ -11,9 +11,10 @@ from typing import Any
 import click
 import yaml
 
-from halftone.cli.pipeline_parts import Images, image_options, packaged_pipeline
+from halftone.cli.pipeline_parts import Images, image_options
 from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import Reason
+from halftone.spec.recipes import packaged_pipeline
 
 
 @click.command("compile")

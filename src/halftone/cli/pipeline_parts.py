@@ -1,15 +1,13 @@
-"""What `pipeline compile` and `pipeline submit` share: the packaged pipeline and its images."""
+"""What `pipeline compile` and `pipeline submit` share: the images of the tasks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from importlib import resources
 from typing import Any
 
 import click
-import yaml
 
-from halftone.spec.pipelines import PIPELINE_FILE, Task
+from halftone.spec.pipelines import Task
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,6 @@ class Images:
         """The image of one task."""
         own = {Task.Calibrate: self.calibrate, Task.Validate: self.validate}
         return own.get(Task(task)) or self.task
-
-
-def packaged_pipeline() -> dict[str, Any]:
-    """The compiled pipeline that ships with Halftone, a new copy."""
-    text = resources.files("halftone.recipes").joinpath(PIPELINE_FILE).read_text("utf-8")
-    found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    assert isinstance(found, dict)
-    return found
 
 
 def image_options(command: Callable[..., None]) -> Callable[..., None]:

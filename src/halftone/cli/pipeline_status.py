@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from halftone.cli.numbers import Finite
 from halftone.cli.pipeline_access import Server, connected, server_options
 from halftone.cli.pipeline_table import Display, display, rows, tell
+from halftone.control.kubeflow.claiming import was_terminated
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.pipelines import Run, RunState, Task
@@ -32,7 +34,7 @@ _PATIENCE: Final = 120
 @click.option("--watch", is_flag=True, help="Show it until it ends.")
 @click.option(
     "--every",
-    type=click.FloatRange(0.05, 3600),
+    type=Finite(0.05, 3600),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -129,8 +131,7 @@ def finish(run: Run, server: Server) -> None:
     if not run.state.is_final:
         return
     failed = next((row for row in rows(run) if row.word == "failed"), None)
-    told = any(change.state is RunState.Canceling for change in run.state_history)
-    if told or run.state is RunState.Canceled:
+    if was_terminated(run):
         said = "The run was terminated"
     elif failed is None:
         said = "The run failed"

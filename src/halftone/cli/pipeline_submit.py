@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from pydantic import ValidationError
 
+from halftone.cli.numbers import Finite
 from halftone.cli.pipeline_access import Server, connected, server_options
-from halftone.cli.pipeline_parts import Images, image_options, packaged_pipeline
+from halftone.cli.pipeline_parts import Images, image_options
 from halftone.cli.pipeline_status import complete, finish, follow
 from halftone.control.acceptance import first_refusal
 from halftone.control.kubeflow.accepting import run_refusal
@@ -29,7 +30,7 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.job import JobSpec, QuantizationJob
 from halftone.spec.names import API_VERSION, JOB_KIND, Reason
 from halftone.spec.pipelines import Run, RunRequest, RunState
-from halftone.spec.recipes import parse_job, read_yaml
+from halftone.spec.recipes import packaged_pipeline, parse_job, read_yaml
 from halftone.spec.running import Runner, StageName
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _installation_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--again", is_flag=True, help="Make a run though one of this very job is there.")
 @click.option("--wait", is_flag=True, help="Show it until it ends, and exit as it ended.")
-@click.option("--every", type=click.FloatRange(0.05, 3600), default=5.0, hidden=True)
+@click.option("--every", type=Finite(0.05, 3600), default=5.0, hidden=True)
 @image_options
 @_installation_options
 @server_options

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from halftone.cli.progress import progress
+from halftone.control.saying import occupied_message
 from halftone.publish.licences import refuse_unacknowledged
 from halftone.spec.artifacts import Artifact
 from halftone.spec.documents import CheckpointDocument, Plan
@@ -74,9 +75,7 @@ def refuse_occupied(uri: str, there: Artifact | None, plan_digest: str, publish:
         raise RefusedInput(
             Reason.TargetOccupied,
             "publish",
-            f"`{uri}` holds the artifact {there.checkpointDigest[:12]} of another "
-            "plan; publish under another name, or set `publish.existing: Replace`, which keeps "
-            "the former reachable by its digest.",
+            occupied_message(uri, there.checkpointDigest),
         )
 
 

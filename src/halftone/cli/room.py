@@ -4,7 +4,9 @@ Called by `pod_stages` and `handing_on` before hours of work. On a laptop the en
 itself, and speaks of a directory; here it has to be said which field of the job gives more.
 """
 
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from halftone.spec.errors import EnvironmentFault
@@ -28,8 +30,16 @@ def require_room(workdir: Path, needed: int, job: QuantizationJob, stage: str) -
 
 
 def used(folder: Path) -> int:
-    """Bytes of the files below `folder`, 0 where it is not there."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of the files below `folder`, 0 where it is not there.
+
+    Other workers write there: a file that has another name by now, or has gone, is left out.
+    """
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total
 
 
 def _place(job: QuantizationJob) -> tuple[str, str, str]:

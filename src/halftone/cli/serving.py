@@ -175,7 +175,7 @@ def _watch(ray: LocalRay) -> None:
 
 
 def _url(address: Address) -> str:
-    host = "127.0.0.1" if address.host in ("0.0.0.0", "::") else address.host  # noqa: S104
+    host = "127.0.0.1" if address.host == "0.0.0.0" else address.host  # noqa: S104
     return f"http://{host}:{address.port}"
 
 

@@ -11,12 +11,11 @@ from halftone.cli.cluster_options import Place, cluster_options
 from halftone.control.acceptance import Refusal, claims, first_refusal
 from halftone.control.observed import Observed, ObservedClaim
 from halftone.control.stages import steps
-from halftone.spec.cluster import Condition
+from halftone.spec.cluster import ChildStage, Condition
 from halftone.spec.errors import RefusedInput
 from halftone.spec.job import JobSpec, QuantizationJob
 from halftone.spec.names import API_VERSION, JOB_KIND, Reason
 from halftone.spec.recipes import parse_job, read_yaml
-from halftone.spec.status import JobStatus
 
 if TYPE_CHECKING:
     from halftone.cli.cluster import Applied, Cluster
@@ -81,7 +80,7 @@ async def _claims(cluster: "Cluster", spec: JobSpec) -> dict[str, ObservedClaim 
             found[name] = None
         else:
             if modes is not None:
-                found[name] = ObservedClaim(name, modes, "")
+                found[name] = ObservedClaim(name, modes)
     return found
 
 
@@ -102,7 +101,7 @@ def _refuse(refusal: Refusal | None, file: Path) -> None:
 
 def _tell(job: QuantizationJob, applied: "Applied", dry_run: bool, place: Place) -> None:
     """What became of the job, or would, and what to do next."""
-    from halftone.cli.cluster import Change
+    from halftone.cli.cluster import Change, status_of
 
     name, namespace = job.metadata.name, str(applied.found["metadata"]["namespace"])
     whose = f"quantizationjob {namespace}/{name}"
@@ -113,8 +112,7 @@ def _tell(job: QuantizationJob, applied: "Applied", dry_run: bool, place: Place)
         click.echo(f"its stages: {_stages(job.spec)}")
         return
     click.echo(f"{whose} {'is there already, unchanged' if unchanged else applied.change}")
-    status = JobStatus.model_validate(applied.found.get("status") or {})
-    summary = status.condition(Condition.Succeeded)
+    summary = status_of(applied.found).condition(Condition.Succeeded)
     if summary is not None:
         click.echo(f"its state: {summary.reason}: {summary.message}")
     again = place.command("halftone", "watch", name, namespace=namespace)
@@ -127,8 +125,8 @@ def _stages(spec: JobSpec) -> str:
     for step in steps(spec, calibrated=False, workers=spec.parallelism):
         for child in step.children:
             workers = f" (up to {spec.parallelism} pods)" if spec.parallelism > 1 else ""
-            found.append(f"{child}{workers if child == 'quantize' else ''}")
-        if step.condition == "Accepted":
+            found.append(f"{child}{workers if child is ChildStage.Quantize else ''}")
+        if step.condition is Condition.Accepted:
             found.append("[calibrate]")
     target = spec.publish.uri if spec.publish else "nowhere, the checkpoint stays in its volume"
     return f"{', '.join(found)}; published to {target}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from halftone.cli.elsewhere import QUANTIZE, run_verb
-from halftone.cli.opening import opened_checkpoint
+from halftone.cli.opening import opened_checkpoint, pinned
 from halftone.cli.progress import progress, steps
 from halftone.cli.quantize import default_workers
 from halftone.cli.signals import ended_in_order
@@ -210,15 +210,8 @@ def _divergences(prepared: "Prepared", scratch: Path, dataset: Path | None) -> "
     answer = scratch / "divergences.json"
     source = prepared.checkpoint.source
     options = [*_same_options(click.get_current_context()), "--measure-to", str(answer)]
-    run_verb(QUANTIZE.python(), "sweep", _pinned(source.uri, source.revision), *options)
+    run_verb(QUANTIZE.python(), "sweep", pinned(source.uri, source.revision), *options)
     return Divergences.model_validate_json(answer.read_bytes())
-
-
-def _pinned(uri: str, revision: str | None) -> str:
-    """The source as another process finds it too, though a branch of the Hub moves in between."""
-    if uri.startswith("hf://") and revision is not None:
-        return f"{uri.partition('@')[0]}@{revision}"
-    return uri
 
 
 def _same_options(context: click.Context) -> list[str]:

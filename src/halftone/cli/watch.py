@@ -74,7 +74,7 @@ def watch(name: str, place: Place) -> None:
 
 
 async def _watch(name: str, place: Place) -> JobStatus | None:
-    from halftone.cli.cluster import connected
+    from halftone.cli.cluster import connected, status_of
 
     with display(name) as shown:
         async with (
@@ -82,7 +82,7 @@ async def _watch(name: str, place: Place) -> JobStatus | None:
             aclosing(cluster.follow(name, shown.note)) as visits,
         ):
             async for found in visits:
-                status = JobStatus.model_validate(found.get("status") or {})
+                status = status_of(found)
                 _show(found, status, shown)
                 summary = status.condition(Condition.Succeeded)
                 over = summary is not None and summary.status is not ConditionStatus.UNKNOWN
@@ -92,15 +92,20 @@ async def _watch(name: str, place: Place) -> JobStatus | None:
 
 
 def _show(found: Mapping[str, Any], status: JobStatus, shown: Display) -> None:
-    if _is_behind(found, status):
-        shown.note("no operator has looked yet at what was asked for last.")
     if found["metadata"].get("deletionTimestamp"):
         shown.note("the job is being deleted.")
+    elif _is_behind(found, status):
+        shown.note("no operator has looked yet at what was asked for last.")
     shown.show(status)
 
 
 def _is_behind(found: Mapping[str, Any], status: JobStatus) -> bool:
-    """Whether the status is not yet about this spec, or about the retry that is asked for."""
+    """Whether the status is not yet about this spec, or about the retry that is asked for.
+
+    A deletion makes a generation too, and no status will be about that one.
+    """
+    if found["metadata"].get("deletionTimestamp"):
+        return False
     if status.observedGeneration != found["metadata"]["generation"]:
         return True
     summary = status.condition(Condition.Succeeded)

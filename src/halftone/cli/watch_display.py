@@ -190,7 +190,7 @@ def amount(progress: ProgressStatus, condition: Condition) -> str:
     return f"{done / size:.1f} of {total / size:.1f} {unit}"
 
 
-_UNITS: Final = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3), ("bytes", 1), ("", 0))
+_UNITS: Final = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3), ("bytes", 1))
 
 
 def _is_running(row: ConditionRow) -> bool:

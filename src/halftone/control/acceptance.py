@@ -13,12 +13,10 @@ from halftone.control.naming import volume_name
 from halftone.control.observed import Observed
 from halftone.control.stages import Use
 from halftone.spec.cluster import Ended, Waiting
-from halftone.spec.gates import Metric
+from halftone.spec.gates import TASK_FILES, Metric
 from halftone.spec.job import JobSpec
 from halftone.spec.running import AccessMode
 
-# Files that a gate's `task` may name; other words are tasks of the harness.
-_TASK_FILES: Final = (".yaml", ".yml")
 _MANY: Final = frozenset({AccessMode.ReadWriteMany.value})
 
 
@@ -75,7 +73,7 @@ def _files(spec: JobSpec) -> Iterator[tuple[str, str | None]]:
     if spec.validation.promptFile is not None:
         yield "validation.promptFile", spec.validation.claimName
     for gate in spec.validation.gates:
-        if gate.metric is Metric.Task and gate.task.endswith(_TASK_FILES):
+        if gate.metric is Metric.Task and gate.task.endswith(TASK_FILES):
             yield f"validation.gates[{gate.name}].task", spec.validation.claimName
     if spec.publish is not None and spec.publish.directory is not None:
         yield "publish.directory.path", spec.publish.directory.claimName

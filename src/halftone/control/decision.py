@@ -15,7 +15,10 @@ from halftone.spec.status import JobStatus
 
 @dataclass(frozen=True)
 class Event:
-    """One event on the QuantizationJob; `warning` says of which of the two types."""
+    """One event on the QuantizationJob; `warning` says of which of the two types.
+
+    Made by `telling.event`, which keeps the message within the API server's bound.
+    """
 
     reason: EventReason
     message: str

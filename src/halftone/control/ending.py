@@ -4,6 +4,7 @@ Called by `reconciling`. Nothing is held for ever: where cleaning up fails, an e
 left and where, and the object goes.
 """
 
+import re
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -27,6 +28,8 @@ from halftone.spec.status import JobStatus, PlanStatus
 _PATIENCE: Final = timedelta(minutes=15)
 # How soon what stands in the way is looked at again.
 _SOON: Final = timedelta(seconds=10)
+# Of a plan, as children carry it; others may write anything there.
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 _LEAVES_NOTHING: Final = frozenset({ChildStage.Plan, ChildStage.Target})
 
 
@@ -170,7 +173,7 @@ def _of_some_plan(observed: Observed, before: JobStatus) -> JobStatus:
     """`before` with the plan whose work area is to be emptied: the last that was carried out."""
     if before.plan is not None:
         return before
-    planned = [child for child in observed.children if child.plan_digest]
+    planned = [child for child in observed.children if _DIGEST.fullmatch(child.plan_digest)]
     if not planned:
         return before
     last = max(planned, key=lambda child: (child.created, child.name))

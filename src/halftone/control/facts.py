@@ -29,8 +29,6 @@ FIELDS: Final = {
     ChildStage.Validate: ("report", "gates", "recoveryPercent"),
     ChildStage.Publish: ("artifact",),
 }
-
-
 # Bounds of the API for what stages hand over.
 _MAX_GATES: Final = 40
 _MAX_PERCENT: Final = 1000
@@ -88,11 +86,13 @@ def _gate(gate: GateFacts) -> GateStatus:
 
 
 def _whole(percent: str | None) -> int | None:
-    """Rounded down, so that nothing looks better than it is."""
+    """Rounded down, so that nothing looks better than it is; None for what is no number."""
     try:
-        if percent is None:
-            return None
-        whole = int(Decimal(percent).to_integral_value(ROUND_FLOOR))
-        return min(_MAX_PERCENT, max(0, whole))
-    except (InvalidOperation, ValueError, OverflowError):
+        found = Decimal(percent or "NaN")
+    except InvalidOperation:
         return None
+    if not found.is_finite():
+        return None
+    # Bounded before it becomes an integer: one of `1e999999999` has as many digits.
+    bounded = min(Decimal(_MAX_PERCENT), max(Decimal(0), found))
+    return int(bounded.to_integral_value(ROUND_FLOOR))

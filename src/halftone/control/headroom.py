@@ -7,8 +7,8 @@ less than nothing. A gate without a limit of its own (`structure`, `engine-loads
 that is judged by each format's own limits) has no room to speak of.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from halftone.spec.gates import Metric
@@ -33,19 +33,21 @@ def headrooms(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[tu
     """
     scores = {gate.get("name"): gate.get("value") for gate in status.get("gates") or ()}
     for gate in (spec.get("validation") or {}).get("gates") or ():
-        metric, score = gate.get("metric"), _decimal(scores.get(gate.get("name")))
+        metric, score = gate.get("metric"), _number(scores.get(gate.get("name")))
         if metric not in _LIMITS or score is None:
             continue
         field, side = _LIMITS[metric]
-        limit = _decimal(gate.get(field))
+        limit = _number(gate.get(field))
         if limit:
-            yield str(metric), float(side * (score - limit) / limit)
+            room = side * (score - limit) / limit
+            if math.isfinite(room):
+                yield str(metric), room
 
 
-def _decimal(text: object) -> Decimal | None:
+def _number(text: object) -> float | None:
     """A finite number; what an image says may be anything."""
     try:
-        found = Decimal(str(text))
-    except InvalidOperation:
+        found = float(str(text))
+    except ValueError:
         return None
-    return found if found.is_finite() else None
+    return found if math.isfinite(found) else None

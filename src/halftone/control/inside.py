@@ -11,6 +11,7 @@ from typing import Any, Final
 from halftone.control.stages import Stage, Use
 from halftone.spec.api_model import SecretKeyRef
 from halftone.spec.documents import canonical_json
+from halftone.spec.gates import TASK_FILES
 from halftone.spec.job import JobSpec
 from halftone.spec.names import (
     API_VERSION,
@@ -52,7 +53,6 @@ _PATHS: Final = (
     (Use.Validation, ("validation", "promptFile")),
     (Use.Publish, ("publish", "directory", "path")),
 )
-_TASK_FILES: Final = (".yaml", ".yml")
 
 
 def claim_place(use: Use) -> str:
@@ -68,7 +68,7 @@ def job_inside(name: str, spec: JobSpec) -> str:
     for use, path in _PATHS:
         _move(inside, path, use)
     for gate in inside.get("validation", {}).get("gates", ()):
-        if str(gate.get("task", "")).endswith(_TASK_FILES):
+        if str(gate.get("task", "")).endswith(TASK_FILES):
             gate["task"] = _moved(gate["task"], Use.Validation)
     job = {"apiVersion": API_VERSION, "kind": JOB_KIND, "metadata": {"name": name}, "spec": inside}
     return canonical_json(job).decode().rstrip()

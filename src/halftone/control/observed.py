@@ -18,15 +18,15 @@ from halftone.spec.stage_results import StageResult
 class ObservedPod:
     """One pod of a child. `waiting` is the kubelet's or scheduler's (reason, message).
 
-    `exit_code` is that of its only container; `terminated_reason` is the pod's own (`Evicted`), or
-    else the container's (`OOMKilled`). `result` is what it wrote into its termination message, if
-    that can be read; `said` is what stands there otherwise, or what the kubelet says of the pod.
+    `exit_code` is that of the container that does the work; `terminated_reason` is the pod's own
+    (`Evicted`), or else the container's (`OOMKilled`). `result` is what it wrote into its
+    termination message, if that can be read; `said` is what stands there otherwise, or what the
+    kubelet says of the pod.
     """
 
     name: str
     phase: str
     created: datetime
-    index: int | None = None
     waiting: tuple[str, str] | None = None
     scheduled: bool = True
     disrupted: bool = False
@@ -75,7 +75,6 @@ class ObservedClaim:
 
     name: str
     access_modes: frozenset[str]
-    phase: str
     ours: bool = False
 
 

@@ -22,6 +22,7 @@ from halftone.control.kubeflow.accepting import run_refusal
 from halftone.control.kubeflow.running import RunWalk
 from halftone.control.observed import Observed
 from halftone.control.recalling import asks_again, has_ended
+from halftone.control.saying import unreached
 from halftone.control.settings import Settings
 from halftone.control.stages import steps
 from halftone.control.telling import event, events, source_text, summary
@@ -103,13 +104,8 @@ def _refused(
     """A job that cannot begin: `Accepted` says why, and everything after it waits or is over."""
     order = steps(spec, calibrated=False, workers=1) if spec is not None else ()
     status = ConditionStatus.UNKNOWN if refusal.waits else ConditionStatus.FALSE
-    later = (
-        (Doing.Pending, "Waits for the stages before it.")
-        if refusal.waits
-        else (Ended.NotReached, "An earlier stage failed.")
-    )
     told = [Told(Condition.Accepted, status, str(refusal.reason), refusal.message)]
-    told += [Told(step.condition, status, *later) for step in order[1:]]
+    told += [unreached(step.condition, told) for step in order[1:]]
     told.append(summary(told))
     generation = int(observed.metadata.get("generation", 0))
     found = rows(told, before, generation, observed.now)
@@ -193,7 +189,7 @@ class _Visit:
             over = True
         status = self._status(told, start, over)
         goes = over and self._was_final and self._life() == 0
-        stays = goes and walk.holds_object
+        stays = goes and walk.holds_object()
         makes = bool(walk.creations) or isinstance(walk.run, SubmitRun)
         return Decision(
             status=None if status == self._before else status,
@@ -225,9 +221,7 @@ class _Visit:
             if one.status is not ConditionStatus.UNKNOWN:
                 found.append(one)
             elif any(former.reason == reason for former in found):
-                later = Ended.NotReached if status is ConditionStatus.FALSE else Doing.Pending
-                text = "An earlier stage failed." if later == Ended.NotReached else one.message
-                found.append(Told(one.condition, status, later, text))
+                found.append(unreached(one.condition, found))
             else:
                 found.append(Told(one.condition, status, reason, message))
         return found
@@ -271,7 +265,7 @@ class _Visit:
         found = list(events(self._walk.steps(), status.conditions, self._before))
         if status.retry is not None and status.retry != self._before.retry:
             told = f"Goes on from its last good document (`{RETRY_ANNOTATION}`)."
-            found.insert(0, Event(EventReason.JobRetried, told))
+            found.insert(0, event(EventReason.JobRetried, told))
         ended = status.condition(Condition.Succeeded)
         former = self._before.condition(Condition.Succeeded)
         succeeded = ended is not None and ended.status is ConditionStatus.TRUE

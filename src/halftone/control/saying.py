@@ -1,12 +1,14 @@
-"""Sentences of conditions that are about what was done or is being done.
+"""Sentences of conditions that are about what was done, is being done, or is not to be done.
 
-Called by `walking`.
+Called by `walking`, `kubeflow.running` and `reconciling`; a laptop says `occupied_message` too.
 """
 
+from collections.abc import Iterable
+
+from halftone.control.conditions import Told
 from halftone.control.stages import Step
-from halftone.spec.cluster import Condition
-from halftone.spec.stage_results import OccupantFacts
-from halftone.spec.status import JobStatus
+from halftone.spec.cluster import Condition, Doing, Ended
+from halftone.spec.status import ConditionStatus, JobStatus
 
 
 def done_message(step: Step, status: JobStatus) -> str:
@@ -33,10 +35,26 @@ def doing_message(step: Step, progress: tuple[int, int] | None) -> str:
     return f"{step.doing}."
 
 
-def occupied_message(uri: str, occupant: OccupantFacts) -> str:
+def unreached(condition: Condition, before: Iterable[Told]) -> Told:
+    """Of a condition behind those of `before`, which are not all true: it waits for them, or will
+    not be reached.
+    """
+    if any(told.status is ConditionStatus.FALSE for told in before):
+        message = "An earlier stage failed."
+        return Told(condition, ConditionStatus.FALSE, Ended.NotReached, message)
+    message = "Waits for the stages before it."
+    return Told(condition, ConditionStatus.UNKNOWN, Doing.Pending, message)
+
+
+def verdict_message(verdict: str) -> str:
+    """Of a report that was made and shuts publishing."""
+    return f"The report's verdict '{verdict}' does not open publishing."
+
+
+def occupied_message(uri: str, checkpoint_digest: str) -> str:
     """Of a target that holds another artifact."""
     return (
-        f"`{uri}` holds the artifact {occupant.checkpointDigest[:12]} of another plan; publish "
-        "under another name, or with `publish.existing: Replace`, which keeps the former reachable "
-        "by its digest."
+        f"`{uri}` holds the artifact {checkpoint_digest[:12]} of another plan; publish under "
+        "another name, or set `publish.existing: Replace`, which keeps the former reachable by its "
+        "digest."
     )

@@ -36,6 +36,11 @@ class StageDefaults(ApiModel):
     placement: Placement = Placement()
 
 
+# As the chart takes them. A page's address is shown to everybody who may read jobs, so none has a
+# password.
+Url = Annotated[str, Field(pattern=r"^https?://[^?#\s@]{1,2000}$", max_length=2048)]
+
+
 class KubeflowSettings(ApiModel):
     """The Kubeflow server that runs pipelines for us.
 
@@ -46,8 +51,8 @@ class KubeflowSettings(ApiModel):
     After `claimSeconds` a run that another replica meant to make, and did not, is made by this one.
     """
 
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]{1,2000}$", max_length=2048)]
-    uiUrl: Annotated[str, Field(pattern=r"^https?://[^\s]{1,2000}$", max_length=2048)] | None = None
+    endpoint: Url
+    uiUrl: Url | None = None
     experiment: Annotated[str, Field(min_length=1, max_length=128)] = "halftone"
     pipelineRoot: ShortText | None = None
     serviceAccountName: ObjectName | None = None

@@ -18,11 +18,17 @@ from halftone.control.judging import Absent, Done, State, Working, is_live, judg
 from halftone.control.naming import child_name, volume_name
 from halftone.control.observed import Observed, ObservedChild
 from halftone.control.recalling import recalled, retry_of
-from halftone.control.saying import doing_message, done_message, occupied_message
+from halftone.control.saying import (
+    doing_message,
+    done_message,
+    occupied_message,
+    unreached,
+    verdict_message,
+)
 from halftone.control.settings import Settings
 from halftone.control.stages import Step, steps
 from halftone.control.telling import with_serving_line
-from halftone.spec.cluster import ChildStage, Condition, Doing, Ended, Waiting
+from halftone.spec.cluster import ChildStage, Condition, Waiting
 from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
 from halftone.spec.names import Reason
@@ -94,7 +100,6 @@ class Walk:
         """Whether enough was seen to end what is at work."""
         return True
 
-    @property
     def holds_object(self) -> bool:
         """Whether something has to go before the object may; garbage collection has the rest."""
         return False
@@ -142,7 +147,7 @@ class Walk:
         message = doing_message(accepted, None)
         self._tell(accepted, ConditionStatus.UNKNOWN, accepted.doing, message)
         for step in others:
-            self._tell_unreached(step)
+            self.told.append(unreached(step.condition, self.told))
 
     def _workers(self) -> int:
         """How many write shards: what the Job has, whatever the spec says since."""
@@ -151,7 +156,7 @@ class Walk:
 
     def _step(self, step: Step) -> None:
         if self.is_over:
-            self._tell_unreached(step)
+            self.told.append(unreached(step.condition, self.told))
             return
         at_once = step.condition is Condition.Accepted
         states = []
@@ -175,14 +180,6 @@ class Walk:
             self._tell(step, ConditionStatus.UNKNOWN, reason, message)
         else:
             self._tell(step, ConditionStatus.TRUE, step.done, done_message(step, self.status))
-
-    def _tell_unreached(self, step: Step) -> None:
-        if any(told.status is ConditionStatus.FALSE for told in self.told):
-            message = "An earlier stage failed."
-            self._tell(step, ConditionStatus.FALSE, Ended.NotReached, message)
-        else:
-            message = "Waits for the stages before it."
-            self._tell(step, ConditionStatus.UNKNOWN, Doing.Pending, message)
 
     def _tell(self, step: Step, status: ConditionStatus, reason: str, message: str) -> None:
         self.told.append(Told(step.condition, status, str(reason), message))
@@ -253,15 +250,14 @@ class Walk:
         publish, plan = self.spec.publish, self.status.plan
         if stage is ChildStage.Validate and not facts.opens_publishing(self.status):
             verdict = "" if self.status.report is None else self.status.report.verdict
-            return Failed(
-                Reason.VerdictNotPassed,
-                f"The report's verdict '{verdict}' does not open publishing.",
-            )
+            return Failed(Reason.VerdictNotPassed, verdict_message(verdict))
         if stage is not ChildStage.Target or occupant is None or publish is None or plan is None:
             return None
         if publish.existing is Existing.Replace or occupant.planDigest == plan.digest:
             return None
-        return Failed(Reason.TargetOccupied, occupied_message(publish.uri, occupant))
+        return Failed(
+            Reason.TargetOccupied, occupied_message(publish.uri, occupant.checkpointDigest)
+        )
 
     def _keep(self, found: Mapping[str, object]) -> None:
         """Put what a stage found into the status; of an artifact also how it is served."""

@@ -60,6 +60,7 @@ class Connection:
         self._opening = asyncio.Lock()
 
     async def aclose(self) -> None:
+        """Close all connections; a later request opens new ones."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -154,7 +155,7 @@ class Connection:
             )
         try:
             told = json.loads(content) if content else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             told = None
         if 200 <= code < 300:
             if not isinstance(told, dict):

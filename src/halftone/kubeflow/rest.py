@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from halftone.kubeflow.connection import Answer, Connection
 from halftone.kubeflow.errors import Refused, Unreachable
-from halftone.spec.pipelines import Run, RunRequest
+from halftone.spec.pipelines import Run, RunRequest, RunState
 
 # Of a list of runs: each is answered with its whole pipeline, so a page is kept small.
 _PAGE_SIZE: Final = 20
@@ -58,11 +58,6 @@ class Kubeflow:
     async def aclose(self) -> None:
         """Close all connections; a later request opens new ones."""
         await self._connection.aclose()
-
-    async def health(self) -> str:
-        """The server's version, "" if it does not say."""
-        answer = await self._connection.ask("GET", "healthz")
-        return str(answer.content.get("tag_name", ""))
 
     async def experiment(self, name: str, namespace: str = "") -> str:
         """The id of the experiment `name`, which is made if it is missing.
@@ -132,29 +127,19 @@ class Kubeflow:
     async def terminate(self, run_id: str) -> None:
         """Have a run end, which takes a while; one that has ended or is ending is left alone."""
         try:
-            await self._told(run_id, "terminate")
+            path = f"runs/{_checked(run_id)}:terminate"
+            await self._connection.ask("POST", path, body={})
         except Refused as error:
             # 2.14 answers 400 "Row not found" for a run that is not under way.
             if error.code not in (400, _CONFLICT):
                 raise
             state = (await self.run(run_id)).state
-            if not state.is_final and state != "CANCELING":
+            if not state.is_final and state is not RunState.Canceling:
                 raise
-
-    async def retry(self, run_id: str) -> None:
-        """Have a run that failed go on where it failed."""
-        await self._told(run_id, "retry")
-
-    async def archive(self, run_id: str) -> None:
-        """Move a run out of sight of the server's page."""
-        await self._told(run_id, "archive")
 
     async def delete(self, run_id: str) -> None:
         """Remove a run from the server, with its Workflow."""
         await self._connection.ask("DELETE", f"runs/{_checked(run_id)}")
-
-    async def _told(self, run_id: str, verb: str) -> None:
-        await self._connection.ask("POST", f"runs/{_checked(run_id)}:{verb}", body={})
 
     async def _experiment(self, name: str, namespace: str) -> str | None:
         asked = {"filter": _predicate("EQUALS", name), "page_size": str(_PAGE_SIZE)}

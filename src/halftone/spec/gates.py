@@ -35,6 +35,9 @@ ENGINE_METRICS: Final = frozenset(METRIC_ORDER) - {Metric.Structure, Metric.Weig
 STRUCTURE_GATE: Final = "structure"
 WEIGHT_ERROR_GATE: Final = "weight-error"
 
+# A gate's `task` that ends so names a file; other words are names that the harness knows.
+TASK_FILES: Final = (".yaml", ".yml")
+
 GateName = Annotated[
     str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)
 ]

@@ -20,6 +20,8 @@ PIPELINE_FILE: Final = "quantization.yaml"
 JOB_UID_LABEL: Final = "halftone.dev/job-uid"
 # Beside it, as an annotation, for it may be longer than a label: the name of the run.
 RUN_ANNOTATION: Final = "halftone.dev/run"
+# In such a pod, Argo's name of the container that does the work; others are beside it.
+RUN_CONTAINER: Final = "main"
 # Where a task keeps its files when it runs in no pod.
 TASK_WORKDIR: Final = "HALFTONE_TASK_WORKDIR"
 
@@ -72,9 +74,9 @@ class Parameter(StrEnum):
     WorkArea = "work_area"
     # How many tasks write shards; never more than there are shards.
     Parallelism = "parallelism"
-    # What the gates run on: a digest of accelerator, node selection and driver, "" if unknown.
+    # What the gates run on: a digest of accelerator, node selection and runtime, "" if unknown.
     Device = "device"
-    # What the gates run with: a digest of the image and its arguments, "" if unknown.
+    # What the gates run with: a digest of the images, "" if unknown.
     Engine = "engine"
 
 
@@ -129,7 +131,6 @@ class StateChange(Wire):
     """An entry of a history."""
 
     state: RunState = RunState.Unspecified
-    error: RunError | None = None
 
 
 class TaskDetail(Wire):
@@ -149,13 +150,11 @@ class RunDetails(Wire):
 
 
 class Run(Wire):
-    """A run. `storage_state` is `AVAILABLE` or `ARCHIVED`."""
+    """A run, archived or not; times in RFC 3339."""
 
     run_id: str
     display_name: str = ""
-    experiment_id: str = ""
     state: RunState = RunState.Unspecified
-    storage_state: str = "AVAILABLE"
     created_at: str | None = None
     finished_at: str | None = None
     error: RunError | None = None

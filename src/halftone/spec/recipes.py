@@ -50,6 +50,14 @@ def presets() -> dict[str, Preset]:
     return dict(sorted(found.items()))
 
 
+def packaged_pipeline() -> dict[str, Any]:
+    """The compiled pipeline that lies beside them, a new copy."""
+    text = resources.files("halftone.recipes").joinpath(PIPELINE_FILE).read_text("utf-8")
+    found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    assert isinstance(found, dict)
+    return found
+
+
 def load_recipe(name_or_file: str) -> Recipe:
     """The recipe called `name_or_file`, or the one in that file.
 

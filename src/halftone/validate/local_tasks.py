@@ -16,9 +16,9 @@ from typing import Any, Final
 import yaml
 
 from halftone.spec.errors import RefusedInput
+from halftone.spec.gates import TASK_FILES
 from halftone.spec.names import Reason
 
-SUFFIXES: Final = (".yaml", ".yml")
 # The loaders of `datasets` that read files, and may therefore read files beside the YAML.
 _FILE_LOADERS: Final = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "xml"})
 
@@ -49,7 +49,7 @@ _Loader.add_constructor("!function", lambda loader, node: f"!function {node.valu
 
 def is_local(task: str) -> bool:
     """Whether a gate's `task` names a file; other words are names that the harness knows."""
-    return Path(task).suffix in SUFFIXES
+    return Path(task).suffix in TASK_FILES
 
 
 def read_local_task(path: Path) -> LocalTask:

@@ -27,7 +27,9 @@ class InTheWay:
 def in_the_way(observed: Observed, before: JobStatus, settings: Settings) -> InTheWay | None:
     """The run that has to end first, None if there is none; and what to do about it."""
     seen, kubeflow, mine = observed.run, settings.kubeflowPipelines, before.pipelineRun
-    if seen is None or kubeflow is None:
+    if kubeflow is None:
+        return _unseen(before)
+    if seen is None:
         return None
     if seen.runs is None:
         return InTheWay(why=f"Its run cannot be ended: {seen.trouble or 'nobody answers.'}")
@@ -43,3 +45,13 @@ def in_the_way(observed: Observed, before: JobStatus, settings: Settings) -> InT
     seconds = kubeflow.claimSeconds
     held = claiming.is_held(mine, observed.identity, observed.now, seconds)
     return InTheWay() if held else None
+
+
+def _unseen(before: JobStatus) -> InTheWay | None:
+    """What is in the way where this operator knows no server: a run that was not seen to end."""
+    mine = before.pipelineRun
+    if mine is None or mine.id is None or before.completionTime is not None:
+        return None
+    return InTheWay(
+        why="Its run cannot be ended: this operator was not installed with Kubeflow Pipelines."
+    )

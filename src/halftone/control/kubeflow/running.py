@@ -21,11 +21,11 @@ from halftone.control.kubeflow.choosing import LATER, SOON, Choosing
 from halftone.control.kubeflow.tasks_seen import ORDER, TasksSeen
 from halftone.control.observed import Observed
 from halftone.control.recalling import retry_of
-from halftone.control.saying import doing_message, done_message
+from halftone.control.saying import doing_message, done_message, unreached, verdict_message
 from halftone.control.settings import Settings
 from halftone.control.stages import Step, steps
 from halftone.control.telling import with_serving_line
-from halftone.spec.cluster import ChildStage, Condition, Doing, Ended, Waiting
+from halftone.spec.cluster import ChildStage, Condition, Doing, Waiting
 from halftone.spec.documents import Method
 from halftone.spec.job import JobSpec
 from halftone.spec.names import Reason
@@ -93,9 +93,10 @@ class RunWalk:
         seen = self.observed.run
         return self.before.pipelineRun is None or (seen is not None and seen.runs is not None)
 
-    @property
     def holds_object(self) -> bool:
-        """Whether runs have to be deleted before the object may go; `run` is the next."""
+        """Whether runs have to be deleted before the object may go; `run` is then the next, and
+        `pace` says when to look again.
+        """
         seen = self.observed.run
         if seen is None:
             return False
@@ -200,7 +201,7 @@ class RunWalk:
         seen = self.observed.run
         if run is not None and seen is not None:
             self._tasks = TasksSeen(run, seen.pods)
-            self._take_facts(run, self._tasks)
+            self._take_facts(self._tasks)
         told_last = False
         for number in range(len(Condition)):
             order = self.steps()
@@ -208,14 +209,14 @@ class RunWalk:
                 break
             step = order[number]
             if told_last:
-                self._tell_unreached(step)
+                self.told.append(unreached(step.condition, self.told))
                 continue
             state = self._state(step, run, is_last=step is order[-1])
             told_last = not isinstance(state, Done)
             self._conclude(step, state)
 
-    def _take_facts(self, run: Run, tasks: TasksSeen) -> None:
-        """What pods of `run` say; facts of another plan hold no more."""
+    def _take_facts(self, tasks: TasksSeen) -> None:
+        """What pods of the run say; facts of another plan hold no more."""
         whole = tasks.result(Task.Publish)
         for task, stage in _TELLING.items():
             result = tasks.result(task)
@@ -253,7 +254,7 @@ class RunWalk:
             # The steps before the one that failed were done, or it would not have begun.
             is_before = failed[0] is not None and _before(step.condition, failed[0])
             return Done(None) if is_before else failed[1]
-        if self._holds(step, tasks) and not is_last:
+        if self._holds(step) and not is_last:
             return Done(None)
         pods = [pod for task in _tasks_of(step) for pod in _newest(tasks, task)]
         return Working(why_waiting(pods, codes_tell=False))
@@ -278,7 +279,7 @@ class RunWalk:
         later = [task for task in ORDER if _before(step.condition, CONDITION_OF[task])]
         return any(tasks.has_begun(task) for task in later)
 
-    def _holds(self, step: Step, tasks: TasksSeen) -> bool:
+    def _holds(self, step: Step) -> bool:
         """Whether a condition that was true before this run stays so until the run says no."""
         return self._was_true(step.condition) and self._has_facts(step)
 
@@ -319,10 +320,7 @@ class RunWalk:
             return None
         if facts.opens_publishing(self.status):
             return None
-        return Failed(
-            Reason.VerdictNotPassed,
-            f"The report's verdict '{report.verdict}' does not open publishing.",
-        )
+        return Failed(Reason.VerdictNotPassed, verdict_message(report.verdict))
 
     def _failed(self, run: Run, tasks: TasksSeen) -> tuple[Condition | None, Failed]:
         """Where and why a run failed that is over."""
@@ -350,13 +348,6 @@ class RunWalk:
             if reason == Doing.Planning:
                 reason = step.doing
             self._tell(step, ConditionStatus.UNKNOWN, reason, message)
-
-    def _tell_unreached(self, step: Step) -> None:
-        if any(told.status is ConditionStatus.FALSE for told in self.told):
-            self._tell(step, ConditionStatus.FALSE, Ended.NotReached, "An earlier stage failed.")
-        else:
-            message = "Waits for the stages before it."
-            self._tell(step, ConditionStatus.UNKNOWN, Doing.Pending, message)
 
     def _tell(self, step: Step, status: ConditionStatus, reason: str, message: str) -> None:
         self.told.append(Told(step.condition, status, str(reason), message))

@@ -15,7 +15,7 @@ from halftone.publish.card.source_card import SourceCard
 from halftone.publish.licences import HUB_IDENTIFIERS
 from halftone.spec.documents import Plan
 from halftone.spec.formats import CheckpointFormat, Format
-from halftone.spec.gates import Metric
+from halftone.spec.gates import TASK_FILES, Metric
 from halftone.spec.reports import Outcome, Report
 from halftone.spec.roles import Role
 
@@ -131,7 +131,7 @@ def tags(plan: Plan) -> list[str]:
 
 def task_name(task: str) -> str:
     """A task as the card names it: a local file by its name without folder and suffix."""
-    return PurePosixPath(task).stem if "/" in task or task.endswith((".yaml", ".yml")) else task
+    return PurePosixPath(task).stem if "/" in task or task.endswith(TASK_FILES) else task
 
 
 def _results(report: Report, evidence: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
