@@ -2,6 +2,7 @@
 
 - a closed list of paths; the key guards all of them but the health;
 - an unknown field is refused and the nearest is named; parameters without effect pass;
+- what a browser asks first passes without the key, takes no place and is not counted;
 - beyond its limit the replica answers 429 with Retry-After before it reads a body;
 - a request takes as many places as it wants answers;
 - what takes too long or breaks ends with an error, a stream with an error event;
@@ -150,6 +151,13 @@ def test_the_key_opens_and_health_needs_none() -> None:
     guarded = door(echo, keys=("right", "older"))[0]
     assert run(Client(guarded), "POST", CHAT, HELLO, key="older").status == 200
     assert run(Client(guarded), "GET", "/health").status == 200
+
+
+def test_what_a_browser_asks_first_takes_no_place_and_is_not_counted() -> None:
+    guarded, admission, counted = door(echo, keys=("right",), limit=1)
+    with admission.admitted():
+        assert run(Client(guarded), "OPTIONS", CHAT).status == 200
+    assert (admission.in_flight, counted) == (0, [])
 
 
 def test_a_body_arrives_unchanged() -> None:
