@@ -13,6 +13,8 @@ import httpx
 
 from halftone.scaling.acting.targets import Observed, TargetError
 from halftone.scaling.inputs.counts import ReplicaCounts
+from halftone.spec.errors import RefusedInput
+from halftone.spec.names import Reason
 
 _TIMEOUT_S: Final = 10.0
 _SHOWN: Final = 200  # characters of an answer that is none
@@ -33,9 +35,18 @@ class RayPlace:
 
 
 class RayApplication:
-    """One deployment of one application."""
+    """One deployment of one application. Raises RefusedInput(AccessDenied) for a token that cannot
+    be sent, which the client would repeat in its error.
+    """
 
     def __init__(self, place: RayPlace) -> None:
+        if not (place.token or "").isprintable():
+            raise RefusedInput(
+                Reason.AccessDenied,
+                "--ray-token-file",
+                "Ray's token is more than one line of text; write it into `--ray-token-file` or "
+                "the variable RAY_AUTH_TOKEN alone.",
+            )
         self._place = place
         headers = {} if place.token is None else {"Authorization": f"Bearer {place.token}"}
         self._http = httpx.Client(
