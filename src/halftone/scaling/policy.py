@@ -116,9 +116,12 @@ class Settings:
                 f"`min_replicas` {self.min_replicas} must be at most `max_replicas` "
                 f"{self.max_replicas}, and not negative"
             )
+        if not 0 <= self.missed_share <= 1:
+            raise ValueError(f"`missed_share` is {self.missed_share}, and must be from 0 to 1")
         for name in ("added_per_minute", "removed_per_minute"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, and must be at least 1")
+            limit = getattr(self, name)
+            if limit is not None and not (isinstance(limit, int) and limit >= 1):
+                raise ValueError(f"`{name}` is {limit}, and must be a whole number from 1")
 
 
 @dataclass(frozen=True, slots=True)

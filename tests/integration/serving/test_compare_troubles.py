@@ -8,6 +8,7 @@ We test these aspects:
 - nothing but an ordinary file is replaced by a result
 - what an endpoint says of its drafts may be missing, late or something else: nothing is lost for it
 - keys come from their file before the variable, and go to the endpoint alone
+- events of another shape than OpenAI's are a failure of that answer
 - a log probability that is no number is a failure by name, and not a divergence of nothing
 - `--once` says how an endpoint that breaks off did so
 """
@@ -29,7 +30,7 @@ from halftone.serve.http.keys import API_KEY
 from halftone.serve.local.asking import ask
 from halftone.serve.measuring.connection import Place, connected
 from halftone.serve.measuring.load_process import drafts_of
-from halftone.spec.errors import CheckFailed, EnvironmentFault
+from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from tests.commands import halftone
 from tests.doubles.loopback import LoopbackHandler, LoopbackServer
 from tests.servers.ports import free_port
@@ -64,6 +65,18 @@ class _NoNumbers(LoopbackHandler):
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         self.wfile.write(said.encode())
+
+
+class _OtherEvents(LoopbackHandler):
+    """Streams what the path says, in the place of what OpenAI does."""
+
+    def do_POST(self: BaseHTTPRequestHandler) -> None:  # noqa: N802
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = f"data: {asked['prompt']}\n\ndata: [DONE]\n\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
 
 
 class _BreaksOff(LoopbackHandler):
@@ -123,6 +136,14 @@ def test_no_key(prompts: Path, tmp_path: Path, content: bytes) -> None:
     found = halftone("compare", url, url, "--prompts", prompts, "--old-api-key-file", key)
     assert found.code == 2
     assert f"`--old-api-key-file` '{key}' holds no API key" in found.err
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "kęy", "two words"])
+def test_a_variable_that_holds_no_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(API_KEY, key)
+    with pytest.raises(RefusedInput, match=f"^`{API_KEY}` holds no API key") as refused:
+        Place("http://host").headers()
+    assert key not in refused.value.message
 
 
 def test_where_keys_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +246,29 @@ def test_a_log_probability_that_is_no_number_is_a_failure() -> None:
         assert asyncio.run(both()).failure == NO_NUMBER
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        '{"choices": [1]}',
+        '{"choices": [{"text": 5}]}',
+        '{"choices": [{"delta": "a"}]}',
+        '{"choices": [{"text": "a", "logprobs": {"content": [{"token": "a"}]}}]}',
+    ],
+)
+def test_events_of_another_shape_are_a_failure(event: str) -> None:
+    server = _server(_OtherEvents)
+
+    async def asked() -> Answer:
+        async with connected(Place(server.origin)) as endpoint:
+            return await answer(endpoint, Prompt(1, event, None, 4), {}, 30)
+
+    try:
+        found = asyncio.run(asked()).failure
+    finally:
+        server.stop()
+    assert (found or "").startswith("sent an event that no client knows after ")
 
 
 def test_an_endpoint_that_breaks_off_is_a_sentence() -> None:

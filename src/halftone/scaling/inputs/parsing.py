@@ -29,7 +29,7 @@ def vector(body: bytes | str) -> tuple[Sample, ...]:
     """
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnusableAnswer("does not answer in JSON; is it Prometheus?") from None
     if not isinstance(answer, dict) or answer.get("status") != "success":
         raise UnusableAnswer(f"refuses the query: {refusal(answer)}")
@@ -38,7 +38,7 @@ def vector(body: bytes | str) -> tuple[Sample, ...]:
         raise UnusableAnswer(f"warns that its answer may not be whole: {warned}")
     try:
         return tuple(_sample(each) for each in _result(answer["data"]))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise UnusableAnswer("answers with something other than a vector") from None
 
 

@@ -92,7 +92,11 @@ async def _stream(endpoint: Connection, path: str, body: dict[str, Any], found: 
             if "error" in event:
                 found.failure = f"ended with an error after {_so_far(found)}: {_said(event)}"
                 return
-            _take(event, perf_counter() - begun, found)
+            try:
+                _take(event, perf_counter() - begun, found)
+            except (AttributeError, KeyError, TypeError):  # of another shape than OpenAI's
+                found.failure = f"sent an event that no client knows after {_so_far(found)}"
+                return
     found.failure = f"broke off after {_so_far(found)}"
 
 
@@ -159,5 +163,5 @@ def _said(event: dict[str, Any]) -> str:
 def _json(data: bytes | str) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
