@@ -1,8 +1,8 @@
 """What is refused before vLLM starts, each with a sentence that names a field and the way out.
 
 We test these aspects: every requirement of modes, formats and devices; sizes that a model does not
-have; arguments that nobody may set, or that vLLM does not know; what is refused by default and can
-be allowed.
+have; files that hold something else; arguments that nobody may set, or that vLLM does not know;
+what is refused by default and can be allowed.
 """
 
 import json
@@ -119,6 +119,27 @@ def test_a_tokenizer_is_its_map_from_tokens_to_ids(tmp_path: Path, facts: Checkp
     ids[first], ids[second] = ids[second], ids[first]
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert read_facts(opened(directory), vocabulary=True).vocabulary != facts.vocabulary
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "[1]"),
+        ("tokenizer.json", '{"added_tokens": [{"id": 1}]}'),
+        ("tokenizer.json", '{"model": "BPE"}'),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", '"a text"'),
+        ("hf_quant_config.json", "no json"),
+    ],
+)
+def test_a_file_that_is_none_of_its_kind_is_named(tmp_path: Path, name: str, text: str) -> None:
+    directory = write_checkpoint(tmp_path / "odd", "qwen3_5")
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    (directory / name).write_text(text)
+    with pytest.raises(RefusedInput) as refused:
+        read_facts(opened(directory), vocabulary=True)
+    assert (refused.value.reason, refused.value.subject) == (Reason.MalformedCheckpoint, name)
+    assert f"`{name}`" in refused.value.message
 
 
 def test_images_for_a_model_that_sees_nothing(facts: CheckpointFacts) -> None:
