@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from halftone.scaling.capacity import Capacity
-from halftone.scaling.reading import Reading, ReplicaReading
+from halftone.scaling.reading import COUNTERS, Reading, ReplicaReading
 from halftone.scaling.refining import Measured, stated_s
 
 # Rows are kept as long as the reserve replays, and as the longest window.
@@ -36,10 +36,6 @@ _SWAY_S: Final = 60.0
 # A replica that nobody saw before has done at most so many times what its card allows since the
 # last reading; one that says more has a past, which did not arrive now.
 _NEW_SPEED: Final = 8.0
-_COUNTERS: Final = (
-    *("finished", "prompt_tokens", "cached_tokens", "generation_tokens"),
-    *("finished_prompt_tokens", "finished_output_tokens", "preemptions"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +204,10 @@ def _grown(now: ReplicaReading, before: ReplicaReading | None, most: float) -> R
     """
     seen = before is not None and before.finished + before.running + before.waiting > 0
     if before is None or not seen or now.finished < before.finished:
-        none: dict[str, Any] = dict.fromkeys(_COUNTERS, 0.0)
+        none: dict[str, Any] = dict.fromkeys(COUNTERS, 0.0)
         return now if now.finished <= most else replace(now, **none)
     more: dict[str, Any] = {
-        name: max(0.0, getattr(now, name) - getattr(before, name)) for name in _COUNTERS
+        name: max(0.0, getattr(now, name) - getattr(before, name)) for name in COUNTERS
     }
     return replace(
         now,

@@ -16,7 +16,7 @@ from typing import Final
 from halftone.scaling import terms
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.demand import KEPT_S, Demand, observed
-from halftone.scaling.reading import Reading
+from halftone.scaling.reading import COUNTERS, GAUGES, Reading
 
 # Never fewer than would be this busy with the most that arrived of late (rate space).
 _FLOOR: Final = 0.85
@@ -39,13 +39,8 @@ _MINUTE_S: Final = 60.0
 # When a replica had to come back within this time, scale-in was too early: it waits twice as long.
 _REGRET_S: Final = 900.0
 _MOST_PATIENCE: Final = 4.0
-
-
 # What must be a number and not negative in every replica's reading.
-_NUMBERS: Final = (
-    *("running", "waiting", "kv_usage", "finished", "prompt_tokens", "cached_tokens"),
-    *("generation_tokens", "finished_prompt_tokens", "finished_output_tokens", "preemptions"),
-)
+_NUMBERS: Final = (*GAUGES, *COUNTERS)
 
 
 class Term(StrEnum):
