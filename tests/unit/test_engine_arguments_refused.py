@@ -1,11 +1,10 @@
 """What is refused before vLLM starts, each with a sentence that names a field and the way out.
 
 We test these aspects: every requirement of modes, formats and devices; sizes that a model does not
-have; files that hold something else; arguments that nobody may set, or that vLLM does not know;
-what is refused by default and can be allowed.
+have; arguments that nobody may set, or that vLLM does not know; what is refused by default and can
+be allowed.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,39 +106,6 @@ def test_a_draft_with_another_vocabulary(facts: CheckpointFacts) -> None:
 def test_a_draft_with_rotary_sections(facts: CheckpointFacts) -> None:
     draft = replace(facts, name="draft", sections=True)
     assert "(M-RoPE)" in refusal(facts, draft=draft, modes=["speculative"]).message
-
-
-def test_a_tokenizer_is_its_map_from_tokens_to_ids(tmp_path: Path, facts: CheckpointFacts) -> None:
-    directory = write_checkpoint(tmp_path / "same", "qwen3_5")
-    tokenizer = json.loads((directory / "tokenizer.json").read_text())
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer, indent=4))
-    assert read_facts(opened(directory), vocabulary=True).vocabulary == facts.vocabulary
-    first, second = list(tokenizer["model"]["vocab"])[:2]
-    ids = tokenizer["model"]["vocab"]
-    ids[first], ids[second] = ids[second], ids[first]
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert read_facts(opened(directory), vocabulary=True).vocabulary != facts.vocabulary
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("tokenizer.json", "[1]"),
-        ("tokenizer.json", '{"added_tokens": [{"id": 1}]}'),
-        ("tokenizer.json", '{"model": "BPE"}'),
-        ("tokenizer_config.json", "{"),
-        ("tokenizer_config.json", '"a text"'),
-        ("hf_quant_config.json", "no json"),
-    ],
-)
-def test_a_file_that_is_none_of_its_kind_is_named(tmp_path: Path, name: str, text: str) -> None:
-    directory = write_checkpoint(tmp_path / "odd", "qwen3_5")
-    (directory / "chat_template.jinja").unlink(missing_ok=True)
-    (directory / name).write_text(text)
-    with pytest.raises(RefusedInput) as refused:
-        read_facts(opened(directory), vocabulary=True)
-    assert (refused.value.reason, refused.value.subject) == (Reason.MalformedCheckpoint, name)
-    assert f"`{name}`" in refused.value.message
 
 
 def test_images_for_a_model_that_sees_nothing(facts: CheckpointFacts) -> None:
