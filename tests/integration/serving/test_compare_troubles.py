@@ -138,6 +138,16 @@ def test_no_key(prompts: Path, tmp_path: Path, content: bytes) -> None:
     assert f"`--old-api-key-file` '{key}' holds no API key" in found.err
 
 
+@pytest.mark.parametrize("verb", ["compare", "bench"])
+def test_a_url_with_a_password_is_refused_and_not_repeated(verb: str, prompts: Path) -> None:
+    url = "http://me:s3cret@127.0.0.1:1"
+    more = (url, "--prompts", prompts) if verb == "compare" else ()
+    found = halftone(verb, url, *more)
+    assert found.code == 2
+    assert "must hold no user name and no password" in found.err
+    assert "s3cret" not in found.err
+
+
 @pytest.mark.parametrize("key", ["two\nlines", "kęy", "two words"])
 def test_a_variable_that_holds_no_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(API_KEY, key)

@@ -168,6 +168,12 @@ def _url(place: Place) -> httpx.URL:
         url = httpx.URL(place.root)
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL("")
+    if url.userinfo:
+        told = (
+            "An endpoint's URL must hold no user name and no password, which would stand in "
+            f"messages; give an API key with `{place.option}` or in {API_KEY}."
+        )
+        raise RefusedInput(Reason.InvalidJob, "URL", told)
     if url.scheme not in {"http", "https"} or not url.host:
         told = f"'{place.url}' is not the URL of an endpoint; write it as http://HOST:PORT."
         raise RefusedInput(Reason.InvalidJob, "URL", told)
