@@ -159,6 +159,15 @@ def test_names_that_ray_does_not_have_are_told_with_those_that_it_has() -> None:
         observed(details(1), "halftone", "other")
     with pytest.raises(TargetError, match="no application 'halftone'; there is none"):
         observed({"applications": {}}, "halftone", ENDPOINT)
+    others: tuple[dict[str, Any], ...] = (
+        {"applications": 1},
+        {"applications": {"halftone": []}},
+        {"applications": {"halftone": {"deployments": {ENDPOINT: {"replicas": 1}}}}},
+        details(float("inf")),  # type: ignore[arg-type]
+    )
+    for other in others:
+        with pytest.raises(TargetError, match="what is not understood"):
+            observed(other, "halftone", ENDPOINT)
 
 
 class Dashboard(LoopbackHandler):

@@ -19,11 +19,12 @@ import math
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from halftone.cli.output_files import require_writable, write_whole
-from halftone.serve.comparing.answering import NO_NUMBER, Answer, answer
+from halftone.serve.comparing.answering import NO_NUMBER, Answer, answer, are_numbers
 from halftone.serve.comparing.prompts import Prompt
 from halftone.serve.comparing.scoring import ScoringFailed, score
 from halftone.serve.http.keys import API_KEY
@@ -65,6 +66,17 @@ class _NoNumbers(LoopbackHandler):
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         self.wfile.write(said.encode())
+
+
+class _OtherScores(LoopbackHandler):
+    """A server whose `prompt_logprobs` are of another shape."""
+
+    def do_POST(self: BaseHTTPRequestHandler) -> None:  # noqa: N802
+        said = b'{"choices": [{"prompt_logprobs": [null, {"5": -0.5}]}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
 
 
 class _OtherEvents(LoopbackHandler):
@@ -256,6 +268,26 @@ def test_a_log_probability_that_is_no_number_is_a_failure() -> None:
         assert asyncio.run(both()).failure == NO_NUMBER
     finally:
         server.stop()
+
+
+def test_scores_of_another_shape_are_told() -> None:
+    server = _server(_OtherScores)
+
+    async def asked() -> None:
+        async with connected(Place(server.origin)) as endpoint:
+            await score(endpoint, [1], [5], 1)
+
+    try:
+        with pytest.raises(ScoringFailed, match="of another shape"):
+            asyncio.run(asked())
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400), 2.5, "x"])
+def test_what_no_log_probability_is(value: Any) -> None:
+    assert are_numbers({"a": -9999.0, "b": 0.0})
+    assert not are_numbers({"a": -0.5, "b": value})
 
 
 @pytest.mark.parametrize(

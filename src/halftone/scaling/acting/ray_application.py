@@ -108,19 +108,20 @@ def observed(details: Mapping[str, Any], application: str, deployment: str) -> O
 
     Raises TargetError with the names that are there when this one is not.
     """
-    applications = details.get("applications") or {}
-    if application not in applications:
-        there = ", ".join(sorted(applications)) or "none"
-        raise TargetError(f"Ray Serve has no application '{application}'; there is {there}.")
-    deployments = applications[application].get("deployments") or {}
-    if deployment not in deployments:
-        there = ", ".join(sorted(deployments)) or "none"
-        raise TargetError(
-            f"The application '{application}' has no deployment '{deployment}'; there is {there}."
-        )
     try:
+        applications = details.get("applications") or {}
+        if application not in applications:
+            there = ", ".join(sorted(applications)) or "none"
+            raise TargetError(f"Ray Serve has no application '{application}'; there is {there}.")
+        deployments = applications[application].get("deployments") or {}
+        if deployment not in deployments:
+            there = ", ".join(sorted(deployments)) or "none"
+            raise TargetError(
+                f"The application '{application}' has no deployment '{deployment}'; there is "
+                f"{there}."
+            )
         return _counted(deployments[deployment])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise TargetError(
             f"Ray says of the deployment '{deployment}' what is not understood "
             f"({type(error).__name__}: {error})."
