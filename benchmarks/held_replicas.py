@@ -96,7 +96,7 @@ class HeldReplicas:
             (group / "cpu.cfs_quota_us").write_text(str(quota))
         else:
             (group / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
-        for each in [process, *_descendants(process)]:
+        for each in [process, *descendants(process)]:
             (group / "cgroup.procs").write_text(str(each))
 
 
@@ -112,9 +112,9 @@ def processes_of(mark: str) -> Iterator[tuple[int, str]]:
                     yield int(entry.name), title.decode(errors="replace")
 
 
-def _descendants(process: int) -> Iterator[int]:
+def descendants(process: int) -> Iterator[int]:
     """Its children of any thread, and theirs; those that come later are born into the group."""
     for task in Path(f"/proc/{process}/task").iterdir():
         for child in (task / "children").read_text().split():
             yield int(child)
-            yield from _descendants(int(child))
+            yield from descendants(int(child))

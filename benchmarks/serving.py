@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.held_replicas import descendants
 from benchmarks.measuring import ROOT, Result, median_of
 from halftone.serve.local.leftovers import MARK
 from halftone.serve.measuring.connection import Place, connected
@@ -52,7 +53,7 @@ def main(scratch: Path, rounds: int = _ROUNDS) -> list[Result]:
         if told is not None:
             raise RuntimeError(told)
         _wait_until_up(bare)
-        sides = {"endpoint": (ours.url, _ray), "bare": (bare, lambda: _descendants(process))}
+        sides = {"endpoint": (ours.url, _ray), "bare": (bare, lambda: _with_children(process))}
         with LoadProcess(python_of("serve"), log) as load:
             found = _measure(load, sides, rounds)
         rest = _seconds_at_rest(_ray)
@@ -164,11 +165,9 @@ def _ray() -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _descendants(process: int) -> Iterator[int]:
+def _with_children(process: int) -> Iterator[int]:
     yield process
-    for task in Path(f"/proc/{process}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from _descendants(int(child))
+    yield from descendants(process)
 
 
 def _spent(processes: Iterator[int]) -> dict[tuple[int, str], float]:

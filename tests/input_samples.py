@@ -12,10 +12,10 @@ from halftone.scaling.capacity_fields import Stated, told
 from halftone.scaling.inputs import queries
 from halftone.scaling.inputs.assembling import Asked, Remembered, assemble
 from halftone.scaling.inputs.counts import ReplicaCounts
-from halftone.scaling.inputs.names import COUNTERS, GAUGES, RAY, Family
+from halftone.scaling.inputs.names import RAY, Family
 from halftone.scaling.inputs.parsing import Sample
 from halftone.scaling.inputs.queries import FIELD, NODE, TARGET, TIME
-from halftone.scaling.reading import Reading
+from halftone.scaling.reading import COUNTERS, GAUGES, Reading
 
 # Of a hybrid model: attention grows, a window and states do not.
 SAID: Final = Stated(

@@ -6,27 +6,20 @@ Called by unit tests of baselines. It builds no plant and runs nothing.
 from collections.abc import Sequence
 from typing import Any
 
-from halftone.scaling.reading import ITL_BOUNDS, TTFT_BOUNDS, Reading, ReplicaReading
+from halftone.scaling.reading import (
+    COUNTERS,
+    GAUGES,
+    ITL_BOUNDS,
+    TTFT_BOUNDS,
+    Reading,
+    ReplicaReading,
+)
 
 
 def replica(name: str = "a", time_s: float = 0.0, **fields: Any) -> ReplicaReading:
     """A replica that does nothing, but for what `fields` say."""
-    counters = dict.fromkeys(
-        (
-            "running",
-            "waiting",
-            "kv_usage",
-            "finished",
-            "prompt_tokens",
-            "cached_tokens",
-            "generation_tokens",
-            "finished_prompt_tokens",
-            "finished_output_tokens",
-            "preemptions",
-        ),
-        0.0,
-    )
-    return ReplicaReading(name, time_s, **{**counters, **fields})
+    nothing = dict.fromkeys((*GAUGES, *COUNTERS), 0.0)
+    return ReplicaReading(name, time_s, **{**nothing, **fields})
 
 
 def reading(

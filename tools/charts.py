@@ -25,9 +25,10 @@ from typing import Any, Final
 
 import yaml
 
+from tools.images import version
+
 ROOT = Path(__file__).resolve().parent.parent
 CHARTS = ROOT / "charts"
-VERSION = ROOT / "src" / "halftone" / "__init__.py"
 
 Schema = dict[str, Any]
 
@@ -314,13 +315,6 @@ def generated(chart: Path) -> dict[Path, str]:
             r"(?m)^(version|appVersion): .*$", rf"\1: {version()}", manifest
         ),
     }
-
-
-def version() -> str:
-    """The package's, from its one place."""
-    found = re.search(r'__version__ = "(.+)"', VERSION.read_text(encoding="utf-8"))
-    assert found is not None
-    return found[1]
 
 
 def write(chart: Path) -> None:

@@ -166,11 +166,14 @@ def _declared(chosen: RequirementSet) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """`write [--upgrade …]` or `check`; returns the exit status."""
-    verb, *options = arguments
+    verb, *options = arguments or ["check"]
     if verb == "write":
         for name in SETS:
             write(name, options)
         return 0
+    if verb != "check" or options:
+        print("requirements: `write [--upgrade …]` or `check`, and nothing else.", file=sys.stderr)
+        return 2
     problems = [problem for name in SETS for problem in check(name)]
     print("\n".join(problems) or f"requirements: {len(SETS)} files fit pyproject.toml")
     return 1 if problems else 0

@@ -13,14 +13,13 @@ from typing import Any, Final
 import yaml
 
 from halftone.scaling.inputs.names import (
-    COUNTERS,
-    GAUGES,
     HISTOGRAMS,
     NATIVE,
     RAY,
     RECORDED,
     Family,
 )
+from halftone.scaling.reading import COUNTERS, GAUGES
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RULES: Final = ROOT / "charts" / "halftone-monitoring" / "rules" / "scaling.yaml"

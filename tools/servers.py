@@ -189,10 +189,18 @@ def monitoring_definitions() -> list[Path]:
 
 
 def _module_folder(module: str, within: str = "kuberay") -> Path:
-    """Where the sources of a module lie that the module `within` of `tools/go` pins."""
+    """Where the sources of a module lie that the module `within` of `tools/go` pins.
+
+    Leaves with a sentence where Go does not have them, of which it says nothing at all.
+    """
     command = [_go(), "list", "-m", "-f", "{{.Dir}}", module]
     environment = {**os.environ, **_SETTINGS}
     said = subprocess.check_output(command, cwd=MODULES / within, env=environment, text=True)
+    if not said.strip():
+        sys.exit(
+            f"tools: the sources of {module} are not in Go's cache of modules; run "
+            f"`go mod download {module}` in tools/go/{within}."
+        )
     return Path(said.strip())
 
 

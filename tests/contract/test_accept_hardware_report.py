@@ -58,6 +58,8 @@ GOOD = {
 def test_answers_that_show_a_mode_are_told_from_others(mode: str) -> None:
     assert fault(mode, GOOD[mode]) is None
     wrong = ["", "not JSON", "{}", '{"error": {"message": "no"}}', answer("I do not know.")]
+    wrong += ['{"choices": [{"message": {"tool_calls": [{"id": 1}]}}]}']
+    wrong += ['{"choices": [{"message": {"content": [{"type": "text"}]}}]}']
     assert None not in [fault(mode, text) for text in wrong]
     body = request(mode)
     assert ("tools" in body) is (mode == "tools")

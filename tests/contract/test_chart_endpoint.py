@@ -202,18 +202,25 @@ def test_pods_have_room_for_replicas(values: str, gpus: int, pods: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "others"),
+    ("values", "bound"),
     [
-        ("replicas=3", 2),
-        ("replicas=2,tensorParallel=8,pipelineParallel=2", 3),  # either pod may be either replica's
-        ("replicas=4,worker.gpus=2", 1),
-        ("replicas=2,engine.mode=Standalone", 1),
+        ("replicas=3", {"minAvailable": 2}),
+        # Either pod may be either replica's.
+        ("replicas=2,tensorParallel=8,pipelineParallel=2", {"minAvailable": 3}),
+        ("replicas=4,worker.gpus=2", {"minAvailable": 1}),
+        ("replicas=2,engine.mode=Standalone", {"maxUnavailable": 1}),
+        (
+            "autoscaling.prometheusUrl=http://p:9090,autoscaling.minReplicas=2,"
+            "engine.mode=Standalone",
+            {"maxUnavailable": 1},  # however many there are
+        ),
     ],
 )
-def test_a_drained_node_takes_one_replica_at_a_time(values: str, others: int) -> None:
+def test_a_drained_node_takes_one_replica_at_a_time(values: str, bound: dict[str, int]) -> None:
     objects = render("team", "--set", f"podDisruptionBudget.enabled=true,{values}")
     (budget,) = of_kind(objects, "PodDisruptionBudget")
-    assert budget["spec"]["minAvailable"] == others
+    others = {"unhealthyPodEvictionPolicy", "selector"}
+    assert {name: one for name, one in budget["spec"].items() if name not in others} == bound
 
 
 def test_secrets_and_tokens_are_only_where_they_are_used() -> None:

@@ -46,3 +46,9 @@ def test_a_set_that_adds_to_another_pins_what_the_other_pins(tmp_path: Path) -> 
     (problem,) = requirements.check("quantize-dev", tmp_path)
 
     assert f"does not pin torch to {torch}, as the set that it adds to does" in problem
+
+
+@pytest.mark.parametrize("words", [["chekc"], ["check", "--upgrade"]])
+def test_another_word_is_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert requirements.main(words) == 2
+    assert "`write [--upgrade …]` or `check`, and nothing else" in capsys.readouterr().err

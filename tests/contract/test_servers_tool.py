@@ -54,9 +54,14 @@ def install_go(checkout: Path, version: str) -> None:
 
 def begin(checkout: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     """Start the tool as the Makefile does."""
+    return start(checkout, "-m", "tools.servers", *words, **variables)
+
+
+def start(checkout: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
+    """Start Python in the checkout."""
     settings = {"PATH": f"{checkout / 'path'}:/usr/bin:/bin", "HOME": str(checkout / "home")}
     return subprocess.Popen(
-        [sys.executable, "-m", "tools.servers", *words],
+        [sys.executable, *words],
         cwd=checkout,
         env={**settings, **variables},
         stdout=subprocess.PIPE,
@@ -134,6 +139,15 @@ def test_a_failed_build_is_told_and_leaves_nothing(checkout: Path) -> None:
     assert "no such module\n" in err
     assert err.endswith("tools: versitygw could not be built; mend what Go says above.\n")
     assert [path.name for path in (checkout / "home").rglob("*") if path.is_file()] == ["lock"]
+
+
+def test_sources_that_go_does_not_have_are_named(checkout: Path) -> None:
+    asking = "from tools import servers; print(servers.kuberay_definitions())"
+    process = start(checkout, "-c", asking)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    assert "the sources of github.com/ray-project/kuberay/ray-operator are not" in err
+    assert err.endswith("ray-operator` in tools/go/kuberay.\n")
 
 
 def test_without_a_go_that_is_new_enough_the_way_out_is_told(checkout: Path) -> None:

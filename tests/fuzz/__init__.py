@@ -1,3 +1,3 @@
-"""Documents of strangers, changed at random: `make fuzz`, and what it once found in every `make
-test`.
+"""Documents of strangers, changed at random: by hand with `python -m tests.fuzz`. What was once
+found is read in every `make test`.
 """

@@ -1,9 +1,10 @@
-"""Changes documents at random, led by which branches they reach: `make fuzz`.
+"""Changes documents at random, led by which branches they reach. By hand:
 
     python -m tests.fuzz --seconds 120              every target, so long each
     python -m tests.fuzz --seconds 600 header job   some of them
 
-It needs Atheris (requirements/fuzz.txt). What makes a target fail lies in `build/fuzz/TARGET`; put
+It needs Atheris 3.0.0 beside what `.venv` has, which no requirement file pins: later ones have no
+wheel for Python 3.11. What makes a target fail lies in `build/fuzz/TARGET`; put
 it into `tests/fuzz/kept/TARGET`, mend the reader, and every `make test` will try it again. Exit
 code 1 when anything was found.
 """

@@ -25,9 +25,9 @@ import pytest
 
 from halftone.scaling.inputs.asking import Access
 from halftone.scaling.inputs.counts import ReplicaCounts
-from halftone.scaling.inputs.names import GAUGES, NATIVE, RAY, RECORDED, Family
+from halftone.scaling.inputs.names import NATIVE, RAY, RECORDED, Family
 from halftone.scaling.inputs.prometheus import PrometheusReader
-from halftone.scaling.reading import ITL_BOUNDS, TTFT_BOUNDS, Reading
+from halftone.scaling.reading import GAUGES, ITL_BOUNDS, TTFT_BOUNDS, Reading
 from tests.doubles.exporters import Exported, Exporter, native_page, ray_page
 from tests.environments import python_of
 from tests.servers.prometheus import Job, Prometheus

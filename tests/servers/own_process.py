@@ -6,8 +6,8 @@ Called by `prometheus` and `alertmanager`, which know its command and its API.
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
@@ -39,7 +39,7 @@ class OwnProcess:
             with urlopen(f"{self.url}{path}", timeout=10) as answer:
                 said: bytes = answer.read()
                 return said
-        except URLError:
+        except (OSError, HTTPException):  # not there yet, or just ending
             return None
 
     def _wait(self, what: str, seconds: float, is_so: Callable[[], object]) -> None:

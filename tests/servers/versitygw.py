@@ -28,7 +28,7 @@ import pytest
 from botocore.config import Config
 
 from tests.servers.ports import free_port
-from tools.servers import program
+from tests.servers.prometheus import built
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -84,7 +84,9 @@ class VersityGateway:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._binary = _binary()  # before a test's environment is cleaned, which may say where
+        self._binary = built(
+            "versitygw"
+        )  # before a test's environment is cleaned, which may say where
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._root = Account.new("root")
@@ -201,10 +203,3 @@ class VersityGateway:
                 time.sleep(0.01)
             else:
                 return
-
-
-def _binary() -> Path:
-    path = program("versitygw")
-    if not path.exists():
-        pytest.fail(f"{path} is missing; build it with `make tools`")
-    return path

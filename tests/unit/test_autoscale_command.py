@@ -5,6 +5,7 @@ We test these aspects:
 - a card and a profile give the law what it needs; without either it waits for replicas to say it
 - replicas of Ray are counted by their states, also those that Ray has not begun to start
 - what Ray refuses is told in a sentence, and its token is shown to it
+- a token that cannot be sent is refused, and in no sentence
 - metrics of Ray that listen on loopback are handed on, and nothing else
 """
 
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 
 from halftone.cli.autoscale import autoscale
 from halftone.cli.autoscale_options import Wishes, decider, law, unelected
+from halftone.scaling.acting.api_server import ApiError, ApiServer, Connection
 from halftone.scaling.acting.ray_application import RayApplication, RayPlace, observed
 from halftone.scaling.acting.targets import TargetError
 from halftone.scaling.inputs.counts import ReplicaCounts
@@ -157,6 +159,15 @@ def test_names_that_ray_does_not_have_are_told_with_those_that_it_has() -> None:
         observed(details(1), "halftone", "other")
     with pytest.raises(TargetError, match="no application 'halftone'; there is none"):
         observed({"applications": {}}, "halftone", ENDPOINT)
+    others: tuple[dict[str, Any], ...] = (
+        {"applications": 1},
+        {"applications": {"halftone": []}},
+        {"applications": {"halftone": {"deployments": {ENDPOINT: {"replicas": 1}}}}},
+        details(float("inf")),  # type: ignore[arg-type]
+    )
+    for other in others:
+        with pytest.raises(TargetError, match="what is not understood"):
+            observed(other, "halftone", ENDPOINT)
 
 
 class Dashboard(LoopbackHandler):
@@ -214,6 +225,16 @@ def test_ray_is_asked_with_its_token_and_told_a_count(dashboard: str) -> None:
         assert ray.observe().wanted == 2
         ray.scale(5, SEEN)
     assert Dashboard.posted == [(SCALE, {"target_num_replicas": 5})]
+
+
+def test_a_token_that_cannot_be_sent_is_in_no_sentence(dashboard: str) -> None:
+    with pytest.raises(RefusedInput, match="more than one line of text") as refusal:
+        RayApplication(RayPlace(dashboard, "halftone", ENDPOINT, "s3cret\nright"))
+    assert "s3cret" not in refusal.value.message
+    api = ApiServer(lambda: Connection(dashboard, True, "s3cret\nright"))
+    with pytest.raises(ApiError, match="the token is more than one line of text") as silence:
+        api.get("/version")
+    assert "s3cret" not in str(silence.value)
 
 
 def refused(url: str, token: str = "right") -> str:

@@ -93,7 +93,7 @@ def test_whoever_takes_over_goes_on_where_the_note_ends() -> None:
         assert (conflicts.judge(0, seen=seen, wanted=6, rivals=()) is None) is is_ours
 
 
-@pytest.mark.parametrize("note", [None, "", "three", "3;5"])
+@pytest.mark.parametrize("note", [None, "", "three", "3;5", "²", "3,-1"])
 def test_a_note_that_says_nothing_takes_what_is_there(note: str | None) -> None:
     conflicts = Conflicts()
     conflicts.take_over(note)

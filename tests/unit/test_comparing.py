@@ -50,10 +50,19 @@ def test_prompts_of_both_kinds(tmp_path: Path) -> None:
     assert second.body() == {"messages": [{"role": "user", "content": "2+3"}], "max_tokens": 5}
 
 
+def test_a_text_may_hold_the_separators_of_unicode(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a\u2028b\x85c"}\r\n{"prompt": "d"}\n', encoding="utf-8")
+    first, second = read_prompts(path, 64)
+    assert (first.text, first.line) == ("a\u2028b\x85c", 1)
+    assert (second.text, second.line) == ("d", 2)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         ("no json", "is not a JSON object"),
+        pytest.param("[" * 100_000, "is not a JSON object", id="deep"),
         ("[1]", "is not a JSON object"),
         ("{}", "exactly one of `prompt` and `messages`"),
         ('{"prompt": "a", "messages": []}', "exactly one of `prompt` and `messages`"),

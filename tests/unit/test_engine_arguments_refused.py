@@ -5,7 +5,6 @@ have; arguments that nobody may set, or that vLLM does not know; what is refused
 be allowed.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,18 +106,6 @@ def test_a_draft_with_another_vocabulary(facts: CheckpointFacts) -> None:
 def test_a_draft_with_rotary_sections(facts: CheckpointFacts) -> None:
     draft = replace(facts, name="draft", sections=True)
     assert "(M-RoPE)" in refusal(facts, draft=draft, modes=["speculative"]).message
-
-
-def test_a_tokenizer_is_its_map_from_tokens_to_ids(tmp_path: Path, facts: CheckpointFacts) -> None:
-    directory = write_checkpoint(tmp_path / "same", "qwen3_5")
-    tokenizer = json.loads((directory / "tokenizer.json").read_text())
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer, indent=4))
-    assert read_facts(opened(directory), vocabulary=True).vocabulary == facts.vocabulary
-    first, second = list(tokenizer["model"]["vocab"])[:2]
-    ids = tokenizer["model"]["vocab"]
-    ids[first], ids[second] = ids[second], ids[first]
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert read_facts(opened(directory), vocabulary=True).vocabulary != facts.vocabulary
 
 
 def test_images_for_a_model_that_sees_nothing(facts: CheckpointFacts) -> None:

@@ -3,7 +3,7 @@
 We test these aspects:
 - every seed of the fuzzer, and everything that it once found
 - seeds with bytes cut, changed, doubled or exchanged at random, a few hundred of each target
-`make fuzz` looks for more.
+`python -m tests.fuzz` looks for more.
 """
 
 import random

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from halftone.scaling.inputs.assembling import Asked, Remembered, assemble
 from halftone.scaling.inputs.counts import ReplicaCounts
-from halftone.scaling.inputs.names import COUNTERS, GAUGES, NATIVE, RAY, RECORDED, Family
+from halftone.scaling.inputs.names import NATIVE, RAY, RECORDED, Family
 from halftone.scaling.inputs.parsing import Sample
 from halftone.scaling.inputs.queries import FIELD
-from halftone.scaling.reading import ITL_BOUNDS, TTFT_BOUNDS
+from halftone.scaling.reading import COUNTERS, GAUGES, ITL_BOUNDS, TTFT_BOUNDS
 from tests.input_samples import NOW, idle, node, read, ready, replica, target
 
 VALUES = {

@@ -41,12 +41,14 @@ REFUSAL = {"status": "error", "errorType": "bad_data", "error": "parse error"}
     ("body", "said"),
     [
         (b"<html>", "does not answer in JSON; is it Prometheus?"),
+        pytest.param(b"[" * 100_000, "does not answer in JSON", id="deep"),
         (b"[]", "refuses the query: it does not say why"),
         (json.dumps(REFUSAL).encode(), "refuses the query: bad_data: parse error"),
         (answer(resultType="matrix"), "answers with something other than a vector"),
         (answer(result=[{"metric": {}}]), "answers with something other than a vector"),
         (answer(result=[{"metric": [], "value": [0, "1"]}]), "something other than a vector"),
         (answer(result=[{"metric": {}, "value": [0, "many"]}]), "other than a vector"),
+        (answer(result=[{"metric": {}, "value": [0, 10**400]}]), "other than a vector"),
         (answer(result=None), "answers with something other than a vector"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_token_is_shown_and_never_said(tmp_path: Path) -> None:
     assert "s3cret" not in refused.value.message
 
 
-@pytest.mark.parametrize("text", ["", "two words"])
+@pytest.mark.parametrize("text", ["", "two words", "two\nlines", "a\x00null"])
 def test_a_file_without_a_token_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(text)
     with pytest.raises(HalftoneError, match="holds no bearer token"):
@@ -186,6 +186,15 @@ def test_a_file_without_a_token_is_refused(text: str, tmp_path: Path) -> None:
             Reason.StoreUnavailable,
             "not answer as Prometheus",
         ),
+        (
+            {
+                "series": {},
+                "body": b'{"data": {"result": [{"metric": {}, "values": [[1e999, 1]]}]}}',
+            },
+            Reason.StoreUnavailable,
+            "not answer as Prometheus",
+        ),
+        ({"series": {}, "body": b"[" * 100_000}, Reason.StoreUnavailable, "as Prometheus does"),
     ],
 )
 def test_what_is_no_history_is_a_sentence(

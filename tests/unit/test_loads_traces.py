@@ -23,7 +23,7 @@ AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 
 def trace(folder: Path, text: str, name: str = "some.csv") -> Load:
     path = folder / name
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return read_trace(path)
 
 
@@ -61,6 +61,11 @@ def test_json_lines_are_milliseconds(tmp_path: Path) -> None:
     assert load.arrival_s == pytest.approx([0.0, 2.4995])
     assert load.prompt.tolist() == [5, 7]
     assert load.output.tolist() == [6, 9]
+
+
+def test_a_field_may_hold_the_separators_of_unicode(tmp_path: Path) -> None:
+    told = json.dumps(row(0, said="a\u2028b\x85c"), ensure_ascii=False)
+    assert len(trace(tmp_path, f"{told}\n{told}\n")) == 2
 
 
 def test_leading_blocks_that_came_before_are_cached(tmp_path: Path) -> None:

@@ -8,19 +8,22 @@ We test these aspects:
 - a burst's sample: the span in which all decode, its KV tokens and its seconds, also where chunks
   came together; none of a burst that was not whole
 - the fit finds the costs that made the steps, with a request's own seconds apart from them
+- what goes wrong with the bursts for the card costs the card alone
 - no card where the engine is unknown, or several replicas share the load, with the reason
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from halftone.serve.measuring.benching import measure
 from halftone.serve.measuring.document import Ratio
 from halftone.serve.measuring.engine_document import ServedEngine
 from halftone.serve.measuring.load import LoadProcess, Round, Served, as_round
-from halftone.serve.measuring.rounds import Endpoint, figures, ratio, ratios
+from halftone.serve.measuring.rounds import Endpoint, Shape, figures, ratio, ratios
 from halftone.serve.measuring.steps import burst_step, fit, measure_card
 from halftone.validate.capacity import Step
 from halftone.validate.serving.session import EngineFacts
@@ -207,6 +210,33 @@ def test_no_card_of_what_is_not_known(
     found = measure_card(process, endpoint, served, 64, 8)
     assert found.card is None
     assert said in str(found.noCardBecause)
+
+
+# Stands for the process with vLLM's benchmark: serves two loads, and fails from then on.
+FAILING = """#!{python}
+import json, sys
+for number, line in enumerate(sys.stdin):
+    asked = json.loads(line)
+    rows = len(asked["prompts"])
+    found = {{
+        "duration": 1.0, "errors": [""] * rows, "input_lens": [4] * rows,
+        "output_lens": [asked["outputTokens"]] * rows, "start_times": [0.0] * rows,
+        "ttfts": [0.1] * rows, "itls": [[0.02] * (asked["outputTokens"] - 1)] * rows,
+    }}
+    print(json.dumps(found if number < 2 else {{"error": "the endpoint is gone"}}), flush=True)
+"""
+
+
+def test_what_goes_wrong_with_the_card_costs_the_card_alone(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text(FAILING.format(python=sys.executable))
+    program.chmod(0o700)
+    endpoint = Endpoint("http://127.0.0.1:1", {}, "m", [1, 2])
+    shape = Shape(4, 3, (2,), requests_a_slot=1, rounds=1)
+    found = measure(program, tmp_path / "log", [endpoint], engine(1), shape, True, lambda _: None)
+    assert found.loads[0].endpoint.requests == 2
+    assert found.capacity.card is None
+    assert str(found.capacity.noCardBecause).endswith("the endpoint is gone")
 
 
 def test_an_engine_travels_as_json() -> None:

@@ -5,6 +5,7 @@ We test these aspects:
 - lengths follow what finishes, and are not guessed too short while little has
 - what a prefix cache held is no work
 - a long queue shows how fast replicas are, a short one does not, and the card is corrected
+- what was measured corrects the card that it was measured against, and no other
 - a replica that was not read for a while is counted from where it was
 """
 
@@ -90,6 +91,17 @@ def test_a_long_queue_shows_how_fast_replicas_are(speed: float) -> None:
     assert demand.rows[-1].work_s / max(demand.rows[-1].arrivals, 1) == pytest.approx(
         card / speed, rel=0.05
     )
+
+
+def test_what_was_measured_corrects_no_other_card() -> None:
+    fed, done = Fed(), 0.8 * 2 * STEP_S / WORK_S
+    demand = known(fed, [done] * 20, waiting=1000.0)
+    # What `halftone bench` finds of such replicas, given in the place of the card that was wrong.
+    true = CAPACITY.faster(demand.measured.factor)
+    after = observed(fed.next(done, waiting=1000.0), true, demand)
+    assert after.measured.factor == 1
+    before, last = (row.work_s / row.arrivals for row in after.rows[-2:])
+    assert last == pytest.approx(before, rel=0.02)
 
 
 def test_a_short_queue_shows_nothing() -> None:

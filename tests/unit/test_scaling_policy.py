@@ -370,6 +370,8 @@ def test_the_last_scraped_replica_may_go_without_a_jump_of_the_clock() -> None:
         ({"prompt_rate": 0.0}, "`prompt_rate`"),
         ({"min_replicas": 9, "max_replicas": 3}, "`min_replicas`"),
         ({"removed_per_minute": -3}, "`removed_per_minute`"),
+        ({"added_per_minute": 1.5}, "`added_per_minute` is 1.5, and must be a whole number"),
+        ({"missed_share": math.nan}, "`missed_share`"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes: dict[str, float], said: str) -> None:

@@ -124,6 +124,16 @@ def test_arguments_that_cannot_be_used_leave_those_before(world: World) -> None:
     assert not world.look(120).refused
 
 
+@pytest.mark.parametrize("value", ["0", "-8000", "inf", "nan"])
+def test_a_card_of_no_replica_is_refused(world: World, value: str) -> None:
+    well = world.look(120)
+    rate = {"value": value, "standardError": "1"}
+    world.change(card={**CARD, "prefillTokensPerSecond": rate})
+    judgement = world.look(120)
+    assert "a capacity must be of finite numbers" in judgement.refused
+    assert judgement.decision.wanted == well.decision.wanted
+
+
 def test_another_card_behind_the_same_path_is_taken(tmp_path: Path) -> None:
     card = tmp_path / "card.json"
     card.write_text(json.dumps(CARD))

@@ -30,6 +30,9 @@ from halftone.serve.http.admission import Admission, answers_wanted
         ({"prompt": []}, 1),
         ({"prompt": ["a", "b"], "n": 2}, 4),
         ({"prompt": [[1, 2], [3], [4]]}, 3),
+        ({"prompt": "", "prompt_embeds": "AA=="}, 1),
+        ({"prompt_embeds": ["AA==", "AA=="], "n": 3}, 6),
+        ({"prompt": ["a", "b"], "prompt_embeds": ["AA=="]}, 3),
     ],
 )
 def test_the_answers_that_a_request_wants(request_: dict[str, Any], answers: int) -> None:

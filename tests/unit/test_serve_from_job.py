@@ -6,23 +6,26 @@ We test these aspects:
 - one that failed, published nothing, or into a claim that is not mounted ends the waiting with a
   sentence;
 - the same thing is told again only after a minute;
-- an API server that is away, a token that is not there: waited for; a process outside of a cluster:
-  refused;
+- an API server that is away, says no or is none, a job that is not there yet: waited for; a process
+  outside of a cluster: refused;
 - the file appears whole, for every user of the pod, and the endpoint that names it reads it.
 """
 
 import itertools
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from halftone.serve.from_job import ApiServer, NotYet, main, reference, wait, write
+from halftone.scaling.acting.api_server import ApiServer, Connection, in_cluster
+from halftone.serve.from_job import NotYet, ask, main, reference, wait, write
 from halftone.serve.reference import reference_of
 from halftone.spec.errors import CheckFailed, RefusedInput
 from halftone.spec.serving import ArtifactReference, Endpoint, Signatures, Trust, WeightsCache
+from tests.doubles.exporters import AnsweringServer
 from tests.servers.ports import free_port
 
 DIGEST = "d" * 64
@@ -106,10 +109,47 @@ def test_what_is_waited_for_is_told_when_it_is_another_and_from_time_to_time() -
     assert len(told) == 2 + 3
 
 
-def test_an_api_server_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    around = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(free_port())}
-    with pytest.raises(NotYet, match="cannot be asked"):
-        ApiServer(tmp_path, around).job("jobs", "small")
+def test_an_api_server_that_is_away_is_waited_for() -> None:
+    with pytest.raises(NotYet, match=r"does not give the .*The API server gives no answer"):
+        asked(f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (404, b"{}", "there is no QuantizationJob 'small' in the namespace 'jobs'; if it was"),
+        (
+            403,
+            b'{"message": "forbidden: no right"}',
+            r"does not give the QuantizationJob 'small' \(403: forbidden: no right\)",
+        ),
+        (200, b"<html>a page of somebody", "does not give the .*gives no answer"),
+    ],
+)
+def test_what_may_be_otherwise_in_a_moment_is_waited_for(
+    status: int, body: bytes, told: str
+) -> None:
+    server = AnsweringServer(lambda _: (status, body))
+    server.start()
+    try:
+        with pytest.raises(NotYet, match=told):
+            asked(server.origin)
+    finally:
+        server.stop()
+
+
+def asked(url: str) -> Any:
+    """The job 'small' of the namespace 'jobs', from a server at `url`."""
+    with closing(ApiServer(lambda: Connection(url, True, "a-token"))) as api:
+        return ask(api, "jobs", "small")
+
+
+def test_an_account_whose_files_are_not_there_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    with pytest.raises(NotYet, match="No such file"):
+        ask(ApiServer(lambda: in_cluster(tmp_path)), "jobs", "small")
 
 
 def test_outside_of_a_cluster_it_is_refused(

@@ -2,6 +2,7 @@
 
 - a closed list of paths; the key guards all of them but the health;
 - an unknown field is refused and the nearest is named; parameters without effect pass;
+- what makes no token takes no place, and a browser may ask first whether it may;
 - beyond its limit the replica answers 429 with Retry-After before it reads a body;
 - a request takes as many places as it wants answers;
 - what takes too long or breaks ends with an error, a stream with an error event;
@@ -158,9 +159,11 @@ def test_a_body_arrives_unchanged() -> None:
     assert (admission.in_flight, counted) == (0, [(CHAT, 200)])
 
 
-def test_what_is_read_and_makes_no_token_arrives_and_is_not_counted() -> None:
-    open_door, _, counted = door(echo)
-    assert run(Client(open_door), "POST", "/tokenize", HELLO).body == HELLO
+def test_what_makes_no_token_takes_no_place_and_is_not_counted() -> None:
+    guarded, admission, counted = door(echo, keys=("right",), limit=1)
+    with admission.admitted():
+        assert run(Client(guarded), "POST", "/tokenize", HELLO, key="right").body == HELLO
+        assert run(Client(guarded), "OPTIONS", CHAT).status == 200  # a browser, before it asks
     assert counted == []
 
 

@@ -68,11 +68,11 @@ def fault(mode: str, answer: str) -> str | None:
     """What is wrong with the answer to `request(mode)`; None when it shows the mode."""
     try:
         message = json.loads(answer)["choices"][0]["message"]
-        text, calls = message.get("content") or "", message.get("tool_calls") or []
+        text = str(message.get("content") or "")
+        names = [call["function"]["name"] for call in message.get("tool_calls") or []]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return f"is no answer: {answer[:200]!r}"
     if mode == "tools":
-        names = [call["function"]["name"] for call in calls]
         return None if names == ["get_weather"] else f"calls {names or 'no tool'}, not get_weather"
     wanted = {"text": "357", "multimodal": "red", "speculative": "59", "longContext": _NEEDLE}
     if wanted[mode] not in text.lower():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from halftone.scaling.capacity import Capacity
-from halftone.scaling.reading import Reading, ReplicaReading
+from halftone.scaling.reading import COUNTERS, Reading, ReplicaReading
 from halftone.scaling.refining import Measured, stated_s
 
 # Rows are kept as long as the reserve replays, and as the longest window.
@@ -36,10 +36,6 @@ _SWAY_S: Final = 60.0
 # A replica that nobody saw before has done at most so many times what its card allows since the
 # last reading; one that says more has a past, which did not arrive now.
 _NEW_SPEED: Final = 8.0
-_COUNTERS: Final = (
-    *("finished", "prompt_tokens", "cached_tokens", "generation_tokens"),
-    *("finished_prompt_tokens", "finished_output_tokens", "preemptions"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +90,7 @@ class Demand:
     """What is known by `time_s` (of the scrapes). `carried` arrivals (at most 0) were counted too
     early and are taken off the next row. `preempted_s` is when requests were last preempted.
     `restarted` says in words why what was before no longer counts; empty when it does. `measured`
-    corrects the card.
+    corrects `card`, and no other.
     """
 
     time_s: float
@@ -106,6 +102,7 @@ class Demand:
     preempted_s: float = -math.inf
     restarted: str = ""
     measured: Measured = field(default_factory=Measured)
+    card: Capacity | None = None
 
     def work_s(self, capacity: Capacity) -> float:
         """Replica-seconds of a request as they have been of late."""
@@ -116,7 +113,8 @@ class Demand:
 def observed(reading: Reading, capacity: Capacity, before: Demand | None) -> Demand:
     """What is known after `reading`; `before` itself where it has nothing newer.
 
-    `capacity` is the card's own; work is counted by what was measured against it.
+    `capacity` is the card's own; work is counted by what was measured against it. Of another card
+    than before nothing was measured yet.
 
     A first reading, one after a gap or a clock that was set, and one in which every replica has
     another name only say where to count from.
@@ -124,14 +122,16 @@ def observed(reading: Reading, capacity: Capacity, before: Demand | None) -> Dem
     time_s = _time_of(reading)
     counters = {each.name: each for each in reading.replicas}
     if before is None:
-        return Demand(time_s, counters, reading.held, lengths=_lifetime(counters))
+        return Demand(time_s, counters, reading.held, lengths=_lifetime(counters), card=capacity)
+    if before.card != capacity:
+        before = replace(before, measured=Measured(), card=capacity)
     seconds = time_s - before.time_s
     if -_SWAY_S < seconds < _SAME_S:
         return before
     if why := _broken(seconds, counters, before.counters):
         fresh = Demand(time_s, counters, reading.held, lengths=before.lengths, restarted=why)
         preempted_s = min(before.preempted_s, time_s)
-        return replace(fresh, preempted_s=preempted_s, measured=before.measured)
+        return replace(fresh, preempted_s=preempted_s, measured=before.measured, card=capacity)
     most = _NEW_SPEED * seconds / before.work_s(capacity)
     grown = [_grown(each, before.counters.get(name), most) for name, each in counters.items()]
     lengths = _remembered(before.lengths, grown, seconds)
@@ -208,10 +208,10 @@ def _grown(now: ReplicaReading, before: ReplicaReading | None, most: float) -> R
     """
     seen = before is not None and before.finished + before.running + before.waiting > 0
     if before is None or not seen or now.finished < before.finished:
-        none: dict[str, Any] = dict.fromkeys(_COUNTERS, 0.0)
+        none: dict[str, Any] = dict.fromkeys(COUNTERS, 0.0)
         return now if now.finished <= most else replace(now, **none)
     more: dict[str, Any] = {
-        name: max(0.0, getattr(now, name) - getattr(before, name)) for name in _COUNTERS
+        name: max(0.0, getattr(now, name) - getattr(before, name)) for name in COUNTERS
     }
     return replace(
         now,

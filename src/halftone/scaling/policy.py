@@ -16,7 +16,7 @@ from typing import Final
 from halftone.scaling import terms
 from halftone.scaling.capacity import Capacity
 from halftone.scaling.demand import KEPT_S, Demand, observed
-from halftone.scaling.reading import Reading
+from halftone.scaling.reading import COUNTERS, GAUGES, Reading
 
 # Never fewer than would be this busy with the most that arrived of late (rate space).
 _FLOOR: Final = 0.85
@@ -39,13 +39,8 @@ _MINUTE_S: Final = 60.0
 # When a replica had to come back within this time, scale-in was too early: it waits twice as long.
 _REGRET_S: Final = 900.0
 _MOST_PATIENCE: Final = 4.0
-
-
 # What must be a number and not negative in every replica's reading.
-_NUMBERS: Final = (
-    *("running", "waiting", "kv_usage", "finished", "prompt_tokens", "cached_tokens"),
-    *("generation_tokens", "finished_prompt_tokens", "finished_output_tokens", "preemptions"),
-)
+_NUMBERS: Final = (*GAUGES, *COUNTERS)
 
 
 class Term(StrEnum):
@@ -116,9 +111,12 @@ class Settings:
                 f"`min_replicas` {self.min_replicas} must be at most `max_replicas` "
                 f"{self.max_replicas}, and not negative"
             )
+        if not 0 <= self.missed_share <= 1:
+            raise ValueError(f"`missed_share` is {self.missed_share}, and must be from 0 to 1")
         for name in ("added_per_minute", "removed_per_minute"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}, and must be at least 1")
+            limit = getattr(self, name)
+            if limit is not None and not (isinstance(limit, int) and limit >= 1):
+                raise ValueError(f"`{name}` is {limit}, and must be a whole number from 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,17 @@ ITL_BOUNDS: Final = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
 )
+# Fields of a replica that say how it is, and those that only grow.
+GAUGES: Final = ("running", "waiting", "kv_usage")
+COUNTERS: Final = (
+    "finished",
+    "prompt_tokens",
+    "cached_tokens",
+    "generation_tokens",
+    "finished_prompt_tokens",
+    "finished_output_tokens",
+    "preemptions",
+)
 
 
 @dataclass(frozen=True, slots=True)

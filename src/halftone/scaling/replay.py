@@ -7,7 +7,6 @@ Called by `halftone replay` and by `benchmarks/scaling`. The plant is compiled, 
 imported when the first replay begins.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -32,10 +31,6 @@ class Autoscaler(Protocol):
     def __call__(self, reading: Reading) -> int:
         """The number wanted: ready and starting together, draining ones not counted."""
         ...
-
-
-# What makes an autoscaler anew for one run: policies remember, and runs must not share that.
-Maker = Callable[[], Autoscaler]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ asked again. It must not read the artifact: whoever serves it verifies it.
 
 import argparse
 import os
-import ssl
 import sys
 import tempfile
 import time
@@ -19,21 +18,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import httpx
 from pydantic import ValidationError
 
+from halftone.scaling.acting.api_server import ACCOUNT, HOST, ApiError, ApiServer, in_cluster
 from halftone.spec.cluster import GROUP, PLURAL, VERSION, Condition
 from halftone.spec.errors import CheckFailed, HalftoneError, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.serving import ArtifactReference
 from halftone.spec.status import ConditionStatus
 
-# Where a pod has its account, and where it finds its API server.
-ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_SERVER: Final = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
+_NOT_FOUND: Final = 404
 _SECONDS: Final = 5.0
 _TOLD_EVERY: Final = 60.0
-_TIMEOUT: Final = 30.0
 
 Object = Mapping[str, Any]
 
@@ -94,20 +90,20 @@ def _place(job: str, uri: str, claim_place: str | None) -> str:
 
 
 def wait(
-    ask: Callable[[], Object],
+    found: Callable[[], Object],
     claim_place: str | None,
     tell: Callable[[str], None],
     *,
     seconds: float = _SECONDS,
     told_every: float = _TOLD_EVERY,
 ) -> ArtifactReference:
-    """Ask until the job has an artifact, `seconds` apart; tell what is waited for, when that is
+    """Look until the job has an artifact, `seconds` apart; tell what is waited for, when that is
     something new and once in `told_every` seconds. Raises as `reference` does.
     """
     last, told_at = "", 0.0
     while True:
         try:
-            return reference(ask(), claim_place)
+            return reference(found(), claim_place)
         except NotYet as error:
             now = time.monotonic()
             if str(error) != last or now - told_at >= told_every:
@@ -116,56 +112,20 @@ def wait(
         time.sleep(seconds)
 
 
-class ApiServer:
-    """The API server as a pod reaches it. The token is read again each time, for it is renewed."""
-
-    def __init__(self, account: Path, environment: Mapping[str, str]) -> None:
-        host, port = (environment.get(name) for name in _SERVER)
-        if not host or not port:
-            raise RefusedInput(
-                Reason.InvalidEndpoint,
-                _SERVER[0],
-                f"`{_SERVER[0]}` and `{_SERVER[1]}` are not set; this runs in a pod of a cluster.",
-            )
-        self._url = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-        self._account = account
-
-    def job(self, namespace: str, name: str) -> Object:
-        """The QuantizationJob. Raises NotYet for whatever may be otherwise in a moment."""
-        url = f"{self._url}/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}"
-        try:
-            token = (self._account / "token").read_text(encoding="ascii").strip()
-            headers = {"Authorization": f"Bearer {token}"}
-            with httpx.Client(
-                verify=_trusting(self._account / "ca.crt"), timeout=_TIMEOUT, trust_env=False
-            ) as client:
-                answer = client.get(url, headers=headers)
-        except (OSError, httpx.HTTPError) as error:
-            raise NotYet(f"the API server {self._url} cannot be asked ({error})") from error
-        if answer.status_code == httpx.codes.NOT_FOUND:
-            raise NotYet(
-                f"there is no QuantizationJob '{name}' in the namespace '{namespace}'; if it was "
-                "there and is deleted, set `artifact.uri` and `artifact.digest` to what it "
-                "published"
-            )
-        if not answer.is_success:
-            raise NotYet(
-                f"the API server does not give the QuantizationJob '{name}' ({_said(answer)})"
-            )
-        found: Object = answer.json()
-        return found
-
-
-def _trusting(authority: Path) -> ssl.SSLContext:
-    """TLS with the cluster's own authority, and no other."""
-    return ssl.create_default_context(cafile=str(authority))
-
-
-def _said(answer: httpx.Response) -> str:
+def ask(api: ApiServer, namespace: str, name: str) -> Object:
+    """The QuantizationJob. Raises NotYet for whatever may be otherwise in a moment."""
     try:
-        return f"{answer.status_code}: {answer.json()['message']}"
-    except (ValueError, KeyError, TypeError):
-        return str(answer.status_code)
+        return api.get(f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}")
+    except ApiError as error:
+        if error.code != _NOT_FOUND:
+            raise NotYet(
+                f"the API server does not give the QuantizationJob '{name}' ({error})"
+            ) from error
+        raise NotYet(
+            f"there is no QuantizationJob '{name}' in the namespace '{namespace}'; if it was "
+            "there and is deleted, set `artifact.uri` and `artifact.digest` to what it "
+            "published"
+        ) from error
 
 
 def write(path: Path, found: ArtifactReference) -> None:
@@ -192,9 +152,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--every", default=_SECONDS, type=float, help="seconds")
     given = parser.parse_args(arguments)
     try:
-        server = ApiServer(given.account, os.environ)
+        _require_pod()
+        api = ApiServer(lambda: in_cluster(given.account))
         found = wait(
-            lambda: server.job(given.namespace, given.job),
+            lambda: ask(api, given.namespace, given.job),
             given.claim_place,
             _tell,
             seconds=given.every,
@@ -208,6 +169,15 @@ def main(arguments: list[str]) -> int:
         return RefusedInput.exit_code
     _tell(f"The QuantizationJob '{given.job}' published {found.uri}, digest {found.digest}.")
     return 0
+
+
+def _require_pod() -> None:
+    if HOST not in os.environ:
+        raise RefusedInput(
+            Reason.InvalidEndpoint,
+            HOST,
+            f"`{HOST}` is not set; this runs in a pod of a cluster.",
+        )
 
 
 def _tell(sentence: str) -> None:

@@ -46,16 +46,21 @@ class Weights:
 class _Here:
     """The weights of one node, held by one process there."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        cache = endpoint.cache
-        self.model: Lease = obtain_here(reference_of(endpoint), endpoint.trust, cache)
+    def __init__(self) -> None:
+        self.model: Lease
         self.draft: Lease | None = None
+
+    def obtain(self, endpoint: Endpoint) -> list[Found]:
+        """Those of the artifact and of the draft. Raises what `weights.obtain` raises.
+
+        It is no part of making the object: of an actor that cannot be made Ray tells no error of
+        ours, and a replica that may not start is counted by its reason.
+        """
+        cache = endpoint.cache
+        self.model = obtain_here(reference_of(endpoint), endpoint.trust, cache)
         if endpoint.draft is not None:
             trust = endpoint.draftTrust or endpoint.trust
             self.draft = obtain_here(endpoint.draft, trust, cache, place=Place.Draft)
-
-    def found(self) -> list[Found]:
-        """Of the artifact and of the draft."""
         leases = [lease for lease in (self.model, self.draft) if lease is not None]
         return [lease.found for lease in leases]
 
@@ -80,14 +85,15 @@ async def obtain(endpoint: Endpoint, llm_config: Any) -> Weights:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False),
             runtime_env=context.runtime_env,
         )
-        .remote(endpoint)
+        .remote()
         for node in _other_nodes(context.placement_group)
     ]
-    here = await asyncio.to_thread(_Here, endpoint)
-    weights = Weights(here, elsewhere)
-    for there in await asyncio.gather(*(holder.found.remote() for holder in elsewhere)):
-        require_alike(here.found(), there)
-    return weights
+    fetching = [holder.obtain.remote(endpoint) for holder in elsewhere]
+    here = _Here()
+    found = await asyncio.to_thread(here.obtain, endpoint)
+    for there in await asyncio.gather(*fetching):
+        require_alike(found, there)
+    return Weights(here, elsewhere)
 
 
 def _other_nodes(placement_group: Any) -> list[str]:

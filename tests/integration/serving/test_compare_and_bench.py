@@ -33,7 +33,7 @@ from halftone.stores import open_source
 from tests.builders import sabotage
 from tests.commands import Outcome, halftone, quantize_directory
 from tests.conftest import ROOT
-from tests.doubles.slow_proxy import Worse, worse_endpoint
+from tests.doubles.worse_endpoint import Worse, worse_endpoint
 from tests.environments import python_of
 from tests.servers.vllm import DIGEST, Asked, vllm_servers
 

@@ -8,6 +8,7 @@ We test these aspects:
 - nothing but an ordinary file is replaced by a result
 - what an endpoint says of its drafts may be missing, late or something else: nothing is lost for it
 - keys come from their file before the variable, and go to the endpoint alone
+- events of another shape than OpenAI's are a failure of that answer
 - a log probability that is no number is a failure by name, and not a divergence of nothing
 - `--once` says how an endpoint that breaks off did so
 """
@@ -18,18 +19,19 @@ import math
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from halftone.cli.output_files import require_writable, write_whole
-from halftone.serve.comparing.answering import NO_NUMBER, Answer, answer
+from halftone.serve.comparing.answering import NO_NUMBER, Answer, answer, are_numbers
 from halftone.serve.comparing.prompts import Prompt
 from halftone.serve.comparing.scoring import ScoringFailed, score
 from halftone.serve.http.keys import API_KEY
 from halftone.serve.local.asking import ask
 from halftone.serve.measuring.connection import Place, connected
 from halftone.serve.measuring.load_process import drafts_of
-from halftone.spec.errors import CheckFailed, EnvironmentFault
+from halftone.spec.errors import CheckFailed, EnvironmentFault, RefusedInput
 from tests.commands import halftone
 from tests.doubles.loopback import LoopbackHandler, LoopbackServer
 from tests.servers.ports import free_port
@@ -64,6 +66,29 @@ class _NoNumbers(LoopbackHandler):
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         self.wfile.write(said.encode())
+
+
+class _OtherScores(LoopbackHandler):
+    """A server whose `prompt_logprobs` are of another shape."""
+
+    def do_POST(self: BaseHTTPRequestHandler) -> None:  # noqa: N802
+        said = b'{"choices": [{"prompt_logprobs": [null, {"5": -0.5}]}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+
+class _OtherEvents(LoopbackHandler):
+    """Streams what the path says, in the place of what OpenAI does."""
+
+    def do_POST(self: BaseHTTPRequestHandler) -> None:  # noqa: N802
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = f"data: {asked['prompt']}\n\ndata: [DONE]\n\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
 
 
 class _BreaksOff(LoopbackHandler):
@@ -123,6 +148,24 @@ def test_no_key(prompts: Path, tmp_path: Path, content: bytes) -> None:
     found = halftone("compare", url, url, "--prompts", prompts, "--old-api-key-file", key)
     assert found.code == 2
     assert f"`--old-api-key-file` '{key}' holds no API key" in found.err
+
+
+@pytest.mark.parametrize("verb", ["compare", "bench"])
+def test_a_url_with_a_password_is_refused_and_not_repeated(verb: str, prompts: Path) -> None:
+    url = "http://me:s3cret@127.0.0.1:1"
+    more = (url, "--prompts", prompts) if verb == "compare" else ()
+    found = halftone(verb, url, *more)
+    assert found.code == 2
+    assert "must hold no user name and no password" in found.err
+    assert "s3cret" not in found.err
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "kęy", "two words"])
+def test_a_variable_that_holds_no_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(API_KEY, key)
+    with pytest.raises(RefusedInput, match=f"^`{API_KEY}` holds no API key") as refused:
+        Place("http://host").headers()
+    assert key not in refused.value.message
 
 
 def test_where_keys_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,6 +268,49 @@ def test_a_log_probability_that_is_no_number_is_a_failure() -> None:
         assert asyncio.run(both()).failure == NO_NUMBER
     finally:
         server.stop()
+
+
+def test_scores_of_another_shape_are_told() -> None:
+    server = _server(_OtherScores)
+
+    async def asked() -> None:
+        async with connected(Place(server.origin)) as endpoint:
+            await score(endpoint, [1], [5], 1)
+
+    try:
+        with pytest.raises(ScoringFailed, match="of another shape"):
+            asyncio.run(asked())
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400), 2.5, "x"])
+def test_what_no_log_probability_is(value: Any) -> None:
+    assert are_numbers({"a": -9999.0, "b": 0.0})
+    assert not are_numbers({"a": -0.5, "b": value})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        '{"choices": [1]}',
+        '{"choices": [{"text": 5}]}',
+        '{"choices": [{"delta": "a"}]}',
+        '{"choices": [{"text": "a", "logprobs": {"content": [{"token": "a"}]}}]}',
+    ],
+)
+def test_events_of_another_shape_are_a_failure(event: str) -> None:
+    server = _server(_OtherEvents)
+
+    async def asked() -> Answer:
+        async with connected(Place(server.origin)) as endpoint:
+            return await answer(endpoint, Prompt(1, event, None, 4), {}, 30)
+
+    try:
+        found = asyncio.run(asked()).failure
+    finally:
+        server.stop()
+    assert (found or "").startswith("sent an event that no client knows after ")
 
 
 def test_an_endpoint_that_breaks_off_is_a_sentence() -> None:

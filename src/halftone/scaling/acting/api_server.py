@@ -1,7 +1,8 @@
 """The API server of Kubernetes as the controller uses it: a few requests, its errors ours.
 
-Called by `deployment_scale` and `leading`. It gets a way to connect and never reads a kubeconfig:
-in a pod that is `in_cluster`, elsewhere the command line makes one.
+Called by `deployment_scale` and `leading`, and by `halftone.serve.from_job`. It gets a way to
+connect and never reads a kubeconfig: in a pod that is `in_cluster`, elsewhere the command line
+makes one.
 """
 
 import os
@@ -16,8 +17,8 @@ import httpx
 from halftone.spec.errors import HalftoneError
 
 # Where a pod has its account, and where it finds its API server.
-_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_HOST: Final = "KUBERNETES_SERVICE_HOST"
+ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+HOST: Final = "KUBERNETES_SERVICE_HOST"
 _PORT: Final = "KUBERNETES_SERVICE_PORT"
 _TIMEOUT_S: Final = 10.0
 
@@ -84,6 +85,8 @@ class ApiServer:
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         if self._http is None:
             to = self._connect()
+            if not to.token.isprintable():  # the client would repeat it in its error
+                raise ValueError("the token is more than one line of text")
             headers = {"Authorization": f"Bearer {to.token}"} if to.token else {}
             self._http = httpx.Client(
                 base_url=to.server,
@@ -97,13 +100,13 @@ class ApiServer:
 
 def is_in_cluster() -> bool:
     """Whether this is a pod with an account."""
-    return _HOST in os.environ and (_ACCOUNT / "token").exists()
+    return HOST in os.environ and (ACCOUNT / "token").exists()
 
 
-def in_cluster() -> Connection:
+def in_cluster(account: Path = ACCOUNT) -> Connection:
     """As this pod's account. Raises OSError where its files cannot be read."""
-    host = os.environ[_HOST]
+    host = os.environ[HOST]
     place = f"[{host}]" if ":" in host else host
-    verify = ssl.create_default_context(cafile=str(_ACCOUNT / "ca.crt"))
-    token = (_ACCOUNT / "token").read_text(encoding="utf-8").strip()
+    verify = ssl.create_default_context(cafile=str(account / "ca.crt"))
+    token = (account / "token").read_text(encoding="utf-8").strip()
     return Connection(f"https://{place}:{os.environ.get(_PORT, '443')}", verify, token)

@@ -14,6 +14,7 @@ from halftone.scaling.acting.deciding import Decider, Deciding, Learned
 from halftone.scaling.acting.learning import ASSUMED_LEAD_S, LearningDecider, TellingReader
 from halftone.scaling.acting.ray_carrier import Manner
 from halftone.scaling.capacity import Capacity
+from halftone.scaling.capacity_fields import Stated, told
 from halftone.scaling.follower import Follower
 from halftone.scaling.inputs.asking import Access
 from halftone.scaling.inputs.prometheus import PrometheusReader
@@ -95,6 +96,7 @@ class Arguments:
             capacity = Capacity.from_card(self.card)
         except KeyError as error:
             raise _no_card(error) from None
+        told(Stated(capacity, law.lead_s))  # or the law reckons with what no replica can be
         if (warning := itl_refusal(capacity, law)) is not None:
             log.warning("halftone: %s", warning)
         return Decider(reader, Follower(capacity, law, self.interval_s), law.lead_s, learned)

@@ -60,11 +60,13 @@ class Conflicts:
 
     def take_over(self, note: str | None) -> None:
         """Go on where another one's `note` ends; one that cannot be read is none."""
-        parts = (note or "").split(",")
         self.clear()
-        if all(part.isdigit() for part in parts):
-            self.last_set = int(parts[0])
-            self._trying = int(parts[-1])
+        try:
+            counts = [int(part) for part in (note or "").split(",")]
+        except ValueError:
+            return
+        if min(counts) >= 0:
+            self.last_set, self._trying = counts[0], counts[-1]
 
     def clear(self) -> None:
         """Take the count that is there as ours."""

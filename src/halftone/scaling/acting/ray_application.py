@@ -13,6 +13,8 @@ import httpx
 
 from halftone.scaling.acting.targets import Observed, TargetError
 from halftone.scaling.inputs.counts import ReplicaCounts
+from halftone.spec.errors import RefusedInput
+from halftone.spec.names import Reason
 
 _TIMEOUT_S: Final = 10.0
 _SHOWN: Final = 200  # characters of an answer that is none
@@ -33,9 +35,18 @@ class RayPlace:
 
 
 class RayApplication:
-    """One deployment of one application."""
+    """One deployment of one application. Raises RefusedInput(AccessDenied) for a token that cannot
+    be sent, which the client would repeat in its error.
+    """
 
     def __init__(self, place: RayPlace) -> None:
+        if not (place.token or "").isprintable():
+            raise RefusedInput(
+                Reason.AccessDenied,
+                "--ray-token-file",
+                "Ray's token is more than one line of text; write it into `--ray-token-file` or "
+                "the variable RAY_AUTH_TOKEN alone.",
+            )
         self._place = place
         headers = {} if place.token is None else {"Authorization": f"Bearer {place.token}"}
         self._http = httpx.Client(
@@ -97,19 +108,20 @@ def observed(details: Mapping[str, Any], application: str, deployment: str) -> O
 
     Raises TargetError with the names that are there when this one is not.
     """
-    applications = details.get("applications") or {}
-    if application not in applications:
-        there = ", ".join(sorted(applications)) or "none"
-        raise TargetError(f"Ray Serve has no application '{application}'; there is {there}.")
-    deployments = applications[application].get("deployments") or {}
-    if deployment not in deployments:
-        there = ", ".join(sorted(deployments)) or "none"
-        raise TargetError(
-            f"The application '{application}' has no deployment '{deployment}'; there is {there}."
-        )
     try:
+        applications = details.get("applications") or {}
+        if application not in applications:
+            there = ", ".join(sorted(applications)) or "none"
+            raise TargetError(f"Ray Serve has no application '{application}'; there is {there}.")
+        deployments = applications[application].get("deployments") or {}
+        if deployment not in deployments:
+            there = ", ".join(sorted(deployments)) or "none"
+            raise TargetError(
+                f"The application '{application}' has no deployment '{deployment}'; there is "
+                f"{there}."
+            )
         return _counted(deployments[deployment])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise TargetError(
             f"Ray says of the deployment '{deployment}' what is not understood "
             f"({type(error).__name__}: {error})."

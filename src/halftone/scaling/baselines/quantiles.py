@@ -1,6 +1,6 @@
 """Quantiles of histograms, as Prometheus's `histogram_quantile` computes them.
 
-Called by baselines that act on latencies. Pure.
+Called by baselines that act on latencies, and by the live line of `halftone serve`. Pure.
 """
 
 import math

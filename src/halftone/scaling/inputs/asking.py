@@ -133,6 +133,6 @@ def _refused(error: HTTPError) -> str:
     """What a status other than 200 means, in Prometheus's words if it has any."""
     try:
         told = refusal(json.loads(error.read(_LONGEST_ANSWER)))
-    except (OSError, HTTPException, ValueError):
+    except (OSError, HTTPException, ValueError, RecursionError):
         told = refusal(None)
     return f"answers with status {error.code}: {told}"

@@ -21,9 +21,16 @@ from halftone.scaling.inputs.gathering import (
     gather,
     impossible,
 )
-from halftone.scaling.inputs.names import COUNTERS, GAUGES, Family
+from halftone.scaling.inputs.names import Family
 from halftone.scaling.inputs.parsing import Sample
-from halftone.scaling.reading import ITL_BOUNDS, TTFT_BOUNDS, Reading, ReplicaReading
+from halftone.scaling.reading import (
+    COUNTERS,
+    GAUGES,
+    ITL_BOUNDS,
+    TTFT_BOUNDS,
+    Reading,
+    ReplicaReading,
+)
 
 # Prometheus's own servers may differ by that much; no physics.
 _FUTURE_S = 5.0

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from halftone.scaling.inputs.names import (
-    COUNTERS,
-    GAUGES,
     HISTOGRAMS,
     PART_LABELS,
     TARGET_LABELS,
@@ -21,7 +19,7 @@ from halftone.scaling.inputs.names import (
 )
 from halftone.scaling.inputs.parsing import Sample
 from halftone.scaling.inputs.queries import FIELD, NODE, NOW, TARGET, TIME
-from halftone.scaling.reading import ITL_BOUNDS, TTFT_BOUNDS
+from halftone.scaling.reading import COUNTERS, GAUGES, ITL_BOUNDS, TTFT_BOUNDS
 
 Target = tuple[str, ...]  # values of TARGET_LABELS
 Part = tuple[str, ...]  # values of PART_LABELS, and a bucket's bound

@@ -18,16 +18,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-GAUGES: Final = ("running", "waiting", "kv_usage")
-COUNTERS: Final = (
-    "finished",
-    "prompt_tokens",
-    "cached_tokens",
-    "generation_tokens",
-    "finished_prompt_tokens",
-    "finished_output_tokens",
-    "preemptions",
-)
 # Cumulative buckets; a reading does without where they are missing.
 HISTOGRAMS: Final = ("ttft", "itl")
 
@@ -43,7 +33,8 @@ RAY_NODE: Final = "ray_node_mem_used"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The names of one exporter. `series` has one for each of GAUGES, COUNTERS and HISTOGRAMS.
+    """The names of one exporter. `series` has one for each of `reading.GAUGES`, `reading.COUNTERS`
+    and HISTOGRAMS.
 
     `replica_labels` name a replica, the first one that is there. `time` is the series whose value
     says when the others were scraped; None where their own time does.

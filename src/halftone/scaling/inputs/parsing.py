@@ -26,7 +26,7 @@ def vector(body: bytes | str) -> tuple[Sample, ...]:
     data = whole(body)
     try:
         return tuple(_sample(each) for each in _result(data))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise UnusableAnswer("answers with something other than a vector") from None
 
 
@@ -38,7 +38,7 @@ def whole(body: bytes | str) -> Any:
     """
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnusableAnswer("does not answer in JSON; is it Prometheus?") from None
     if not isinstance(answer, dict) or answer.get("status") != "success":
         raise UnusableAnswer(f"refuses the query: {refusal(answer)}")

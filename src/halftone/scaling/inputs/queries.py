@@ -9,9 +9,7 @@ from typing import Final
 
 from halftone.scaling.inputs import capacity_gauges
 from halftone.scaling.inputs.names import (
-    COUNTERS,
     FAMILIES,
-    GAUGES,
     HISTOGRAMS,
     MODEL_LABEL,
     NATIVE,
@@ -19,6 +17,7 @@ from halftone.scaling.inputs.names import (
     RAY_NODE,
     Family,
 )
+from halftone.scaling.reading import COUNTERS, GAUGES
 
 FIELD: Final = "halftone_field"
 TIME: Final = ":time"  # behind a field's name

@@ -92,7 +92,8 @@ def _headers(token_file: Path | None) -> dict[str, str]:
         token = token_file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         token = ""
-    if not token or any(character.isspace() for character in token):
+    # The client would repeat in its error what cannot be sent.
+    if not token or " " in token or not token.isprintable():
         told = f"`{_TOKEN_FILE}` '{token_file}' holds no bearer token; write it there alone."
         raise RefusedInput(Reason.AccessDenied, _TOKEN_FILE, told)
     return {"Authorization": f"Bearer {token}"}
@@ -183,7 +184,7 @@ class _Asking(NamedTuple):
                 found[str(one["metric"].get("model_name", ""))] = np.where(
                     np.isfinite(values), values, 0.0
                 )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise self._fault("does not answer as Prometheus does") from error
         return found
 
@@ -203,7 +204,7 @@ class _Asking(NamedTuple):
             raise self._fault(f"answers with status {answer.status_code}: {said}")
         try:
             return answer.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._fault("does not answer as Prometheus does") from error
 
     def _fault(self, told: str) -> EnvironmentFault:

@@ -59,7 +59,8 @@ def read_trace(path: Path) -> Load:
     Raises RefusedInput(InvalidTrace) that names line and field.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`: JSON may hold separators of Unicode as they are.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise _refused(path, str(path), f"cannot be read: {why}; name a trace file") from error
@@ -95,7 +96,7 @@ def _rows(path: Path, lines: list[str], *, is_json: bool) -> Iterator[_Row]:
 
 def _columns(path: Path, lines: list[str]) -> tuple[int, ...]:
     """Where Azure's columns stand; a file may have others between them."""
-    header = [name.strip().strip('"') for name in lines[0].split(",")] if lines else []
+    header = [name.strip().strip('"') for name in lines[0].split(",")]
     missing = [name for name in AZURE_COLUMNS if name not in header]
     if missing:
         told = (

@@ -25,7 +25,7 @@ from halftone.scaling.plant.state import (
     SEEN_WAITING,
     Replicas,
 )
-from halftone.scaling.reading import ITL_BOUNDS, TTFT_BOUNDS, ReplicaReading
+from halftone.scaling.reading import COUNTERS, GAUGES, ITL_BOUNDS, TTFT_BOUNDS, ReplicaReading
 
 _NO_TTFT: Final = (0.0,) * (len(TTFT_BOUNDS) + 1)
 _NO_ITL: Final = (0.0,) * (len(ITL_BOUNDS) + 1)
@@ -118,11 +118,5 @@ class Scraper:
 
 def _nothing(name: str, time_s: float) -> ReplicaReading:
     """Of a replica that has served nothing."""
-    zeros = dict.fromkeys(_VALUES, 0.0)
+    zeros = dict.fromkeys((*GAUGES, *COUNTERS), 0.0)
     return ReplicaReading(name=name, time_s=time_s, **zeros, ttft=_NO_TTFT, itl=_NO_ITL)
-
-
-_VALUES: Final = (
-    *("running", "waiting", "kv_usage", "finished", "prompt_tokens", "cached_tokens"),
-    *("generation_tokens", "finished_prompt_tokens", "finished_output_tokens", "preemptions"),
-)

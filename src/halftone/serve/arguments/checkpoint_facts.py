@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from halftone.checkpoint.architectures import GENERIC, find, text_config
 from halftone.checkpoint.index import read_checkpoint
+from halftone.checkpoint.json_objects import parse_object, refuse
 from halftone.checkpoint.serving_config import quantization_block, read_rules
 from halftone.checkpoint.serving_modes import PROCESSOR_FILES, has_towers
 from halftone.checkpoint.serving_rules import WillNotLoad
@@ -33,6 +34,7 @@ _PROMISES: Final = ("mtp_num_hidden_layers", "num_nextn_predict_layers")
 _TEMPLATES: Final = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 # Kinds of rotary embedding that leave the context as long as `max_position_embeddings` says.
 _UNSCALED: Final = frozenset({"default", "proportional", "mrope"})
+_FAST_TOKENIZER: Final = "tokenizer.json"
 _TOKENIZERS: Final = ("tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -117,13 +119,20 @@ def read_facts(model: ServedModel, *, vocabulary: bool = False) -> CheckpointFac
 
 
 def vocabulary_digest(directory: Path) -> str | None:
-    """SHA-256 over what maps tokens to ids; other parts of a tokenizer may differ."""
-    fast = directory / "tokenizer.json"
-    if fast.is_file():
-        read = json.loads(fast.read_bytes())
-        added = {t["content"]: t["id"] for t in read.get("added_tokens") or ()}
-        content = json.dumps([read.get("model", {}).get("vocab"), added], sort_keys=True).encode()
-        return hashlib.sha256(content).hexdigest()
+    """SHA-256 over what maps tokens to ids; other parts of a tokenizer may differ.
+
+    Raises RefusedInput(MalformedCheckpoint).
+    """
+    fast = _object(directory, _FAST_TOKENIZER)
+    if fast is not None:
+        try:
+            added = {t["content"]: t["id"] for t in fast.get("added_tokens") or ()}
+            mapped = [fast.get("model", {}).get("vocab"), added]
+        except (AttributeError, KeyError, TypeError) as error:
+            refuse(
+                _FAST_TOKENIZER, f"`{_FAST_TOKENIZER}` is of no tokenizer; fetch it again.", error
+            )
+        return hashlib.sha256(json.dumps(mapped, sort_keys=True).encode()).hexdigest()
     for name in _TOKENIZERS:
         if (directory / name).is_file():
             return hashlib.sha256((directory / name).read_bytes()).hexdigest()
@@ -132,8 +141,7 @@ def vocabulary_digest(directory: Path) -> str | None:
 
 def _learn_schemes(inventory: Inventory, config: Mapping[str, Any], directory: Path) -> None:
     """What the configuration says of activations, which the stored tensors leave open."""
-    file = directory / MODELOPT_CONFIG_FILE
-    beside = json.loads(file.read_bytes()) if file.is_file() else None
+    beside = _object(directory, MODELOPT_CONFIG_FILE)
     architecture = find(dict(config)) or GENERIC
     try:
         rules = read_rules(config, beside, is_multimodal(inventory))
@@ -163,8 +171,14 @@ def _matrix(module: Module) -> Matrix | None:
 def _has_chat_template(directory: Path) -> bool:
     if any((directory / name).exists() for name in _TEMPLATES):
         return True
-    file = directory / "tokenizer_config.json"
-    return file.is_file() and bool(json.loads(file.read_bytes()).get("chat_template"))
+    told = _object(directory, "tokenizer_config.json")
+    return told is not None and bool(told.get("chat_template"))
+
+
+def _object(directory: Path, name: str) -> dict[str, Any] | None:
+    """What a file of JSON holds; None without it. Raises RefusedInput(MalformedCheckpoint)."""
+    file = directory / name
+    return parse_object(file.read_bytes(), name) if file.is_file() else None
 
 
 def _head_dropped(model: ServedModel) -> bool:

@@ -6,7 +6,6 @@ nothing is raised for it, because a comparison counts failures.
 
 import asyncio
 import json
-import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -19,6 +18,8 @@ from halftone.serve.measuring.connection import Connection, describe, error_text
 
 _END: Final = "[DONE]"
 NO_NUMBER: Final = "gave a log probability that is no number"
+# Servers write -9999 for what cannot be; above 0 is rounding.
+_LEAST: Final = -1e6
 
 # The log probabilities of one position by token, a text or an id.
 Position = dict[str, float]
@@ -92,7 +93,11 @@ async def _stream(endpoint: Connection, path: str, body: dict[str, Any], found: 
             if "error" in event:
                 found.failure = f"ended with an error after {_so_far(found)}: {_said(event)}"
                 return
-            _take(event, perf_counter() - begun, found)
+            try:
+                _take(event, perf_counter() - begun, found)
+            except (AttributeError, KeyError, TypeError):  # of another shape than OpenAI's
+                found.failure = f"sent an event that no client knows after {_so_far(found)}"
+                return
     found.failure = f"broke off after {_so_far(found)}"
 
 
@@ -143,7 +148,7 @@ def _take_logprobs(logprobs: dict[str, Any] | None, found: Answer) -> None:
 
 def are_numbers(row: Position) -> bool:
     """Whether each log probability is one; a broken model, or a broken server, says others."""
-    return all(isinstance(value, int | float) and math.isfinite(value) for value in row.values())
+    return all(isinstance(value, int | float) and _LEAST < value < 1 for value in row.values())
 
 
 def _so_far(found: Answer) -> str:
@@ -159,5 +164,5 @@ def _said(event: dict[str, Any]) -> str:
 def _json(data: bytes | str) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -45,7 +45,8 @@ def read_prompts(path: Path, max_tokens: int) -> tuple[Prompt, ...]:
     Raises RefusedInput that names the line, also for a file without any.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`: JSON may hold separators of Unicode as they are.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         told = f"`--prompts` '{path}' is not UTF-8 text; write JSON Lines."
         raise RefusedInput(Reason.InvalidJob, "--prompts", told) from error
@@ -63,7 +64,7 @@ def read_prompts(path: Path, max_tokens: int) -> tuple[Prompt, ...]:
 def _prompt(path: Path, number: int, line: str, max_tokens: int) -> Prompt:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         _refuse(path, number, "is not a JSON object")

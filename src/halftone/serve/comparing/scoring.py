@@ -80,7 +80,10 @@ def _rows(status: int, said: Any) -> list[dict[str, Any] | None]:
 
 
 def _position(row: dict[str, Any] | None) -> Position:
-    found = {token: each["logprob"] for token, each in (row or {}).items()}
+    try:
+        found = {token: each["logprob"] for token, each in (row or {}).items()}
+    except (AttributeError, KeyError, TypeError):
+        raise ScoringFailed("answered with `prompt_logprobs` of another shape") from None
     if not are_numbers(found):
         raise ScoringFailed(NO_NUMBER)
     return found

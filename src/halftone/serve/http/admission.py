@@ -60,15 +60,18 @@ class Admission:
 
 
 def answers_wanted(request: Mapping[str, Any]) -> int:
-    """How many answers vLLM makes at a time for a request: `n` for each of its prompts.
+    """How many answers vLLM makes at a time for a request: `n` for each of its prompts, those that
+    come as embeddings among them.
 
     1 where a field is nothing that vLLM takes, which says so itself.
     """
-    wanted = max(_whole(request.get("n")), 1)
-    prompts = request.get("prompt")
+    prompts, embeddings = request.get("prompt"), request.get("prompt_embeds")
+    count = len(embeddings) if isinstance(embeddings, list) else int(bool(embeddings))
     if isinstance(prompts, list) and not all(isinstance(one, int) for one in prompts):
-        return wanted * len(prompts)
-    return wanted  # a list of numbers is one prompt in tokens
+        count += len(prompts)
+    else:
+        count += bool(prompts)  # a list of numbers is one prompt in tokens
+    return max(_whole(request.get("n")), 1) * max(count, 1)
 
 
 def _whole(given: Any) -> int:

@@ -78,6 +78,9 @@ class Door:
         path, method = str(scope["path"]), str(scope["method"])
         if (refusal := self._refusal(scope, method, path)) is not None:
             await _answer(refusal, send)
+        elif method == "OPTIONS":
+            # What a browser asks first: it takes no place, nor is it counted as an answer.
+            await self._app(scope, receive, send)
         elif path in GENERATING:
             await self._generate(path, scope, receive, send)
         elif path in _READING:

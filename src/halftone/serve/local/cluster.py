@@ -4,7 +4,7 @@
         ray.deploy(endpoint)          # again with another one: the running replicas are replaced
         ray.wait_until_running()
 
-Called by `local.serving` and by tests. It imports ray inside functions, after its variables are
+Called by `cli.serving` and by tests. It imports ray inside functions, after its variables are
 set: Ray reads them when it is imported. It must not end a process that it did not start.
 """
 

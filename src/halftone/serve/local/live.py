@@ -4,12 +4,15 @@ Called by `halftone serve`. It reads what Ray's agent on this machine exports fo
 same that Prometheus would; a replica that does nothing exports nothing, which counts as zero.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from halftone.scaling.baselines.quantiles import histogram_quantile
 
 _PREFIX: Final = "ray_vllm_"
 _TOKENS: Final = f"{_PREFIX}generation_tokens_total"
@@ -50,20 +53,13 @@ def read(text: str, at: float | None = None) -> Reading:
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """Seconds below which `share` of the observations lie, as `histogram_quantile` estimates it."""
-    bounds = sorted(buckets)
-    if not bounds or buckets[bounds[-1]] <= 0:
-        return None
-    wanted = share * buckets[bounds[-1]]
-    below, count = 0.0, 0.0
-    for bound in bounds:
-        if buckets[bound] >= wanted:
-            if bound == float("inf"):
-                return below
-            inside = buckets[bound] - count
-            return below + (bound - below) * ((wanted - count) / inside if inside else 1.0)
-        below, count = bound, buckets[bound]
-    return below
+    """Seconds below which `share` of the observations lie; None without any. The highest bound is
+    the unbounded one.
+    """
+    *bounds, above = sorted(buckets) or [math.inf]
+    counts = [buckets.get(bound, 0.0) for bound in (*bounds, above)]
+    found = histogram_quantile(share, bounds, counts) if bounds else math.nan
+    return None if math.isnan(found) else found
 
 
 def line(before: Reading, now: Reading) -> str:

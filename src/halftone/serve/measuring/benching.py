@@ -63,14 +63,21 @@ def measure(
     wants_card: bool,
     say: Say,
 ) -> Bench:
-    """Measure `endpoints`, the one in question and perhaps a baseline, with `python`'s vLLM."""
+    """Measure `endpoints`, the one in question and perhaps a baseline, with `python`'s vLLM.
+
+    Raises as `LoadProcess.put` does for the load itself. What goes wrong with the bursts of the
+    card after it costs the card alone.
+    """
     with LoadProcess(python, log) as process:
         loads = put_rounds(process, endpoints, shape, say)
         card = Card(card=None, requestSeconds=None, noCardBecause="It was not asked for.")
         if wants_card:
             say("timing steps for the capacity card")
             most = max(shape.concurrencies)
-            card = measure_card(process, endpoints[0], engine, shape.input_tokens, most)
+            try:
+                card = measure_card(process, endpoints[0], engine, shape.input_tokens, most)
+            except EnvironmentFault as error:
+                card = card.model_copy(update={"noCardBecause": error.message})
     targets = [Target(url=each.url, model=each.model) for each in endpoints]
     return Bench(
         endpoint=targets[0],

@@ -45,17 +45,22 @@ class Place:
         return self.url.rstrip("/").removesuffix("/v1")
 
     def headers(self) -> dict[str, str]:
-        """With the key. Raises RefusedInput(AccessDenied) for a file that holds none."""
-        key = os.environ.get(API_KEY, "").strip()
+        """With the key. Raises RefusedInput(AccessDenied) for a file or a variable that holds none:
+        the client would repeat in its error what cannot be sent.
+        """
+        key, source, told = os.environ.get(API_KEY, "").strip(), API_KEY, f"`{API_KEY}`"
         if self.key_file is not None:
+            source, told = self.option, f"`{self.option}` '{self.key_file}'"
             try:
                 key = self.key_file.read_text(encoding="ascii").strip()
             except (OSError, UnicodeDecodeError):
                 key = ""
-            if not is_one_key(key):
-                told = f"`{self.option}` '{self.key_file}' holds no API key; write it there alone."
-                raise RefusedInput(Reason.AccessDenied, self.option, told)
-        return {"Authorization": f"Bearer {key}"} if key else {}
+        elif not key:
+            return {}
+        if not is_one_key(key):
+            told = f"{told} holds no API key; write it there alone."
+            raise RefusedInput(Reason.AccessDenied, source, told)
+        return {"Authorization": f"Bearer {key}"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Connection:
         response = await self.client.post(path, json=body)
         try:
             return response.status_code, response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             return response.status_code, None
 
     async def _send(self, method: str, path: str) -> httpx.Response:
@@ -133,7 +138,7 @@ class Connection:
             raise self._fault(f"answered {response.status_code} to `{path}`")
         try:
             return response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._fault(f"answered `{path}` with something that is not JSON") from error
 
     def _fault(self, how: str) -> EnvironmentFault:
@@ -163,6 +168,12 @@ def _url(place: Place) -> httpx.URL:
         url = httpx.URL(place.root)
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL("")
+    if url.userinfo:
+        told = (
+            "An endpoint's URL must hold no user name and no password, which would stand in "
+            f"messages; give an API key with `{place.option}` or in {API_KEY}."
+        )
+        raise RefusedInput(Reason.InvalidJob, "URL", told)
     if url.scheme not in {"http", "https"} or not url.host:
         told = f"'{place.url}' is not the URL of an endpoint; write it as http://HOST:PORT."
         raise RefusedInput(Reason.InvalidJob, "URL", told)
