@@ -152,6 +152,23 @@ def test_a_kept_weight_that_is_not_the_sources_is_found(
     ]
 
 
+def test_a_kept_weight_may_be_as_large_as_its_dtype_allows(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Clipping limits of towers are; their squares are beyond float32."""
+    copies = [Path(shutil.copytree(one, tmp_path / str(n))) for n, one in enumerate(pair)]
+    for copy in copies:
+        set_value(copy, "model.embed_tokens.weight", 3.3e38)
+    assert inspect_uri(str(copies[1]), str(copies[0])).defects == ()
+    set_value(copies[1], "model.embed_tokens.weight", -3.3e38)
+    [defect] = inspect_uri(str(copies[1]), str(copies[0])).defects
+    assert (defect.kind, defect.tensor) == (
+        DefectKind.WeightErrorTooLarge,
+        "model.embed_tokens.weight",
+    )
+    assert "is 2.0000 (relative) away" in defect.message
+
+
 def test_another_models_weights_are_found(pair: tuple[Path, Path], tmp_path: Path) -> None:
     _, checkpoint = pair
     other = write_checkpoint(tmp_path / "other", "qwen3", seed=7)

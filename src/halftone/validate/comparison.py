@@ -5,7 +5,7 @@ Called by `halftone.validate.weight_error`, which says what is compared and what
 
 from collections.abc import Iterator
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,12 +147,13 @@ class Comparison:
         entry, original = tile.pair.entry, tile.pair.original
         stored = self._read("codes", entry, tile).reshape(-1)
         expected = as_float32(_dtype_of(weights), weights.reshape(-1).view(np.uint8))
-        weight = float(np.dot(expected, expected))
+        weight = _sum_of_squares(expected)
         copied = entry.dtype is original.dtype and original.scale is None
         if copied and np.array_equal(stored, weights.reshape(-1).view(np.uint8)):
             return weight, 0.0, 0.0
-        difference = as_float32(entry.dtype, stored) - expected
-        error = float(np.dot(difference, difference))
+        with np.errstate(invalid="ignore"):  # infinities that are not kept make a NaN, and a defect
+            difference = as_float32(entry.dtype, stored).astype(np.float64) - expected
+        error = _sum_of_squares(difference)
         return weight, error, error
 
     def _read(self, purpose: str, entry: TensorEntry, tile: Tile) -> NDArray[np.uint8]:
@@ -171,6 +172,11 @@ class Comparison:
             with self._guard:
                 self._scale_values[entry.name] = known
         return known
+
+
+def _sum_of_squares(values: NDArray[np.floating[Any]]) -> float:
+    """In float64, without a copy in it: the square of a weight may be beyond float32."""
+    return float(np.einsum("i,i->", values, values, dtype=np.float64))
 
 
 def _dtype_of(weights: Weights) -> Dtype:
