@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _PAGE: Final = 250
 # Seconds for which the server is asked to keep a watch open, as client-go does it: not all at once.
 _OPEN: Final = (300, 600)
+# The server does not know us: a token has expired.
+_UNKNOWN: Final = 401
 _FIRST_DELAY: Final = 0.2
 _LONGEST_DELAY: Final = 15.0
 
@@ -97,7 +99,7 @@ class Watch:
         return await self._api.get(self.kind.group, self.kind.version, self.namespace, path)
 
     async def _follow(self, version: str) -> None:
-        """Take changes in until the server has forgotten the version that we have."""
+        """Take changes in until the server has forgotten the version that we have, or us."""
         while True:
             heard = self._heard
             try:
@@ -122,6 +124,10 @@ class Watch:
                     log.info("%s are listed anew: %s", self.kind.plural, error.message)
                     return
                 await self._pause(error)
+                if (
+                    error.code == _UNKNOWN
+                ):  # a watch does not renew what it is known by; a list does
+                    return
 
     def _take(self, event: dict[str, Any]) -> str:
         """Note one event; returns the version that it brings us to."""

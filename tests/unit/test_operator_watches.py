@@ -4,7 +4,8 @@ We test these aspects:
 - a line of a log that anybody may write is read only if it tells progress
 - of a pod the container counts that does the work, whatever stands beside it
 - an object that cannot be read ends no watch, and hides no other
-- a watch that ends at once without a word is begun anew after a pause
+- a watch that ends at once without a word is begun anew after a pause, one whose token expired by a
+  list
 - each namespace is judged as soon as it was listed, and one that is gone is named
 - a 200 that the API server did not give, and a server that refuses at first, are ApiErrors
 """
@@ -103,6 +104,24 @@ def test_a_watch_that_ends_at_once_is_begun_anew_after_a_pause(tmp_path: Path) -
 
     _run(watch)
     assert troubles[1:] == ["0 Silent: the server ended the watch without a word"] * 2
+
+
+def test_a_watch_whose_token_expired_is_listed_anew(tmp_path: Path) -> None:
+    """Only other requests renew it, and an operator at rest makes none."""
+
+    async def watch() -> None:
+        expired = refused(401, "Unauthorized")
+        async with answering(tmp_path, {"watch=1": expired, "GET": listed()}) as (api, asked):
+            index: Index[str] = Index(lambda _: None, lambda *_: None)
+            one = Watch(api, Kind("", "v1", "pods"), "here", index, 60)
+            task = asyncio.create_task(one.run())
+            while len(asked) < 4:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait([task])
+        assert ["watch=1" in str(each) for each in asked[:4]] == [False, True, False, True]
+
+    _run(watch)
 
 
 def test_each_namespace_is_judged_as_soon_as_it_was_listed(tmp_path: Path) -> None:
