@@ -1,11 +1,13 @@
 """What decides how a checkpoint can be served, from its small files.
 
 We test these aspects: a tokenizer is its map from tokens to ids, however it is written; a file that
-is none of its kind is refused by its name.
+is none of its kind is refused by its name; a context is known only where nothing stretches it.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +50,11 @@ def test_a_file_that_is_none_of_its_kind_is_named(tmp_path: Path, name: str, tex
         read_facts(opened(directory), vocabulary=True)
     assert (refused.value.reason, refused.value.subject) == (Reason.MalformedCheckpoint, name)
     assert f"`{name}`" in refused.value.message
+
+
+@pytest.mark.parametrize("kind", ["yarn", ["default"], None])
+def test_a_context_that_something_else_stretches_is_not_known(tmp_path: Path, kind: Any) -> None:
+    model = opened(write_checkpoint(tmp_path / "plain", "llama"))
+    assert read_facts(model).context == model.config["max_position_embeddings"]
+    stretched = replace(model, config={**model.config, "rope_scaling": {"rope_type": kind}})
+    assert read_facts(stretched).context is None

@@ -190,7 +190,7 @@ def _context(text: Mapping[str, Any]) -> int | None:
     """Tokens of the model's own context; None where a rotary embedding stretches it."""
     for key in ("rope_parameters", "rope_scaling"):
         for kind in _values_of(text.get(key), ("rope_type", "type")):
-            if kind not in _UNSCALED:
+            if not (isinstance(kind, str) and kind in _UNSCALED):
                 return None
     return _number(text.get("max_position_embeddings"))
 
