@@ -47,7 +47,9 @@ class Block:
 def pages() -> list[Path]:
     """Every document for people."""
     found = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md")]
-    beside = (one for folder in ("charts", "examples") for one in ROOT.glob(f"{folder}/*/README.md"))
+    beside = (
+        one for folder in ("charts", "examples") for one in ROOT.glob(f"{folder}/*/README.md")
+    )
     return [*found, *sorted(DOCS.rglob("*.md")), ROOT / "examples" / "README.md", *sorted(beside)]
 
 
