@@ -5,6 +5,7 @@ We test these aspects:
 """
 
 from pathlib import Path
+from typing import Literal
 
 from halftone.plan.devices import find_device
 from halftone.plan.fit import Fit
@@ -14,7 +15,7 @@ from tests.commands import plan_directory
 from tests.quantizing import recipe
 
 
-def fitted(directory: Path, experts: str) -> Fit:
+def fitted(directory: Path, experts: Literal["PerExpert", "Fused"]) -> Fit:
     config = tiny_config("qwen3_moe")
     source = write_checkpoint(directory / experts, config, experts=experts)
     planned = plan_directory(source, recipe(Attention="FP8_DYNAMIC"))

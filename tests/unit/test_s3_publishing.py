@@ -83,7 +83,10 @@ def test_a_folder_is_named_by_what_is_in_it() -> None:
     assert is_folder(folder_of(artifact()))
 
 
-@pytest.mark.parametrize("name", ["", "0123456789ab", "0123456789ab-fedcba98x", "../0123456789ab"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "0123456789ab", "0123456789ab-fedcba98x", "../0123456789ab", "0123456789ab-fedcba98\n"],
+)
 def test_other_names_are_no_folders_of_ours(name: str) -> None:
     assert not is_folder(name)
 

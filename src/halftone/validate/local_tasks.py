@@ -16,6 +16,7 @@ import yaml
 
 from halftone.spec.errors import RefusedInput
 from halftone.spec.names import Reason
+from halftone.spec.yaml_text import parse_yaml
 
 SUFFIXES: Final = (".yaml", ".yml")
 # The loaders of `datasets` that read files, and may therefore read files beside the YAML.
@@ -84,12 +85,12 @@ def _read(path: Path, read: list[Path]) -> dict[str, Any]:
     read.append(path)
     try:
         text = path.read_text(encoding="utf-8")
-        config = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        config = parse_yaml(text, _Loader)
     except OSError as error:
         told = f"The task '{path}' cannot be read ({error.strerror}); give the path of its YAML."
         raise RefusedInput(Reason.SourceNotFound, str(path), told) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = f"'{path}' is not YAML, so no task can be read from it."
+    except ValueError as error:  # NotYamlError, or no UTF-8
+        told = f"'{path}' is not YAML, so no task can be read from it: {error}; correct it."
         raise RefusedInput(Reason.InvalidJob, str(path), told) from error
     if not isinstance(config, dict):
         told = f"'{path}' is not a task of lm-evaluation-harness: it holds no fields."
