@@ -139,6 +139,7 @@ def test_a_source_card_that_says_nothing_usable_adds_nothing(
         (None, "LICENSE", ("other", "see-licence-file", "LICENSE")),
         (None, None, (None, None, None)),
         ("---\nlicense: [mit, apache-2.0]\n---\n", "mit", (["mit", "apache-2.0"], None, None)),
+        ("---\nlicense: [mit, {a: b}]\n---\n", "mit, other", (["mit", "other"], None, None)),
     ],
 )
 def test_the_licence_follows_the_weights(

@@ -218,3 +218,11 @@ def test_a_task_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedInput, match="cannot be read") as caught:
         known_items(str(tmp_path / "none.yaml"))
     assert caught.value.reason is Reason.SourceNotFound
+
+
+@pytest.mark.parametrize("text", ["task: [", "task: !!bool perhaps", "task: 2026-02-30"])
+def test_a_task_that_is_no_yaml_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "task.yaml").write_text(text)
+
+    with pytest.raises(RefusedInput, match="is not YAML, so no task can be read from it: "):
+        read_local_task(tmp_path / "task.yaml")

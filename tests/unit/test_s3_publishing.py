@@ -4,11 +4,16 @@ We test these aspects:
 - checksums as S3 writes them, for objects of one piece and of several
 - names of folders, and what is no artifact
 - one sentence for each answer, with its kind, reason and exit code
+- a store that forgets the checksums of parts is told apart from one that loses them
 """
 
 import base64
 import hashlib
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +25,10 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from halftone.checkpoint.digests import file_sha256
 from halftone.spec.artifacts import Artifact
-from halftone.spec.errors import HalftoneError
+from halftone.spec.documents import WrittenFile
+from halftone.spec.errors import HalftoneError, RefusedInput
 from halftone.spec.names import Reason
 from halftone.spec.reports import Verdict
 from halftone.stores.s3_checksums import (
@@ -32,7 +39,9 @@ from halftone.stores.s3_checksums import (
     of_parts,
     part_bytes,
 )
+from halftone.stores.s3_folder import Folder, Part, Stored, Upload
 from halftone.stores.s3_layout import folder_of, is_folder, understood
+from halftone.stores.s3_upload import ArtifactUpload
 from halftone.stores.s3_writing import PreconditionError, UploadGoneError, translated
 
 URI = "s3://models/team/base"
@@ -83,7 +92,10 @@ def test_a_folder_is_named_by_what_is_in_it() -> None:
     assert is_folder(folder_of(artifact()))
 
 
-@pytest.mark.parametrize("name", ["", "0123456789ab", "0123456789ab-fedcba98x", "../0123456789ab"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "0123456789ab", "0123456789ab-fedcba98x", "../0123456789ab", "0123456789ab-fedcba98\n"],
+)
 def test_other_names_are_no_folders_of_ours(name: str) -> None:
     assert not is_folder(name)
 
@@ -148,3 +160,41 @@ def test_every_answer_ends_in_one_sentence_with_a_way_out(
 def test_news_about_others_are_no_faults(error: ClientError, news: type[Exception]) -> None:
     with pytest.raises(news), translated(URI):
         raise error
+
+
+@dataclass(frozen=True)
+class Forgetful(Folder):
+    """A folder of a store that takes parts and keeps no checksum of them."""
+
+    sizes: dict[int, int] = field(default_factory=dict)
+
+    def objects(self) -> Iterator[Stored]:
+        return iter(())
+
+    def uploads(self, path: str = "") -> list[Upload]:
+        return []
+
+    def begin(self, path: str) -> str:
+        return "upload"
+
+    def put_part(self, path: str, upload: str, number: int, data: bytearray, checksum: str) -> None:
+        self.sizes[number] = len(data)
+
+    def parts(self, path: str, upload: str) -> dict[int, Part]:
+        now = datetime.now(UTC)
+        return {n: Part(n, size, "etag", None, now) for n, size in self.sizes.items()}
+
+
+def test_a_store_that_keeps_no_checksum_of_parts_is_unsafe(tmp_path: Path) -> None:
+    shard = tmp_path / "model.safetensors"
+    with shard.open("wb") as sparse:
+        sparse.truncate(PART_BYTES + 1)
+    size, digest = PART_BYTES + 1, file_sha256(shard)
+    client: Any = None  # every verb of the folder is the test's own
+    folder = Forgetful(client, "models", "team/base/")
+
+    with pytest.raises(RefusedInput, match="does not keep the checksum") as caught:
+        ArtifactUpload(folder, tmp_path, lambda nbytes: None).run(
+            [WrittenFile(path=shard.name, sizeBytes=size, sha256=digest)]
+        )
+    assert caught.value.reason is Reason.TargetUnsafe

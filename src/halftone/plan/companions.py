@@ -6,6 +6,7 @@ from typing import Final
 
 from halftone.checkpoint.index import PICKLES
 from halftone.spec.files import FileEntry, FileSource
+from halftone.spec.model_cards import MOST_CARD_BYTES, front_matter, stated_licences
 from halftone.spec.names import (
     ARTIFACT_DOCUMENTS,
     ARTIFACT_FILE,
@@ -15,7 +16,6 @@ from halftone.spec.names import (
     EVIDENCE_DIRECTORY,
     MODELOPT_CONFIG_FILE,
 )
-from halftone.spec.yaml_text import front_matter
 
 _WEIGHTS: Final = (
     *PICKLES,
@@ -39,9 +39,6 @@ _REPLACED: Final = ARTIFACT_DOCUMENTS | {
     "recipe.yaml",
 }
 _LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)
-# What an identifier may consist of; anything else in its place is no licence.
-_IDENTIFIER = re.compile(r"^\w[\w.+-]*$")
-_CARD_BYTES: Final = 65_536
 
 
 def carried_files(files: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
@@ -74,18 +71,11 @@ def licence(source: FileSource, files: Sequence[FileEntry]) -> str | None:
     names = {entry.path: entry for entry in files}
     card = names.get("README.md")
     if card is not None:
-        text = source.read_range(card.path, 0, min(card.size_bytes, _CARD_BYTES))
-        found = _stated_licences(text.decode("utf-8", errors="replace"))
+        text = source.read_range(card.path, 0, min(card.size_bytes, MOST_CARD_BYTES))
+        found = stated_licences(front_matter(text.decode("utf-8", errors="replace")))
         if found:
             return ", ".join(found)
     return next((name for name in sorted(names) if _LICENCE_FILE.match(name)), None)
-
-
-def _stated_licences(card: str) -> list[str]:
-    """The identifiers under `license` in a card's front matter."""
-    stated = front_matter(card).get("license")
-    listed = stated if isinstance(stated, list) else [stated]
-    return [name for name in listed if isinstance(name, str) and _IDENTIFIER.match(name)]
 
 
 def _is_weight(path: str) -> bool:

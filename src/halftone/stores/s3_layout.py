@@ -36,7 +36,7 @@ def folder_of(artifact: Artifact) -> str:
 
 def is_folder(name: str) -> bool:
     """Whether `name` is what `folder_of` could have given."""
-    return _FOLDER.match(name) is not None
+    return _FOLDER.fullmatch(name) is not None
 
 
 def understood(document: bytes) -> Artifact | None:

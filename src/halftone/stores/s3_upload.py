@@ -146,7 +146,7 @@ class ArtifactUpload:
             self._checksums[file.path] = self._checksum(file)
         if self._checksums[file.path] != stored:
             if file.path in self._sent:
-                raise _unsafe(self._folder.uri, file)
+                raise _unsafe(self._folder.uri, file.path)
             return False
         self._tell(file.path, 0, file.sizeBytes - sum(self._told[file.path].values()))
         return True
@@ -213,6 +213,8 @@ class ArtifactUpload:
         arrived = self._folder.parts(path, upload)
         parts = [arrived.get(number) for number in range(1, len(checksums) + 1)]
         whole = [part for part in parts if part is not None]
+        if any(part.checksum is None for part in whole):
+            raise _unsafe(self._folder.uri, path)  # sending it again would change nothing
         if [part.checksum for part in whole] != checksums:
             raise UploadGoneError  # another publisher's hand, or a store that forgot: once more
         checksum = of_parts(checksums)
@@ -310,10 +312,10 @@ def _fill(descriptor: int, piece: bytearray, offset: int) -> None:
         done += got
 
 
-def _unsafe(uri: str, file: WrittenFile) -> RefusedInput:
+def _unsafe(uri: str, path: str) -> RefusedInput:
     return RefusedInput(
         Reason.TargetUnsafe,
         FIELD,
-        f"The server does not keep the checksum of `{file.path}` in `{uri}`, so nobody can tell "
+        f"The server does not keep the checksum of `{path}` in `{uri}`, so nobody can tell "
         "what arrived; publish to another server, or to a directory or the Hub.",
     )

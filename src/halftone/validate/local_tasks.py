@@ -18,6 +18,7 @@ import yaml
 from halftone.spec.errors import RefusedInput
 from halftone.spec.gates import TASK_FILES
 from halftone.spec.names import Reason
+from halftone.spec.yaml_text import parse_yaml
 
 # The loaders of `datasets` that read files, and may therefore read files beside the YAML.
 _FILE_LOADERS: Final = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "xml"})
@@ -91,12 +92,12 @@ def _read(path: Path, read: list[Path]) -> dict[str, Any]:
     read.append(path)
     try:
         text = path.read_text(encoding="utf-8")
-        config = yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader
+        config = parse_yaml(text, _Loader)
     except OSError as error:
         told = f"The task '{path}' cannot be read ({error.strerror}); give the path of its YAML."
         raise RefusedInput(Reason.SourceNotFound, str(path), told) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        told = f"'{path}' is not YAML, so no task can be read from it."
+    except ValueError as error:  # NotYamlError, or no UTF-8
+        told = f"'{path}' is not YAML, so no task can be read from it: {error}; correct it."
         raise RefusedInput(Reason.InvalidJob, str(path), told) from error
     if not isinstance(config, dict):
         told = f"'{path}' is not a task of lm-evaluation-harness: it holds no fields."

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from halftone.spec.yaml_text import front_matter
+from halftone.spec.model_cards import MOST_CARD_BYTES, front_matter, stated_licences
 
-_MOST_CHARACTERS: Final = 65_536  # as much as the plan reads of it
 _IDENTIFIER: Final = re.compile(r"^[\w.+-]{1,100}$", re.ASCII)
 _REPOSITORY: Final = re.compile(r"^[\w.-]{1,96}/[\w.-]{1,96}$", re.ASCII)
 _LANGUAGE: Final = re.compile(r"^[a-zA-Z]{2,3}(-[a-zA-Z]{2,8})?$|^(code|multilingual)$")
@@ -31,9 +30,9 @@ class SourceCard:
 
 def read_source_card(text: str | None) -> SourceCard:
     """The fields of the card `text`; an empty SourceCard without one, or without metadata."""
-    fields = front_matter((text or "")[:_MOST_CHARACTERS])
+    fields = front_matter((text or "")[:MOST_CARD_BYTES])
     return SourceCard(
-        licences=_all(fields, "license", _IDENTIFIER),
+        licences=stated_licences(fields),
         licence_name=_one(fields, "license_name", _IDENTIFIER),
         licence_link=_one(fields, "license_link", _LINK),
         languages=_all(fields, "language", _LANGUAGE),
