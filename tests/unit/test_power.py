@@ -101,6 +101,15 @@ def test_what_cannot_be_counted_on_paper_is_left_to_the_measurement() -> None:
     assert "has 50 items" in refused(gate("some_other_task", 99, 50))
 
 
+def test_a_limit_bounds_each_task_of_a_group(tmp_path: Path) -> None:
+    refuse_underpowered([gate("mmlu", 98, 11)])  # of 57 tasks
+    assert "has 570 items" in refused(gate("mmlu", 98, 10))
+    assert "raise `sampleLimit` to 11" in refused(gate("mmlu", 98, 10))
+    group = tmp_path / "mine.yaml"
+    group.write_text("group: mine\ntask: [arc_easy, arc_challenge]\n")
+    refuse_underpowered([gate(str(group), 98, 10)])  # nobody knows on paper how many that are
+
+
 def test_other_gates_are_none_of_its_business() -> None:
     refuse_underpowered([EngineLoads(name="loads", metric=Metric.EngineLoads)])
 

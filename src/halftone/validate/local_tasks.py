@@ -28,12 +28,13 @@ _FILE_LOADERS: Final = frozenset({"json", "csv", "parquet", "text", "arrow", "pa
 class LocalTask:
     """`config`: the YAML, what it includes, and the Python beside it where it names functions;
     `data`: the files of all splits, empty where the data lie elsewhere; `items`: of the evaluated
-    split, None where only running it would show.
+    split, None where only running it would show; `is_group`: it names other tasks.
     """
 
     config: tuple[Path, ...]
     data: tuple[Path, ...]
     items: int | None
+    is_group: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -68,7 +69,7 @@ def read_local_task(path: Path) -> LocalTask:
     wanted = loading if isinstance(loading, dict) else {}
     named = wanted.get("data_files")
     if named is None or str(config.get("dataset_path")) not in _FILE_LOADERS:
-        return LocalTask(config=tuple(read), data=(), items=None)
+        return LocalTask(config=tuple(read), data=(), items=None, is_group="group" in config)
     splits = named if isinstance(named, dict) else {"train": named}
     files = {
         str(split): _resolve(path, _listed(path, "data_files", names))

@@ -36,6 +36,8 @@ KNOWN_ITEMS: Final = {
     "truthfulqa_mc2": 817,
     "winogrande": 1267,
 }
+# How many tasks a group has: `sampleLimit` bounds each of them.
+_TASKS_OF_GROUPS: Final = {"mmlu": 57}
 
 
 def known_items(task: str) -> int | None:
@@ -64,12 +66,21 @@ def refuse_underpowered(
                 "can show: two equal models differ by chance; leave a margin, such as 98.",
             )
         data = items_of(gate.task)
-        counts = [count for count in (data, gate.sampleLimit) if count is not None]
+        parts = _parts(gate.task)
+        limit = None if gate.sampleLimit is None or parts is None else gate.sampleLimit * parts
+        counts = [count for count in (data, limit) if count is not None]
         if counts:
-            _judge(gate, min(counts), data, len(tasks))
+            _judge(gate, min(counts), data, len(tasks), parts or 1)
 
 
-def _judge(gate: Task, items: int, data: int | None, tasks: int) -> None:
+def _parts(task: str) -> int | None:
+    """Of how many tasks `task` is made; None for a group of one's own."""
+    if is_local(task):
+        return None if read_local_task(Path(task)).is_group else 1
+    return _TASKS_OF_GROUPS.get(task, 1)
+
+
+def _judge(gate: Task, items: int, data: int | None, tasks: int, parts: int) -> None:
     margin_percent = 100 - gate.minRecoveryPercent
     needed = items_needed(margin_percent / 100, tasks=tasks)
     if items >= needed:
@@ -77,7 +88,7 @@ def _judge(gate: Task, items: int, data: int | None, tasks: int) -> None:
     wider = _reachable_percent(items, tasks)
     ways = [f"lower `minRecoveryPercent` to {wider}"] if wider else []
     if gate.sampleLimit is not None and (data is None or data >= needed):
-        ways.insert(0, f"raise `sampleLimit` to {needed:,}")
+        ways.insert(0, f"raise `sampleLimit` to {math.ceil(needed / parts):,}")
     elif data is not None:
         ways.append("take a task with more items")
     among = f" as one of {tasks} tasks" if tasks > 1 else ""

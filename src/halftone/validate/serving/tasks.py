@@ -32,6 +32,8 @@ Sample = dict[str, Any]
 def measure(llm: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     """Score `parameters["task"]`, the first `parameters["sampleLimit"]` items of it (None: all).
 
+    Of a group, so many items of each of its tasks.
+
     `llm` is a `vllm.LLM`. The answer is JSON: {"task", "metric", "higherIsBetter", "score",
     "standardError", "fewShot", "dataSha256", "items": [{"id", "score", "prompt"}, …]}, scores as
     the harness gives them. `dataSha256` covers prompts and targets, so that two answers can be
