@@ -66,7 +66,7 @@ class EndpointMetrics:
 
     def repeat(self) -> None:
         """Set every gauge again that was ever set, to its last value."""
-        for (name, labels), value in self._said.items():
+        for (name, labels), value in tuple(self._said.items()):
             self._metrics[name].set(value, tags=dict(labels))
 
     def count_failure(self, reason: str) -> None:
