@@ -18,7 +18,7 @@ import pytest
 
 from halftone.checkpoint.architectures import find
 from halftone.checkpoint.index import read_checkpoint
-from halftone.checkpoint.serving_config import read_rules
+from halftone.checkpoint.serving_config import is_multimodal, read_rules
 from halftone.checkpoint.serving_rules import (
     Activations,
     Rules,
@@ -33,7 +33,7 @@ from halftone.stores import open_source
 from halftone.validate.findings import Inspection
 from halftone.validate.inspection import inspect_uri
 from halftone.validate.inventory import take_inventory
-from halftone.validate.loading import is_multimodal, served_modules
+from halftone.validate.loading import served_modules
 from tests.builders import write_checkpoint
 from tests.environments import ask
 
@@ -263,7 +263,7 @@ def modules_of(folder: Path, model: str) -> tuple[list[ServedModule], list[str]]
     table = find(checkpoint.config)
     assert table is not None
     inventory = take_inventory(checkpoint.tensors, table)
-    assert is_multimodal(inventory)
+    assert is_multimodal(inventory.modules)
     # Heads and embeddings have classes of their own; `mtp.fc` is decided by the model's code.
     modules = [
         module

@@ -7,14 +7,16 @@ We test these aspects:
 - the same verb is started there, with the same arguments;
 - its messages and its progress reach the user while it works, its output does not;
 - its exit code is ours, without a word of our own; a signal that ended it is told;
-- an environment that is missing, or is none, is told with the command that makes it.
+- an environment that is missing, is none, or never answers, is told with the command that makes it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from halftone.cli.elsewhere import run_verb
+from halftone.cli.elsewhere import QUANTIZE, run_verb
+from halftone.spec.errors import EnvironmentFault
 from halftone.spec.names import QUANTIZE_PYTHON
 from tests.builders import write_checkpoint, write_statistics
 from tests.builders.datasets import text_rows, write_rows
@@ -138,3 +140,11 @@ def test_an_environment_without_the_library_is_told(work: Work) -> None:
     assert (ended.code, ended.out) == (3, "")
     assert "has no llm-compressor beside Halftone" in ended.err
     assert "make it with `make setup`" in ended.err
+
+
+def test_an_interpreter_that_never_answers_is_none(work: Work) -> None:
+    work.python.write_text("#!/bin/sh\nexec sleep 600\n")
+    work.python.chmod(0o755)
+
+    with pytest.raises(EnvironmentFault, match=r"cannot be run; make it with `make setup`"):
+        replace(QUANTIZE, patience_s=0.5).python()

@@ -51,7 +51,6 @@ def main(request: Path, answers: Path) -> None:
     asked = json.loads(request.read_text())
     options = {
         "model": asked["model"],
-        "tensorParallel": 1,
         "maxModelLen": None,
         "maxSequences": 16,
         "tokenBudget": asked["tokenBudget"],

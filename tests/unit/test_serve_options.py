@@ -3,6 +3,7 @@
 - a directory is served as it is; all else needs a key, or `--trust unsigned`;
 - a key makes the signature required, and `--trust` widens verdicts by name;
 - values of `--engine-arg` are YAML; one without a value is refused;
+- weights lie where caches lie, unless a place is named;
 - names come from the artifact, in characters that a model's name may have;
 - a key file holds one key.
 """
@@ -99,6 +100,25 @@ def test_sizes_and_places_are_passed_on() -> None:
     assert served.accelerator is Accelerator.GPU
     assert served.artifact is not None
     assert served.artifact.uri == "/models/pocket-NVFP4"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HALFTONE_CACHE_DIR": "/named", "XDG_CACHE_HOME": "/xdg"}, "/named/halftone/weights"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/halftone/weights"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/halftone/weights"),
+    ],
+)
+def test_weights_lie_where_caches_lie(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert endpoint(replace(PLAIN, cache_dir=None)).cache.directory == expected
+    assert endpoint(PLAIN).cache.directory == "/cache"
 
 
 @pytest.mark.parametrize("text", ["", "\n", "one two", "one\ntwo\n"])

@@ -7,14 +7,16 @@ restated for names alone; the block is read where vLLM looks for it.
 Called by `halftone.validate`; it reads configuration, never tensors, and must not write any.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from halftone.checkpoint.architectures.table import Architecture, Row
 from halftone.checkpoint.serving_compressed_tensors import CompressedTensorsRules
 from halftone.checkpoint.serving_modelopt import Fp8Rules, ModelOptRules
 from halftone.checkpoint.serving_rules import Rules, UnknownRules
 from halftone.spec.roles import Role
+
+_NESTED: Final = "model.language_model."
 
 
 def read_rules(
@@ -58,6 +60,14 @@ def quantization_block(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def is_multimodal(names: Iterable[str]) -> bool:
+    """Whether the language model lies under `model.language_model.`, as multimodal models do.
+
+    `names` are those of all tensors, or of all modules.
+    """
+    return any(name.startswith(_NESTED) for name in names)
+
+
 def runtime_name(module: str, multimodal: bool) -> str:
     """The name that vLLM gives to the module called `module` on disk."""
     return _renamer(multimodal)(module)
@@ -72,8 +82,8 @@ def _plain_name(name: str) -> str:
 
 
 def _multimodal_name(name: str) -> str:
-    if name.startswith("model.language_model."):
-        return "language_model.model." + name.removeprefix("model.language_model.")
+    if name.startswith(_NESTED):
+        return "language_model.model." + name.removeprefix(_NESTED)
     if name.startswith("model."):
         return name.removeprefix("model.")
     if name == "lm_head":

@@ -1,4 +1,5 @@
-"""What vLLM 0.32 refuses to load although the format can store it: FP8 in blocks, and experts.
+"""What vLLM 0.32 refuses to load although the format can store it: FP8 in blocks, and experts;
+and how far what it merges may differ.
 
 Planning warns of it, inspection calls it a defect; both ask here. Each rule was met by building the
 real model classes (tests/integration/test_vllm_reads_the_configuration.py); a later server may
@@ -18,6 +19,9 @@ MODELOPT_EXPERTS: Final = frozenset({Format.NVFP4, Format.NVFP4A16, Format.FP8})
 # there (seen by loading; vllm#34863). The checkpoint is well formed and later servers may take it,
 # so planning warns and inspection does not call it a defect.
 WEIGHT_ONLY_BLOCKS: Final = "vLLM 0.32 stops with an AssertionError on weight-only FP8 in blocks"
+# What vLLM itself tolerates between the global scales of the experts' gate and up, as a part of the
+# larger (torch.allclose).
+SCALE_TOLERANCE: Final = 1e-5
 
 
 def merged_heights(row: Row, rows: int, siblings: Mapping[str, int]) -> tuple[int, ...]:

@@ -6,7 +6,9 @@ method's own rules stand here.
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from halftone.spec.formats import Format
 
 
 class WeightLayout(StrEnum):
@@ -42,6 +44,17 @@ class Scheme(NamedTuple):
 
     weights: WeightLayout
     activations: Activations
+
+
+# The names of the schemes that compressed-tensors has presets for, and we write.
+FORMATS_OF_SCHEMES: Final = {
+    Scheme(WeightLayout.Nvfp4, Activations.Kept): Format.NVFP4A16,
+    Scheme(WeightLayout.Nvfp4, Activations.Static): Format.NVFP4,
+    Scheme(WeightLayout.Fp8Tensor, Activations.Static): Format.FP8,
+    Scheme(WeightLayout.Fp8Channel, Activations.Dynamic): Format.FP8_DYNAMIC,
+    Scheme(WeightLayout.Fp8Block, Activations.Dynamic): Format.FP8_BLOCK,
+    Scheme(WeightLayout.Fp8Block, Activations.Kept): Format.FP8_BLOCK_A16,
+}
 
 
 class ModuleKind(StrEnum):

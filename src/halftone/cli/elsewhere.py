@@ -37,6 +37,9 @@ class Environment:
     library: str  # what people call that package
     purpose: str  # "... need the environment with vLLM"
     extras: str
+    patience_s: float = (
+        60  # for an interpreter on a slow disk; one that hangs is none
+    )
 
     @property
     def is_here(self) -> bool:
@@ -77,8 +80,9 @@ class Environment:
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 check=False,
+                timeout=self.patience_s,
             )
-        except OSError:  # no program, or not ours to run
+        except (OSError, subprocess.TimeoutExpired):  # no program, not ours to run, or it hangs
             return False
         return asked.returncode == 0
 

@@ -63,7 +63,8 @@ _AT_LEAST_1: Final = click.IntRange(min=1)
 @click.option(
     "--cache-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where weights from elsewhere are kept. [default: ~/.cache/halftone/weights]",
+    help="Where weights from elsewhere are kept. "
+    "[default: halftone/weights in HALFTONE_CACHE_DIR, else in ~/.cache]",
 )
 @click.option("--api-key-file", type=_FILE, help="Clients must have the key in this file.")
 @click.option("--once", metavar="PROMPT", help="Print the answer to PROMPT, and end.")

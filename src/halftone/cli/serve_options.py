@@ -4,7 +4,6 @@ Called by `serve`, in the environment of the command line, so that a mistake is 
 not after Ray has started. It opens no file but the API key's.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any, Final
 
 from halftone.serve.application import read_endpoint
 from halftone.serve.http.keys import is_one_key
+from halftone.spec.cache import cache_candidates
 from halftone.spec.errors import RefusedInput
-from halftone.spec.names import Reason
+from halftone.spec.names import CACHE_DIRECTORY, Reason
 from halftone.spec.reports import Verdict
 from halftone.spec.serving import Endpoint
 from halftone.spec.yaml_text import NotYamlError, parse_yaml
@@ -137,8 +137,15 @@ def _name(artifact: str) -> str:
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "halftone" / "weights"
+    """Below the first folder for caches; whoever fills it says what is wrong with it."""
+    for base in cache_candidates():
+        return base / "halftone" / "weights"
+    raise RefusedInput(
+        Reason.InvalidEndpoint,
+        "--cache-dir",
+        "This user has no home directory to keep weights in; name a place with `--cache-dir` or in "
+        f"{CACHE_DIRECTORY}.",
+    )
 
 
 def _argument(text: str) -> tuple[str, Any]:

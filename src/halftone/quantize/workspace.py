@@ -5,19 +5,19 @@ end. A finished shard has a journal entry with its digest; on the next run it is
 still have that digest. The plan lies there too: work of another plan is refused, never mixed.
 """
 
-import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
 from halftone.checkpoint.digests import file_sha256
 from halftone.plan.changes import changed_file
+from halftone.quantize import storage
 from halftone.quantize.locks import lock
 from halftone.spec.documents import (
     CheckpointDocument,
@@ -39,41 +39,9 @@ _STAGED: Final = "checkpoint"
 _SPOILING: Final = frozenset({Reason.SourceChanged, Reason.NonFiniteWeight})
 
 
-# What to do about errors that no second try mends.
-_WAYS_OUT: Final = {
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOTDIR: "choose a directory below which there are directories only",
-    errno.EROFS: "choose a directory on a disk that can be written",
-    errno.EACCES: "choose a directory that you may write",
-    errno.EPERM: "choose a directory that you may write",
-    errno.ENOENT: "choose a directory in which directories can be made",
-}
-_OTHERWISE: Final = "mend this and run the same command again, or choose another directory"
-
-
-@contextmanager
-def storage_errors(output: Path, *, resumes: bool = True) -> Iterator[None]:
-    """Translate what the operating system says about our own files, cause chained.
-
-    `output` is the directory that the user named; what we call our files there says nothing to him.
-    `resumes` says that the next run goes on with what there is.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise EnvironmentFault(
-                Reason.OutOfSpace,
-                str(output),
-                f"The disk under '{output}' is full; free some space and run the same command "
-                f"again{': finished shards are kept' if resumes else ''}.",
-            ) from error
-        way_out = _WAYS_OUT.get(error.errno or 0, _OTHERWISE)
-        raise EnvironmentFault(
-            Reason.StorageFailed,
-            str(output),
-            f"'{output}' cannot be the output ({error.strerror or error}); {way_out}.",
-        ) from error
+def storage_errors(output: Path) -> AbstractContextManager[None]:
+    """Translate what the operating system says of `output`; finished shards outlive it."""
+    return storage.storage_errors(output, kept="finished shards")
 
 
 def finished(

@@ -4,6 +4,7 @@ Called by `replica`. The first failure makes one small actor that lives as long 
 """
 
 import asyncio
+import logging
 from typing import Any, Final
 
 import ray
@@ -15,6 +16,7 @@ from halftone.telemetry.endpoint import EndpointMetrics
 _NAME: Final = "halftone-load-failures"
 _NAMESPACE: Final = "halftone"
 _PATIENCE_S: Final = 30
+_LOG: Final = logging.getLogger("ray.serve")
 
 
 class LoadFailures:
@@ -36,7 +38,7 @@ async def tell(model: str, error: HalftoneError) -> None:
         async with asyncio.timeout(_PATIENCE_S):
             await _counter().count.remote(model, str(error.reason))
     except Exception as trouble:
-        print(f"halftone: the failure could not be counted: {trouble}")  # noqa: T201
+        _LOG.warning("The failure of a replica of %s could not be counted: %r.", model, trouble)
 
 
 def _counter() -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from halftone.checkpoint.architectures.table import Architecture
 from halftone.checkpoint.index import Checkpoint
 from halftone.checkpoint.json_objects import parse_object
-from halftone.checkpoint.serving_config import read_rules
+from halftone.checkpoint.serving_config import is_multimodal, read_rules
 from halftone.checkpoint.serving_rules import Rules, Scheme, ServedModule, WillNotLoad
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import CheckpointFormat
@@ -19,7 +19,7 @@ from halftone.spec.names import CONFIG_FILE, MODELOPT_CONFIG_FILE, DefectKind
 from halftone.validate.cache_scales import asks_for_fp8_cache
 from halftone.validate.findings import Defect
 from halftone.validate.inventory import take_inventory
-from halftone.validate.loading import is_multimodal, served_modules
+from halftone.validate.loading import served_modules
 
 
 def differing_configurations(
@@ -33,7 +33,7 @@ def differing_configurations(
         return
     inventory = take_inventory(checkpoint.tensors, architecture)
     served = served_modules(inventory, architecture)
-    multimodal = is_multimodal(inventory)
+    multimodal = is_multimodal(inventory.modules)
     entry = next((e for e in checkpoint.other_files if e.path == MODELOPT_CONFIG_FILE), None)
     if entry is None:
         yield _defect(

@@ -18,7 +18,7 @@ from halftone.checkpoint.architectures import GENERIC, find
 from halftone.checkpoint.architectures.table import Architecture
 from halftone.checkpoint.index import MAX_CONFIG_BYTES, Checkpoint, read_checkpoint
 from halftone.checkpoint.json_objects import parse_object
-from halftone.checkpoint.serving_config import quantization_block, read_rules
+from halftone.checkpoint.serving_config import is_multimodal, quantization_block, read_rules
 from halftone.checkpoint.serving_rules import QuantMethod, Rules, UnknownRules, WillNotLoad
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileEntry, FileSource, Traffic
@@ -42,7 +42,7 @@ from halftone.validate.findings import (
 )
 from halftone.validate.input_scales import expert_remarks, merged_input_defects
 from halftone.validate.inventory import Inventory, take_inventory
-from halftone.validate.loading import is_multimodal, loading_defects, served_modules
+from halftone.validate.loading import loading_defects, served_modules
 from halftone.validate.originals import Originals
 from halftone.validate.scales import Scales, Unit, read_scales, scale_defects, units_of
 from halftone.validate.structure import index_defects, structural_defects
@@ -229,7 +229,7 @@ def _rules(
     """The quantization rules; a block that no server can read is a defect of its own."""
     try:
         rules = read_rules(
-            checkpoint.config, _hf_quant_config(checkpoint), is_multimodal(inventory)
+            checkpoint.config, _hf_quant_config(checkpoint), is_multimodal(inventory.modules)
         )
         rules.prepare(served_modules(inventory, architecture))
         return rules, []

@@ -12,7 +12,12 @@ from typing import Final
 
 from halftone.checkpoint.architectures.table import Architecture, Placement
 from halftone.checkpoint.headers import TensorEntry
-from halftone.checkpoint.serving_rules import Activations, Scheme, WeightLayout
+from halftone.checkpoint.serving_rules import (
+    FORMATS_OF_SCHEMES,
+    Activations,
+    Scheme,
+    WeightLayout,
+)
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
 from halftone.spec.formats import FP8_BLOCK_SIDE, NVFP4_GROUP, Format
 from halftone.spec.roles import Role
@@ -35,14 +40,10 @@ COMPANIONS: Final = frozenset(
 _WEIGHT_SCALES: Final = (*BLOCK_SCALES, DIVISOR, MULTIPLIER)
 SCALE_DTYPES: Final = frozenset({Dtype.BF16, Dtype.F16, Dtype.F32, Dtype.F8_E8M0})
 _PLAIN: Final = FULL_PRECISION | {Dtype.F64}
-_FORMAT_NAMES: Final[dict[tuple[WeightLayout, Activations], str]] = {
-    (WeightLayout.Nvfp4, Activations.Kept): Format.NVFP4A16,
-    (WeightLayout.Nvfp4, Activations.Static): Format.NVFP4,
-    (WeightLayout.Nvfp4, Activations.Dynamic): Format.NVFP4,
-    (WeightLayout.Fp8Channel, Activations.Dynamic): Format.FP8_DYNAMIC,
-    (WeightLayout.Fp8Block, Activations.Dynamic): Format.FP8_BLOCK,
-    (WeightLayout.Fp8Block, Activations.Kept): Format.FP8_BLOCK_A16,
-    (WeightLayout.Fp8Tensor, Activations.Static): Format.FP8,
+# A stranger's NVFP4 may scale activations at run time, which we never write.
+_FORMAT_NAMES: Final = {
+    **FORMATS_OF_SCHEMES,
+    Scheme(WeightLayout.Nvfp4, Activations.Dynamic): Format.NVFP4,
 }
 
 
@@ -103,7 +104,7 @@ class Module:
         if layout is None:
             weight = self.codes or next(iter(self.parts.values()))
             return str(weight.dtype)
-        return _FORMAT_NAMES.get((layout, self.activations), str(layout))
+        return str(_FORMAT_NAMES.get(Scheme(layout, self.activations), layout))
 
     @property
     def activations(self) -> Activations:

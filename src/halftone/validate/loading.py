@@ -13,6 +13,7 @@ from halftone.checkpoint.architectures.table import Architecture
 from halftone.checkpoint.serving_config import (
     expert_parts,
     experts_of,
+    is_multimodal,
     merged_parts,
     runtime_name,
 )
@@ -34,11 +35,6 @@ from halftone.validate.inventory import Inventory, Module, role_in_layer
 
 _NEVER_SERVED: Final = {Role.Router, Role.Norm, Role.Other}
 _KINDS: Final = {Role.LmHead: ModuleKind.LmHead, Role.Embedding: ModuleKind.Embedding}
-
-
-def is_multimodal(inventory: Inventory) -> bool:
-    """Whether the language model lies under `model.language_model.`, as multimodal models do."""
-    return any(name.startswith("model.language_model.") for name in inventory.modules)
 
 
 def loading_defects(inventory: Inventory, architecture: Architecture, rules: Rules) -> list[Defect]:
@@ -73,7 +69,7 @@ def served_modules(
     inventory: Inventory, architecture: Architecture
 ) -> dict[ServedModule, list[Module]]:
     """What a server builds from quantization rules, and the stored modules that fill it."""
-    multimodal = is_multimodal(inventory)
+    multimodal = is_multimodal(inventory.modules)
     merged, experts = merged_parts(architecture), _expert_parts(architecture)
     served: dict[ServedModule, list[Module]] = {}
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from halftone.checkpoint.architectures.table import ServedScale
 from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.serving_limits import SCALE_TOLERANCE
 from halftone.checkpoint.serving_rules import WeightLayout
 from halftone.spec.dtypes import Dtype
 from halftone.spec.files import FileSource
@@ -21,9 +22,6 @@ from halftone.spec.names import DefectKind
 from halftone.validate.budget import Budget, Span, fit, largest_fit, read_ranges
 from halftone.validate.findings import Defect
 from halftone.validate.inventory import Inventory, Module, layer_of
-
-# What vLLM itself tolerates between the experts' gate and up (torch.allclose).
-TOLERANCE: Final = 1e-5
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def _unequal(unit: Unit, scales: Scales) -> Iterator[Defect]:
 
 def differ(values: Collection[float]) -> bool:
     """Whether scales that should be one are further apart than vLLM itself tolerates."""
-    return bool(values) and max(values) - min(values) > TOLERANCE * max(values)
+    return bool(values) and max(values) - min(values) > SCALE_TOLERANCE * max(values)
 
 
 _NUMBERS: Final[dict[Dtype, np.dtype[np.generic]]] = {

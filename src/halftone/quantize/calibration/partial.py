@@ -7,16 +7,16 @@ files that it does not name are nothing. Work of another plan is refused; work o
 other versions, is begun anew. Nothing is written or removed through a symbolic link.
 """
 
-import errno
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, NamedTuple
 
+from halftone.quantize import storage
 from halftone.quantize.calibration.measured import Measured
 from halftone.quantize.locks import lock
 from halftone.spec.documents import canonical_json, write_atomically
@@ -67,22 +67,11 @@ class Journal(NamedTuple):
     measured: Measured
 
 
-@contextmanager
-def storage_errors(output: Path) -> Iterator[None]:
-    """Translate what the operating system says about our own files, cause chained."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        told = (
-            f"The disk under '{output}' is full; free some space and run the same command again: "
-            "measured layers are kept."
-            if full
-            else f"'{output}' cannot hold the statistics ({error.strerror or error}); mend this "
-            "and run the same command again, or choose another directory."
-        )
-        reason = Reason.OutOfSpace if full else Reason.StorageFailed
-        raise EnvironmentFault(reason, str(output), told) from error
+def storage_errors(output: Path) -> AbstractContextManager[None]:
+    """Translate what the operating system says of `output`; measured layers outlive it."""
+    return storage.storage_errors(
+        output, cannot="cannot hold the statistics", kept="measured layers"
+    )
 
 
 class Partial:

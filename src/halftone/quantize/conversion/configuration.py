@@ -11,8 +11,14 @@ from typing import Any, Final, NoReturn
 
 from halftone.checkpoint.modelopt_config import modelopt_block, modelopt_config
 from halftone.checkpoint.quantization_config import quantization_config, quantized_model_config
-from halftone.checkpoint.serving_config import merged_parts, read_rules, runtime_name
+from halftone.checkpoint.serving_config import (
+    is_multimodal,
+    merged_parts,
+    read_rules,
+    runtime_name,
+)
 from halftone.checkpoint.serving_rules import (
+    FORMATS_OF_SCHEMES,
     ModuleKind,
     Rules,
     Scheme,
@@ -20,9 +26,7 @@ from halftone.checkpoint.serving_rules import (
     WillNotLoad,
 )
 from halftone.quantize.conversion.source import (
-    FORMATS_OF_SCHEMES,
     QuantizedSource,
-    is_multimodal,
     served,
 )
 from halftone.spec.dtypes import FULL_PRECISION
@@ -144,7 +148,7 @@ def _require_told(
     to: CheckpointFormat,
 ) -> None:
     """Read `config` as a server does: every matrix, alone and merged, must get its format."""
-    multimodal = is_multimodal(source.checkpoint)
+    multimodal = is_multimodal(source.checkpoint.tensors)
     asked: dict[ServedModule, tuple[str, Format | None]] = {}
     for module, stored in _asked(source, formats, multimodal):
         asked.setdefault(module, stored)

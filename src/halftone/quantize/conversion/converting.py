@@ -18,8 +18,9 @@ from halftone.quantize.conversion.configuration import configuration_files
 from halftone.quantize.conversion.settling import settle
 from halftone.quantize.conversion.shards import Progress, write_shards
 from halftone.quantize.conversion.source import read_quantized
-from halftone.quantize.conversion.staging import require_space, staged_output, storage_errors
+from halftone.quantize.conversion.staging import require_space, staged_output
 from halftone.quantize.conversion.steps import steps_of
+from halftone.quantize.storage import storage_errors
 from halftone.spec.errors import RefusedInput
 from halftone.spec.formats import CheckpointFormat
 from halftone.spec.names import (

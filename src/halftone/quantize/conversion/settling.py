@@ -13,11 +13,11 @@ codes that were made with different global scales: they are refused.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 
 from halftone.checkpoint.headers import TensorEntry
+from halftone.checkpoint.serving_limits import SCALE_TOLERANCE
 from halftone.checkpoint.stored_weights import as_float32
 from halftone.plan.layout import natural_key
 from halftone.quantize.conversion.spans import spans_of
@@ -27,9 +27,6 @@ from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.formats import Part
 from halftone.spec.names import Reason
-
-# What vLLM itself tolerates between the experts' gate and up (torch.allclose).
-_TOLERANCE: Final = 1e-5
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ def _refuse_unequal(members: Sequence[Step], numbers: Mapping[str, np.float32]) 
         choose(members, key=lambda step: numbers[step.source.name]) for choose in (min, max)
     )
     low, high = (float(numbers[step.source.name]) for step in (least, most))
-    if high - low > _TOLERANCE * high:
+    if high - low > SCALE_TOLERANCE * high:
         raise RefusedInput(
             Reason.NotSupported,
             most.source.name,

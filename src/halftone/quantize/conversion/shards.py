@@ -12,8 +12,8 @@ from halftone.checkpoint.headers import serialize_header
 from halftone.plan.layout import SMALL_BYTES, natural_key, shard_names
 from halftone.quantize.conversion.source import QuantizedSource
 from halftone.quantize.conversion.spans import SPAN_BYTES, spans_of
-from halftone.quantize.conversion.staging import storage_errors
 from halftone.quantize.conversion.steps import Action, Step, apply
+from halftone.quantize.storage import storage_errors
 from halftone.spec.errors import RefusedInput
 from halftone.spec.files import FileSource
 from halftone.spec.names import Reason

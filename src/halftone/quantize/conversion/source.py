@@ -18,18 +18,18 @@ from halftone.checkpoint.json_objects import parse_object
 from halftone.checkpoint.serving_config import (
     expert_parts,
     experts_of,
+    is_multimodal,
     quantization_block,
     read_rules,
     runtime_name,
 )
 from halftone.checkpoint.serving_rules import (
-    Activations,
+    FORMATS_OF_SCHEMES,
     ModuleKind,
     QuantMethod,
     Rules,
     Scheme,
     ServedModule,
-    WeightLayout,
     WillNotLoad,
 )
 from halftone.spec.dtypes import FULL_PRECISION, Dtype
@@ -44,14 +44,6 @@ LAYOUTS: Final = {
 }
 # Of keys and values; they stand beside weights and belong to none.
 CACHE_SCALES: Final = ("k_scale", "v_scale")
-FORMATS_OF_SCHEMES: Final = {
-    Scheme(WeightLayout.Nvfp4, Activations.Kept): Format.NVFP4A16,
-    Scheme(WeightLayout.Nvfp4, Activations.Static): Format.NVFP4,
-    Scheme(WeightLayout.Fp8Tensor, Activations.Static): Format.FP8,
-    Scheme(WeightLayout.Fp8Channel, Activations.Dynamic): Format.FP8_DYNAMIC,
-    Scheme(WeightLayout.Fp8Block, Activations.Dynamic): Format.FP8_BLOCK,
-    Scheme(WeightLayout.Fp8Block, Activations.Kept): Format.FP8_BLOCK_A16,
-}
 _CODES: Final = {"weight_packed": frozenset({Dtype.U8}), "weight": {Dtype.U8, Dtype.F8_E4M3}}
 # What a kept tensor may be; anything else holds codes.
 _PLAIN: Final = FULL_PRECISION | {Dtype.F64, Dtype.I64, Dtype.I32, Dtype.BOOL}
@@ -99,17 +91,12 @@ def read_quantized(checkpoint: Checkpoint) -> QuantizedSource:
         modules[module][parameter] = entry
     layout = LAYOUTS[rules.method]
     quantized = [name for name, parts in modules.items() if _codes(parts) is not None]
-    formats = formats_of(quantized, rules, architecture, is_multimodal(checkpoint))
+    formats = formats_of(quantized, rules, architecture, is_multimodal(checkpoint.tensors))
     for name, parts in modules.items():
         _refuse_unfit(name, parts, formats.get(name), layout)
     return QuantizedSource(
         checkpoint, architecture, layout, modules, formats, _has_fp8_cache(block, layout)
     )
-
-
-def is_multimodal(checkpoint: Checkpoint) -> bool:
-    """Whether the language model lies under `model.language_model.`."""
-    return any(name.startswith("model.language_model.") for name in checkpoint.tensors)
 
 
 def served(name: str, architecture: Architecture, multimodal: bool) -> ServedModule:
@@ -162,7 +149,7 @@ def _rules(checkpoint: Checkpoint) -> tuple[dict[str, Any], Rules]:
     block = quantization_block(checkpoint.config)
     beside = _hf_quant_config(checkpoint)
     try:
-        rules = read_rules(checkpoint.config, beside, is_multimodal(checkpoint))
+        rules = read_rules(checkpoint.config, beside, is_multimodal(checkpoint.tensors))
     except WillNotLoad as reason:
         raise RefusedInput(
             Reason.NotSupported,

@@ -7,23 +7,18 @@ begins anew.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
-from halftone.quantize import workspace
 from halftone.quantize.staging_place import staging_place
+from halftone.quantize.storage import storage_errors
 from halftone.spec.documents import sync_directory
 from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 
 _STAGED: Final = "checkpoint"
 _MADE: Final = (_STAGED,)
-
-
-def storage_errors(output: Path) -> AbstractContextManager[None]:
-    """Translate what the operating system says of `output`; a conversion always begins anew."""
-    return workspace.storage_errors(output, resumes=False)
 
 
 @contextmanager

@@ -10,14 +10,14 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import yaml
 
-from halftone.quantize import workspace
 from halftone.quantize.staging_place import staging_place
+from halftone.quantize.storage import storage_errors
 from halftone.quantize.sweep.document import Measure, SweepDocument
 from halftone.quantize.sweep.plotting import plot
 from halftone.spec.documents import sync_directory, write_atomically
@@ -40,7 +40,7 @@ def refuse_in_the_way(output: Path) -> None:
     A recipe of an earlier sweep may have been edited since.
     """
     real = Path(os.path.realpath(output))
-    with _storage_errors(output):
+    with storage_errors(output):
         if real.is_dir() and any(real.iterdir()):
             _refuse_output(
                 output,
@@ -78,7 +78,7 @@ class Staged:
             SWEEP_RECIPE: recipe_text(document).encode(),
         }
         real = Path(os.path.realpath(self._output))
-        with _storage_errors(self._output):
+        with storage_errors(self._output):
             self._made.mkdir()
             for name, content in contents.items():
                 write_atomically(self._made / name, content)
@@ -109,18 +109,13 @@ def staged(output: Path) -> Iterator[Staged]:
     Raises EnvironmentFault(OutputBusy) while another process sweeps into `output`.
     """
     with ExitStack() as held:
-        with _storage_errors(output):
+        with storage_errors(output):
             root = held.enter_context(
                 staging_place(output, "sweeping", ("scratch", "swept"), "--output")
             )
             place = Staged(output, root)
             place.scratch.mkdir()
         yield place
-
-
-def _storage_errors(output: Path) -> AbstractContextManager[None]:
-    """Translate what the operating system says of `output`; a sweep always begins anew."""
-    return workspace.storage_errors(output, resumes=False)
 
 
 def _refuse_output(output: Path, why: str) -> NoReturn:

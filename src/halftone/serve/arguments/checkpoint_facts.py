@@ -15,7 +15,7 @@ from typing import Any, Final
 from halftone.checkpoint.architectures import GENERIC, find, text_config
 from halftone.checkpoint.index import read_checkpoint
 from halftone.checkpoint.json_objects import parse_object, refuse
-from halftone.checkpoint.serving_config import quantization_block, read_rules
+from halftone.checkpoint.serving_config import is_multimodal, quantization_block, read_rules
 from halftone.checkpoint.serving_modes import PROCESSOR_FILES, has_towers
 from halftone.checkpoint.serving_rules import WillNotLoad
 from halftone.plan.splitting import Matrix
@@ -27,7 +27,7 @@ from halftone.spec.roles import Role
 from halftone.stores.directory import DirectorySource
 from halftone.validate.cache_scales import asks_for_fp8_cache, cache_scales
 from halftone.validate.inventory import CACHE_SCALES, Inventory, Module, take_inventory
-from halftone.validate.loading import is_multimodal, loading_defects, served_modules
+from halftone.validate.loading import loading_defects, served_modules
 
 _FORMATS: Final = {str(fmt): fmt for fmt in Format}
 _PROMISES: Final = ("mtp_num_hidden_layers", "num_nextn_predict_layers")
@@ -144,7 +144,7 @@ def _learn_schemes(inventory: Inventory, config: Mapping[str, Any], directory: P
     beside = _object(directory, MODELOPT_CONFIG_FILE)
     architecture = find(dict(config)) or GENERIC
     try:
-        rules = read_rules(config, beside, is_multimodal(inventory))
+        rules = read_rules(config, beside, is_multimodal(inventory.modules))
         rules.prepare(served_modules(inventory, architecture))
     except WillNotLoad:
         return  # the formats are those that the tensors suggest; vLLM will say what it refuses

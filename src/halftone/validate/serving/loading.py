@@ -27,7 +27,6 @@ def load(request: dict[str, Any], on_cpu: bool) -> tuple[Any, float]:
 
     arguments: dict[str, Any] = {
         "model": request["model"],
-        "tensor_parallel_size": request["tensorParallel"],
         "max_model_len": request["maxModelLen"] or _context(Path(request["model"])),
         "max_num_seqs": request["maxSequences"],
         "max_num_batched_tokens": max(request["tokenBudget"], request["maxSequences"]),

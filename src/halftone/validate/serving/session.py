@@ -59,7 +59,6 @@ class EngineOptions:
     out; tasks that fetch their data need it False. `environment` is added to the process's own.
     """
 
-    tensorParallel: int = 1
     maxModelLen: int | None = None
     maxSequences: int = 64
     tokenBudget: int = 2048
@@ -147,7 +146,6 @@ class EngineSession:
             self._start()
             load = {
                 "model": str(self.model),
-                "tensorParallel": self.options.tensorParallel,
                 "maxModelLen": self.options.maxModelLen,
                 "maxSequences": self.options.maxSequences,
                 "tokenBudget": self.options.tokenBudget,

@@ -4,14 +4,11 @@ Called by whatever here writes a file: copies of images, the tokenizer's files, 
 caller says where it lies and removes it; a run that was killed leaves nothing anywhere else.
 """
 
-import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from halftone.spec.errors import EnvironmentFault
-from halftone.spec.names import Reason
+from halftone.quantize.storage import storage_errors
 
 
 def emptied(folder: Path) -> Path:
@@ -26,23 +23,6 @@ def emptied(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def storing(folder: Path) -> Iterator[None]:
-    """Say what the operating system says of our own files in a sentence, cause chained.
-
-    Raises EnvironmentFault(OutOfSpace) for a full disk, EnvironmentFault(StorageFailed) for else.
-    """
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        said = (
-            f"The disk under '{folder}' is full; free some space"
-            if full
-            else f"'{folder}' cannot hold copies of the data ({error.strerror or error}); mend this"
-        )
-        raise EnvironmentFault(
-            Reason.OutOfSpace if full else Reason.StorageFailed,
-            str(folder),
-            f"{said} and run the same command again, or choose another directory.",
-        ) from error
+def storing(folder: Path) -> AbstractContextManager[None]:
+    """Translate what the operating system says of our own files in `folder`, as `storage` does."""
+    return storage_errors(folder, cannot="cannot hold copies of the data")
