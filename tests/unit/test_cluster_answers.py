@@ -3,6 +3,7 @@
 We test these aspects:
 - the log of a pod is that of the container that does the work, in a Job's pod and in that of a run
   of a pipeline, whose tasks can be chosen by `--stage`;
+- pods of runs that are in another namespace are found there, and no other job's of the same name;
 - a deletion is told once, though it makes a generation that no status will be about; a job that had
   ended before ends as it did;
 - a watch that is cut in the middle of an event is begun anew;
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -99,6 +101,26 @@ def test_a_log_is_that_of_the_container_that_works(
         found = halftone("logs", "small", "--stage", stage, "--kubeconfig", way)
     assert (found.code, found.out) == (0, "it works\n"), found.err
     assert asked[-1].endswith(f"/pods/p/log?container={container}&follow=false")
+
+
+@pytest.mark.parametrize("follow", [(), ("--follow",)])
+def test_pods_of_runs_may_be_in_another_namespace(follow: tuple[str, ...], tmp_path: Path) -> None:
+    labels = {JOB_LABEL: "small", STAGE_LABEL: "plan", JOB_UID_LABEL: "u"}
+    metadata = {"name": "p", "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    pods = {"metadata": {}, "items": [{"metadata": metadata, "status": {"phase": "Running"}}]}
+    running = [RUNNING, RUNNING, ENDED] if follow else [ENDED]
+    answers = {_JOB: running, _PODS: [json.dumps(pods).encode()], "/log?": [b"it works\n"]}
+    with _server(answers) as (address, asked):
+        way = write_kubeconfig(tmp_path / "kubeconfig", address)
+        options = ("-n", "mine", "--pod-namespace", "kubeflow", *follow, "--kubeconfig", way)
+        found = halftone("logs", "small", *options)
+    assert found.code == 0, found.err
+    assert found.out == ("[p] it works\n" if follow else "it works\n")
+    of_jobs = [path for path in asked if _JOB in path]
+    of_pods = [path for path in asked if "/pods" in path]
+    assert all("/namespaces/mine/" in path for path in of_jobs)
+    assert all("/namespaces/kubeflow/pods" in path for path in of_pods)
+    assert f"{JOB_UID_LABEL}=u" in unquote(of_pods[0])
 
 
 def test_a_deletion_is_told_once(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ class Cluster:
         self._client = client
         self.namespace = namespace
 
+    def beside(self, namespace: str) -> "Cluster":
+        """The same cluster, and another namespace of it."""
+        return Cluster(self._client, namespace)
+
     async def apply(self, job: Mapping[str, Any], *, dry_run: bool) -> Applied:
         """Server-side apply, unknown fields refused; with `dry_run` nothing is kept."""
         name = job["metadata"]["name"]

@@ -37,9 +37,7 @@ class Environment:
     library: str  # what people call that package
     purpose: str  # "... need the environment with vLLM"
     extras: str
-    patience_s: float = (
-        60  # for an interpreter on a slow disk; one that hangs is none
-    )
+    patience_s: float = 60  # for an interpreter on a slow disk; one that hangs is none
 
     @property
     def is_here(self) -> bool:

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -34,8 +35,15 @@ _STAGES: Final = tuple(dict.fromkeys(one.value for one in (*ChildStage, *Task)))
 @click.argument("name")
 @click.option("--stage", type=click.Choice(_STAGES), help="Only this one.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as pods speak, until the job ends.")
+@click.option(
+    "--pod-namespace",
+    metavar="NAMESPACE",
+    help="Where pods of pipeline runs are, if the operator has them in one namespace for all.",
+)
 @cluster_options
-def logs(name: str, stage: str | None, follow: bool, place: Place) -> None:
+def logs(
+    name: str, stage: str | None, follow: bool, pod_namespace: str | None, place: Place
+) -> None:
     """Print the logs of the QuantizationJob NAME: of the stage that runs, or failed, or ran last.
 
     Lines of several pods begin with the pod's name.
@@ -43,40 +51,66 @@ def logs(name: str, stage: str | None, follow: bool, place: Place) -> None:
     from halftone.cli.cluster import run
 
     try:
-        run(_logs(name, stage, follow, place))
+        run(_logs(name, stage, follow, pod_namespace, place))
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_PIPE_CLOSED)
 
 
-async def _logs(name: str, stage: str | None, follow: bool, place: Place) -> None:
+async def _logs(
+    name: str, stage: str | None, follow: bool, pod_namespace: str | None, place: Place
+) -> None:
     from halftone.cli.cluster import connected
 
     async with connected(place.namespace, place.kubeconfig, place.context) as cluster:
         status = await _status(cluster, name)
-        pods = await _pods(cluster, name, stage)
+        there = await _pods_of(cluster, name, stage, pod_namespace)
+        pods = await there.found()
         if follow and not _is_over(status):
-            await _Following(cluster, name, stage).go()
+            await _Following(cluster, name, there).go()
             return
         shown = chosen(pods)
         begun = [pod for pod in shown if _has_begun(pod)]
         if not begun:
             raise _nothing(name, stage, status, shown)
         for pod in begun:
-            await _print(cluster, pod, follow=False, prefixed=len(begun) > 1)
+            await _print(there.cluster, pod, follow=False, prefixed=len(begun) > 1)
         for pod in shown:
             if not _has_begun(pod):
                 click.echo(f"halftone: {_waits(pod)}", err=True)
 
 
+@dataclass(frozen=True)
+class _Pods:
+    """Pods of one job: the namespace that they are in, and the labels that they have."""
+
+    cluster: "Cluster"
+    selector: str
+
+    async def found(self) -> list[dict[str, Any]]:
+        """Those that there are now, the oldest first."""
+        return await self.cluster.pods(self.selector)
+
+
+async def _pods_of(
+    cluster: "Cluster", name: str, stage: str | None, pod_namespace: str | None
+) -> _Pods:
+    wanted = f"{JOB_LABEL}={name},{f'{STAGE_LABEL}={stage}' if stage else STAGE_LABEL}"
+    if pod_namespace in (None, cluster.namespace):
+        return _Pods(cluster, wanted)
+    # Jobs of one name in two namespaces have their pods in this one.
+    uid = (await cluster.job(name))["metadata"]["uid"]
+    return _Pods(cluster.beside(str(pod_namespace)), f"{wanted},{JOB_UID_LABEL}={uid}")
+
+
 class _Following:
     """Prints pods side by side as they begin, until the job ends."""
 
-    def __init__(self, cluster: "Cluster", name: str, stage: str | None) -> None:
+    def __init__(self, cluster: "Cluster", name: str, there: _Pods) -> None:
         self._cluster = cluster
         self._name = name
-        self._stage = stage
+        self._there = there
         self._followed: set[str] = set()
         self._told: set[str] = set()
 
@@ -92,7 +126,7 @@ class _Following:
     async def _look(self, tasks: asyncio.TaskGroup) -> bool:
         """Consider every pod there is; whether there will be no more."""
         over = _is_over(await _status(self._cluster, self._name))
-        pods = await _pods(self._cluster, self._name, self._stage)
+        pods = await self._there.found()
         if not self._followed:
             # What other stages said before is not asked for.
             now = chosen(pods)
@@ -107,7 +141,7 @@ class _Following:
             return
         if _has_begun(pod):
             self._followed.add(name)
-            tasks.create_task(_print(self._cluster, pod, follow=True, prefixed=True))
+            tasks.create_task(_print(self._there.cluster, pod, follow=True, prefixed=True))
             return
         waits = _waits(pod)
         if waits not in self._told:
@@ -134,11 +168,6 @@ async def _status(cluster: "Cluster", name: str) -> JobStatus:
     from halftone.cli.cluster import status_of
 
     return status_of(await cluster.job(name))
-
-
-async def _pods(cluster: "Cluster", name: str, stage: str | None) -> list[dict[str, Any]]:
-    wanted = f"{STAGE_LABEL}={stage}" if stage else STAGE_LABEL
-    return await cluster.pods(f"{JOB_LABEL}={name},{wanted}")
 
 
 async def _print(cluster: "Cluster", pod: Pod, *, follow: bool, prefixed: bool) -> None:
