@@ -41,6 +41,19 @@ def put(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def damage_shard(tree: Path, damage: str) -> None:
+    """`model-2.safetensors` is `gone`, or `changed` in one byte that is still there."""
+    shard = tree / "model-2.safetensors"
+    if damage == "gone":
+        shard.unlink()
+        return
+    with shard.open("r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)[0]
+        file.seek(1000)
+        file.write(bytes([byte ^ 1]))
+
+
 def draft(tree: Path) -> Artifact:
     """The draft of what lies below `tree`, as whoever publishes makes it."""
     files = tuple(_written(path, tree) for path in sorted(tree.rglob("*")) if path.is_file())

@@ -21,6 +21,7 @@ from tests.commands import (
     start_and_stop,
     wide_config,
 )
+from tests.disks import small_disk
 
 RECIPE = ("--recipe", "nvfp4a16", "--max-shard-bytes", "3000000")
 SLOWLY = (*RECIPE, "--scale-search", "Exhaustive", "--workers", "2")
@@ -32,73 +33,52 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("full") / "source", wide_config())
 
 
-class Disk:
-    """A small file system of its own below a directory."""
-
-    def __init__(self, directory: Path, nbytes: int) -> None:
-        self.directory = directory
-        directory.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={nbytes}", "tmpfs", str(directory)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.fail(f"these tests mount a tmpfs, which takes root: {done.stderr.strip()}")
-
-    def close(self) -> None:
-        """Take it away, whatever lies on it."""
-        subprocess.run(["umount", str(self.directory)], check=True)
-
-
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def too_small(tmp_path: Path) -> Iterator[Path]:
     """A disk on which the output does not fit."""
-    disk = Disk(tmp_path / "small", NEEDED // 2)
-    yield disk.directory
-    disk.close()
+    with small_disk(tmp_path / "small", NEEDED // 2) as directory:
+        yield directory
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk on which the output fits, and little more."""
-    disk = Disk(tmp_path / "disk", NEEDED + 4_000_000)
-    yield disk.directory
-    disk.close()
+    with small_disk(tmp_path / "disk", NEEDED + 4_000_000) as directory:
+        yield directory
 
 
-def test_what_cannot_fit_is_refused_before_work_begins(source: Path, small_disk: Path) -> None:
-    ended = halftone("quantize", source, small_disk / "output", *RECIPE)
+def test_what_cannot_fit_is_refused_before_work_begins(source: Path, too_small: Path) -> None:
+    ended = halftone("quantize", source, too_small / "output", *RECIPE)
 
     assert ended.code == 3
-    assert f"halftone: '{small_disk / 'output'}' needs 15," in ended.err
+    assert f"halftone: '{too_small / 'output'}' needs 15," in ended.err
     assert "free some space or choose another directory" in ended.err
-    assert list(small_disk.iterdir()) == []
+    assert list(too_small.iterdir()) == []
 
 
 def test_a_conversion_that_cannot_fit_is_refused_before_it_begins(
-    source: Path, small_disk: Path, tmp_path: Path
+    source: Path, too_small: Path, tmp_path: Path
 ) -> None:
     assert halftone("quantize", source, tmp_path / "ours", *RECIPE).code == 0
 
-    ended = halftone("convert", tmp_path / "ours", small_disk / "output", "--to", "ModelOpt")
+    ended = halftone("convert", tmp_path / "ours", too_small / "output", "--to", "ModelOpt")
 
     assert (ended.code, ended.out) == (3, "")
-    assert f"'{small_disk / 'output'}' needs 15," in ended.err
-    assert list(small_disk.iterdir()) == []
+    assert f"'{too_small / 'output'}' needs 15," in ended.err
+    assert list(too_small.iterdir()) == []
 
 
-def test_the_files_beside_the_weights_count_too(source: Path, tmp_path: Path) -> None:
+def test_the_files_beside_the_weights_count_too(source: Path, disk: Path, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for path in source.iterdir():
         os.link(path, tmp_path / "source" / path.name)
     (tmp_path / "source" / "tokenizer.model").write_bytes(bytes(8_000_000))
-    disk = Disk(tmp_path / "disk", NEEDED + 4_000_000)
-    try:
-        ended = halftone("quantize", tmp_path / "source", disk.directory / "output", *RECIPE)
 
-        assert (ended.code, ended.out) == (3, "")
-        assert "needs 23," in ended.err
-        assert list(disk.directory.iterdir()) == []
-    finally:
-        disk.close()
+    ended = halftone("quantize", tmp_path / "source", disk / "output", *RECIPE)
+
+    assert (ended.code, ended.out) == (3, "")
+    assert "needs 23," in ended.err
+    assert list(disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("finished_shards", [0, 3])
@@ -172,17 +152,17 @@ def test_documents_that_cannot_be_written_are_told(
 
 
 def test_a_publish_that_does_not_fit_leaves_no_half_artifact(
-    source: Path, small_disk: Path, tmp_path: Path
+    source: Path, too_small: Path, tmp_path: Path
 ) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(
         f"metadata: {{name: full}}\nspec:\n  source: {{directory: {{path: {source}}}}}\n"
         "  quantization: {preset: nvfp4a16}\n"
-        f"  publish: {{directory: {{path: {small_disk / 'artifact'}}}}}\n"
+        f"  publish: {{directory: {{path: {too_small / 'artifact'}}}}}\n"
     )
 
     ended = halftone("run", job, "--workdir", tmp_path / "work")
 
     assert ended.code == 3
     assert "No space left on device" in ended.err
-    assert list(small_disk.iterdir()) == []
+    assert list(too_small.iterdir()) == []

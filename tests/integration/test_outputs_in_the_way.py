@@ -7,7 +7,6 @@ We test these aspects, through the real command line:
 Mounting takes root; where it cannot be done that test fails and says so.
 """
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.builders import write_checkpoint
 from tests.commands import files_of, halftone
+from tests.disks import small_disk
 from tests.refusals import sentence_of
 
 RECIPE = ("--recipe", "nvfp4a16")
@@ -28,14 +28,8 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own below `tmp_path`."""
-    directory = tmp_path / "mount"
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4000000", "tmpfs", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"this test mounts a tmpfs, which takes root: {done.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
+    with small_disk(tmp_path / "mount", 4_000_000) as directory:
+        yield directory
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -112,8 +112,8 @@ def test_pods_of_runs_may_be_in_another_namespace(follow: tuple[str, ...], tmp_p
     answers = {_JOB: running, _PODS: [json.dumps(pods).encode()], "/log?": [b"it works\n"]}
     with _server(answers) as (address, asked):
         way = write_kubeconfig(tmp_path / "kubeconfig", address)
-        options = ("-n", "mine", "--pod-namespace", "kubeflow", *follow, "--kubeconfig", way)
-        found = halftone("logs", "small", *options)
+        options = ("-n", "mine", "--pod-namespace", "kubeflow", *follow)
+        found = halftone("logs", "small", *options, "--kubeconfig", way)
     assert found.code == 0, found.err
     assert found.out == ("[p] it works\n" if follow else "it works\n")
     of_jobs = [path for path in asked if _JOB in path]

@@ -1,4 +1,6 @@
-"""The options that `submit`, `watch` and `logs` share: which cluster, which namespace."""
+"""The options that `submit`, `watch` and `logs` share: which cluster, which namespace.
+
+A job's own namespace and `--namespace` are held together here for pipelines too."""
 
 import shlex
 from collections.abc import Callable
@@ -7,6 +9,10 @@ from functools import wraps
 from typing import Any
 
 import click
+
+from halftone.spec.errors import RefusedInput
+from halftone.spec.job import QuantizationJob
+from halftone.spec.names import Reason
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,22 @@ class Place:
         }
         options = [word for name, value in given.items() if value for word in (name, value)]
         return shlex.join([*words, *options])
+
+
+def one_namespace(job: QuantizationJob, given: str | None) -> str | None:
+    """The file's namespace or that of `--namespace`; as with kubectl they may not differ.
+
+    Raises RefusedInput.
+    """
+    own = job.metadata.namespace
+    if own is not None and given not in (None, own):
+        raise RefusedInput(
+            Reason.InvalidJob,
+            "metadata.namespace",
+            f"`metadata.namespace` is '{own}', and `--namespace` is '{given}'; leave one of them "
+            "out.",
+        )
+    return own or given
 
 
 def cluster_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from pydantic import ValidationError
 
+from halftone.cli.cluster_options import one_namespace
 from halftone.cli.numbers import Finite
 from halftone.cli.pipeline_access import Server, connected, server_options
 from halftone.cli.pipeline_parts import Images, image_options
@@ -138,15 +139,7 @@ class Order:
     @classmethod
     def of(cls, job: QuantizationJob, server: Server) -> "Order":
         """The same job has the same uid."""
-        own = job.metadata.namespace
-        if own is not None and server.namespace not in (None, own):
-            raise RefusedInput(
-                Reason.InvalidJob,
-                "metadata.namespace",
-                f"`metadata.namespace` is '{own}', and `--namespace` is '{server.namespace}'; "
-                "leave one of them out.",
-            )
-        namespace = own or server.namespace or _NAMESPACE
+        namespace = one_namespace(job, server.namespace) or _NAMESPACE
         spec = job.spec.model_copy(update={"runner": Runner.KubeflowPipelines})
         content = spec.model_dump(mode="json", exclude_unset=True)
         told = canonical_json({"namespace": namespace, "name": job.metadata.name, "spec": content})

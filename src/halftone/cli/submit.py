@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from halftone.cli.cluster_options import Place, cluster_options
+from halftone.cli.cluster_options import Place, cluster_options, one_namespace
 from halftone.control.acceptance import Refusal, claims, first_refusal
 from halftone.control.observed import Observed, ObservedClaim
 from halftone.control.stages import steps
@@ -34,7 +34,7 @@ def submit(job: Path, dry_run: bool, place: Place) -> None:
 
     document = {"apiVersion": API_VERSION, "kind": JOB_KIND, **read_yaml(job)}
     parsed = parse_job(document, str(job))
-    place = Place(_namespace(parsed, place), place.kubeconfig, place.context)
+    place = Place(one_namespace(parsed, place.namespace), place.kubeconfig, place.context)
     _refuse(_judged(parsed, "", {}), job)
     applied = run(_submit(job, document, parsed, dry_run, place))
     for warning in applied.warnings:
@@ -53,19 +53,6 @@ async def _submit(
         if refusal is not None:
             click.echo(f"halftone: warning: the job will wait: {refusal.message}", err=True)
         return await cluster.apply(document, dry_run=dry_run)
-
-
-def _namespace(job: QuantizationJob, place: Place) -> str | None:
-    """The file's namespace or the option's; as with kubectl they may not differ."""
-    own = job.metadata.namespace
-    if own is not None and place.namespace not in (None, own):
-        raise RefusedInput(
-            Reason.InvalidJob,
-            "metadata.namespace",
-            f"`metadata.namespace` is '{own}', and `--namespace` is '{place.namespace}'; leave "
-            "one of them out.",
-        )
-    return own or place.namespace
 
 
 async def _claims(cluster: "Cluster", spec: JobSpec) -> dict[str, ObservedClaim | None]:

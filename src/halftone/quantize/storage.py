@@ -1,4 +1,4 @@
-"""What the operating system says about our own files, in words of whoever named the directory.
+"""What stands in the way of our own files, in words of whoever named the directory.
 
 Called by all here that write beside or into a directory that the user named.
 """
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from halftone.spec.errors import EnvironmentFault
+from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -50,3 +50,14 @@ def storage_errors(
             str(place),
             f"'{place}' {cannot} ({error.strerror or error}); {way_out}.",
         ) from error
+
+
+def refuse_another_plan(root: Path, earlier: str, now: str) -> None:
+    """Raise RefusedInput(OutputNotEmpty) unless the work in `root` is of this plan, by digests."""
+    if earlier != now:
+        raise RefusedInput(
+            Reason.OutputNotEmpty,
+            str(root),
+            f"'{root}' holds unfinished work of another plan ({earlier[:12]}, this one is "
+            f"{now[:12]}); finish that one or remove the directory.",
+        )

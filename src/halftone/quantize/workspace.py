@@ -306,15 +306,9 @@ class Workspace:
 
 def _refuse_another(earlier: Plan, now: Plan, root: Path) -> None:
     """Raise RefusedInput unless both plans are one; what differs in the source is named."""
-    if earlier.digest == now.digest:
-        return
-    _refuse_changed_source(earlier, now)
-    raise RefusedInput(
-        Reason.OutputNotEmpty,
-        str(root),
-        f"'{root}' holds unfinished work of another plan ({earlier.digest[:12]}, this one is "
-        f"{now.digest[:12]}); finish that one or remove the directory.",
-    )
+    if earlier.digest != now.digest:
+        _refuse_changed_source(earlier, now)
+    storage.refuse_another_plan(root, earlier.digest, now.digest)
 
 
 def _refuse_changed_source(earlier: Plan, now: Plan) -> None:

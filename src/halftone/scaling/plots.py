@@ -17,6 +17,7 @@ from halftone.scaling.figures import HOUR_S
 from halftone.scaling.loads.load import Floats, Load
 from halftone.scaling.replay import Outcome, World
 from halftone.spec.extras import extra
+from halftone.spec.presentation import PLOT_SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,17 +199,9 @@ def _draw_names(axes: "Axes", styles: dict[str, _Style]) -> None:
 
 def _settings() -> dict[str, Any]:
     return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "halftone",
-        "text.parse_math": False,  # a name may hold a dollar sign
+        **PLOT_SETTINGS,
         "font.family": ["DejaVu Sans", "sans-serif"],
         "font.size": 10,
         "axes.edgecolor": _MUTED,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": "#dadce0",
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
     }

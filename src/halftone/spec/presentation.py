@@ -1,11 +1,12 @@
-"""How results are said to people: what a verdict means, the caveat of divergence, sizes.
+"""How results are said to people: what a verdict means, the caveat of divergence, sizes,
+and how a plot looks.
 
 The report page (`halftone.validate.page`) and the model card (`halftone.publish.card`) say the same
 things of the same documents, and siblings share nothing but these words.
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from halftone.spec.reports import Outcome, Verdict
 from halftone.spec.statistics import MeasuredData
@@ -31,6 +32,19 @@ VERDICT_MEANINGS: Final[dict[Verdict, str]] = {
         "At least one gate's data decide neither way; nothing is published on such a report."
     ),
     Verdict.Failed: "At least one gate failed; nothing is published on such a report.",
+}
+
+# Settings of matplotlib that all plots share: equal data give equal bytes, and text stays text.
+PLOT_SETTINGS: Final[dict[str, Any]] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "halftone",
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
 }
 
 OUTCOME_WORDS: Final[dict[Outcome, str]] = {

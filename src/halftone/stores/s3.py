@@ -32,10 +32,10 @@ from halftone.stores.credentials import Credential
 from halftone.stores.patience import WAITS, CutShortError, patiently
 from halftone.stores.pinned import CHECKPOINT, Listing, PinnedSource, named
 from halftone.stores.s3_client import (
-    AMBIENT,
     UNKNOWN_TO_THE_STORE,
     access_by,
     make_client,
+    no_credentials,
     parsed,
 )
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES, folder_of, is_folder, understood
@@ -202,11 +202,7 @@ def _translated(uri: str, subject: str, access: str) -> Iterator[None]:
     except ClientError as error:
         raise _refusal(error, uri, subject, access) from error
     except UNKNOWN_TO_THE_STORE as error:
-        raise RefusedInput(
-            Reason.AccessDenied,
-            subject,
-            f"No usable credentials for `{uri}` were found; set {AMBIENT}.",
-        ) from error
+        raise no_credentials(uri, subject) from error
     except (BotoCoreError, ResponseParserError, CutShortError) as error:
         raise EnvironmentFault(
             Reason.StoreUnavailable,

@@ -46,6 +46,15 @@ UNKNOWN_TO_THE_STORE: Final = (
 )
 
 
+def no_credentials(uri: str, subject: str) -> RefusedInput:
+    """Nobody gave us any, and none of `UNKNOWN_TO_THE_STORE` found some."""
+    return RefusedInput(
+        Reason.AccessDenied,
+        subject,
+        f"No usable credentials for `{uri}` were found; set {AMBIENT}.",
+    )
+
+
 def parsed(uri: str) -> tuple[str, str]:
     """Bucket, and prefix with its closing slash ("" for a whole bucket)."""
     match = _URI.match(uri)

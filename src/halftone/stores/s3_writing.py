@@ -17,7 +17,7 @@ from halftone.spec.errors import EnvironmentFault, RefusedInput
 from halftone.spec.names import Reason
 from halftone.stores.patience import WAITS, patiently
 from halftone.stores.pinned import named
-from halftone.stores.s3_client import AMBIENT, UNKNOWN_TO_THE_STORE
+from halftone.stores.s3_client import AMBIENT, UNKNOWN_TO_THE_STORE, no_credentials
 
 FIELD: Final = "publish.s3.uri"
 # By the store's error code: credentials that were right once, ...
@@ -116,11 +116,7 @@ def translated(uri: str, subject: str | None = None, access: str = AMBIENT) -> I
             raise UploadGoneError from error
         raise _refusal(error, uri, what, access) from error
     except UNKNOWN_TO_THE_STORE as error:
-        raise RefusedInput(
-            Reason.AccessDenied,
-            FIELD,
-            f"No usable credentials for `{uri}` were found; set {AMBIENT}.",
-        ) from error
+        raise no_credentials(uri, FIELD) from error
     except (BotoCoreError, Boto3Error, ResponseParserError) as error:
         raise EnvironmentFault(
             Reason.StoreUnavailable,

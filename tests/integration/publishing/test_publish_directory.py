@@ -24,7 +24,8 @@ from halftone.spec.targets import Existing
 from halftone.stores.directory_target import DirectoryArtifactTarget, refuse_nested
 from tests.builders import write_checkpoint
 from tests.commands import files_of, fill_disk
-from tests.drafts import draft, holds, publish, put
+from tests.disks import small_disk
+from tests.drafts import damage_shard, draft, holds, publish, put
 
 
 @pytest.fixture
@@ -36,14 +37,8 @@ def target(tmp_path: Path) -> DirectoryArtifactTarget:
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
-    directory = tmp_path / "mount"
-    directory.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1500000", "tmpfs", str(directory)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"this test mounts a tmpfs, which takes root: {done.stderr.strip()}")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
+    with small_disk(tmp_path / "mount", 1_500_000) as directory:
+        yield directory
 
 
 def names(directory: Path) -> set[str]:
@@ -134,13 +129,7 @@ def test_going_back_and_forth_keeps_one_of_each(
 def test_a_file_that_is_not_the_recorded_one_leaves_nothing(
     damage: str, target: DirectoryArtifactTarget, tree: Path, first: Artifact, tmp_path: Path
 ) -> None:
-    shard = tree / "model-2.safetensors"
-    if damage == "gone":
-        shard.unlink()
-    else:
-        with shard.open("r+b") as file:
-            file.seek(1000)
-            file.write(b"?")
+    damage_shard(tree, damage)
 
     with pytest.raises(CheckFailed, match=r"'model-2\.safetensors' is not") as caught:
         publish(target, tree, first)

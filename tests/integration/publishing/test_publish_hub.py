@@ -26,7 +26,7 @@ from halftone.stores.hub_target import HubArtifactTarget
 from tests.doubles.hub_repositories import Repository
 from tests.doubles.hub_server import Fault, Place, Seen
 from tests.doubles.hub_writing import HubWritingDouble
-from tests.drafts import TOKEN, is_untouched, publish, refused, shows, tag_of
+from tests.drafts import TOKEN, damage_shard, is_untouched, publish, refused, shows, tag_of
 from tests.publisher import start_publisher
 
 NAME = "org/name"
@@ -266,12 +266,7 @@ def test_a_file_that_a_gitignore_would_leave_out_is_refused(
 def test_a_file_that_is_not_the_recorded_one_leaves_nothing(
     damage: str, hub: HubWritingDouble, target: HubArtifactTarget, tree: Path, first: Artifact
 ) -> None:
-    shard = tree / "model-2.safetensors"
-    if damage == "gone":
-        shard.unlink()
-    else:
-        with shard.open("r+b") as file:
-            file.write(b"?")
+    damage_shard(tree, damage)
 
     with pytest.raises(CheckFailed, match=r"'model-2\.safetensors' is not") as caught:
         publish(target, tree, first)

@@ -214,7 +214,8 @@ class Partial:
             return None
         try:
             found: dict[str, Any] = json.loads(self._path.read_bytes())
-            self._refuse_another(str(found["planDigest"]))
+            mine = str(self._identity["planDigest"])
+            storage.refuse_another_plan(self.root, str(found["planDigest"]), mine)
         except (ValueError, KeyError, TypeError):
             return {}
         return found
@@ -233,16 +234,6 @@ class Partial:
         if not all(_is_whole(self.value_path(file)) for file in files):
             return None, "is damaged"
         return journal, None
-
-    def _refuse_another(self, digest: str) -> None:
-        mine = str(self._identity["planDigest"])
-        if digest != mine:
-            raise RefusedInput(
-                Reason.OutputNotEmpty,
-                str(self.root),
-                f"'{self.root}' holds unfinished work of another plan ({digest[:12]}, this one is "
-                f"{mine[:12]}); finish that one or remove the directory.",
-            )
 
     def _drop_unnamed(self) -> None:
         samples = self.journal.samples if self.journal is not None else ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from halftone.quantize.sweep.document import Measure, Point, SweepDocument
 from halftone.spec.extras import extra
-from halftone.spec.presentation import short_size
+from halftone.spec.presentation import PLOT_SETTINGS, short_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,20 +163,12 @@ def _loss(point: Point) -> float:
 
 def _settings() -> dict[str, Any]:
     return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "halftone",
-        "text.parse_math": False,  # a name may hold a dollar sign
+        **PLOT_SETTINGS,
         "font.family": ["DejaVu Sans", "sans-serif"],
         "font.size": 10,
         "axes.titlesize": 10,
         "axes.edgecolor": _MUTED,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": "#dadce0",
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
         "legend.fontsize": 9,
         "lines.linewidth": 1.4,
         "lines.markersize": 5,

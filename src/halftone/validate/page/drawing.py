@@ -13,6 +13,8 @@ from html import escape
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
+from halftone.spec.presentation import PLOT_SETTINGS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -93,9 +95,7 @@ def _height(figure: "Figure") -> str:
 def _settings() -> dict[str, Any]:
     ink, muted, line = colour("ink"), colour("muted"), colour("line")
     return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "halftone",
-        "text.parse_math": False,  # a name may hold a dollar sign
+        **PLOT_SETTINGS,
         "font.family": ["DejaVu Sans"],
         "font.size": _FONT_SIZE,
         "text.color": ink,
@@ -103,18 +103,12 @@ def _settings() -> dict[str, Any]:
         "axes.edgecolor": line,
         "axes.facecolor": "none",
         "figure.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
         "grid.color": line,
-        "grid.linewidth": 0.6,
         "xtick.color": line,
         "ytick.color": line,
         "xtick.labelcolor": muted,
         "ytick.labelcolor": muted,
         "axes.titlesize": _FONT_SIZE,
-        "legend.frameon": False,
         "legend.fontsize": _FONT_SIZE,
         "legend.labelcolor": ink,
         "legend.borderaxespad": 0.2,
