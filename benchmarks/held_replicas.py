@@ -11,12 +11,12 @@ control groups of either version; it must not touch a process without the mark.
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from benchmarks.beside import Beside
 from halftone.serve.local.leftovers import MARK
 
 _GROUPS = Path("/sys/fs/cgroup")
@@ -26,15 +26,14 @@ _REPLICA = "EndpointServer"  # in the title of the process that Ray gives a repl
 _ENDING_S = 20.0
 
 
-class HeldReplicas:
+class HeldReplicas(Beside):
     """Looks for replicas in a thread of its own while the block runs."""
 
     def __init__(self, cores: float) -> None:
+        super().__init__()
         self._cores = cores
         self._mark = ""
         self._held: dict[int, Path] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self._first = _GROUPS / "cpu"  # version 1 has a tree for each resource
         self._root = self._first if self._first.is_dir() else _GROUPS
 
@@ -44,13 +43,11 @@ class HeldReplicas:
                 f"replicas can be held to a share of a core by root alone, below {self._root}; "
                 "run this benchmark as root."
             )
-        self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *raised: object) -> None:
         """Called when the replicas have ended; a group with a process in it stays, and is told."""
-        self._stop.set()
-        self._thread.join()
+        super().__exit__(*raised)
         for group in self._held.values():
             for _ in range(int(_ENDING_S / _LOOK_S)):
                 with suppress(OSError):

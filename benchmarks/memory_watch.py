@@ -7,15 +7,14 @@
 Called by `serving_soak`.
 """
 
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
+from benchmarks.beside import Beside
 from benchmarks.held_replicas import processes_of
 
 _LOOK_S = 10.0
@@ -32,23 +31,14 @@ class Slope:
     megabytes_an_hour: float
 
 
-class MemoryWatch:
+class MemoryWatch(Beside):
     """Looks in a thread of its own while the block runs."""
 
     def __init__(self, mark: str) -> None:
+        super().__init__()
         self._mark = mark
         self._began = time.monotonic()
         self._seen: dict[tuple[int, str], list[tuple[float, float]]] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def slopes(self, after_s: float) -> list[Slope]:
         """Of processes that were there for ten minutes, without the first `after_s` seconds."""

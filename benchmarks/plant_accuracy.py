@@ -11,7 +11,6 @@ A round is a fit and a load: the speed of a machine drifts, and a card is only a
 """
 
 import asyncio
-import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.beside import Beside
 from benchmarks.measuring import ROOT, Result, median_of
 from benchmarks.open_loop import Answers, client_of, send
 from halftone.scaling.baselines.policies import make
@@ -148,22 +148,13 @@ def _row(found: list[dict[str, Any]], field: str, what: str, factor: float, unit
     )
 
 
-class PeakCache:
+class PeakCache(Beside):
     """Looks at the cache's use while the block runs; `most` is the fullest that was seen."""
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._url = f"{url}/metrics"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.most = 0.0
-
-    def __enter__(self) -> "PeakCache":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         with httpx.Client(trust_env=False, timeout=30) as client:

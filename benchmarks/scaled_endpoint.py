@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.beside import Beside
 from benchmarks.held_replicas import HeldReplicas
 from benchmarks.measuring import ROOT
 from halftone.spec.scaling import Autoscaling
@@ -190,7 +191,7 @@ class ScaledEndpoint:
         raise RuntimeError("the endpoint's process ended; see endpoint.log")
 
 
-class Watch:
+class Watch(Beside):
     """Looks at the number of replicas while the block runs; `seen` has a row a look.
 
     `told` hears of each, in the thread that looks.
@@ -199,19 +200,10 @@ class Watch:
     def __init__(
         self, endpoint: ScaledEndpoint, told: Callable[[Replicas], None] = lambda _: None
     ) -> None:
+        super().__init__()
         self._endpoint = endpoint
         self._told = told
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.seen = [endpoint.replicas()]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_S):

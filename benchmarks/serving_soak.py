@@ -11,7 +11,6 @@ As root, for the sake of the control groups, and on a machine with nothing else 
 import os
 import random
 import signal
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.autoscaling import DEFAULT, Measured, measure
+from benchmarks.beside import Beside
 from benchmarks.measuring import Result
 from benchmarks.memory_watch import MemoryWatch
 from benchmarks.open_loop import Answers, send
@@ -46,26 +46,17 @@ class Killed:
     ready: int
 
 
-class Trouble:
+class Trouble(Beside):
     """Kills and restarts at their times while the block runs."""
 
     def __init__(self, measured: Measured, seconds: int) -> None:
+        super().__init__()
         self._endpoint = measured.endpoint
         self._began = time.monotonic()
         self._seconds = seconds
         self._chance = random.Random(11)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.killed: list[Killed] = []
         self.restarts = 0
-
-    def __enter__(self) -> "Trouble":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         times = [(at, self._kill) for at in range(_KILL_S, self._seconds, _KILL_S)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from halftone.publish.keys import generate_key
 from tests.builders import write_checkpoint
 from tests.commands import Made, quantize_directory, wide_config
 from tests.doubles.hub_writing import HubWritingDouble
@@ -33,6 +34,14 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_made(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """`tiny_source` in NVFP4A16."""
     return quantize_directory(tiny_source, tmp_path_factory.mktemp("made") / "output")
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key to sign with; its public part lies beside it."""
+    path = tmp_path_factory.mktemp("key") / "key"
+    generate_key(path)
+    return path
 
 
 @pytest.fixture

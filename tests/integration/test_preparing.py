@@ -31,13 +31,6 @@ def work(made: Work, tmp_path: Path) -> Work:
     return replace(made, directory=tmp_path / "work")
 
 
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    generate_key(path)
-    return path
-
-
 def names(prepared: Prepared) -> set[str]:
     return set(files_of(prepared.tree))
 

@@ -60,3 +60,11 @@ class SecretKeyRef(ApiModel):
     key: Annotated[
         str, Field(pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$", min_length=1, max_length=253)
     ]
+
+
+class S3Place(ApiModel):
+    """Where something lies in a bucket, and what opens it."""
+
+    uri: S3Uri
+    endpointUrl: HttpUrl | None = None
+    credentialsSecretRef: SecretKeyRef | None = None

@@ -12,9 +12,8 @@ from pydantic import Field, StrictInt, model_validator
 from halftone.spec.api_model import (
     ApiModel,
     FilePath,
-    HttpUrl,
     ObjectName,
-    S3Uri,
+    S3Place,
     SecretKeyRef,
     ShortText,
 )
@@ -50,12 +49,8 @@ class HuggingFaceDataset(ApiModel):
     tokenSecretRef: SecretKeyRef | None = None
 
 
-class S3Dataset(ApiModel):
+class S3Dataset(S3Place):
     """A file or a prefix in a bucket."""
-
-    uri: S3Uri
-    endpointUrl: HttpUrl | None = None
-    credentialsSecretRef: SecretKeyRef | None = None
 
 
 class Dataset(ApiModel):

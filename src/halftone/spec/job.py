@@ -12,9 +12,8 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictInt, model_valida
 from halftone.spec.api_model import (
     ApiModel,
     FilePath,
-    HttpUrl,
     ObjectName,
-    S3Uri,
+    S3Place,
     SecretKeyRef,
     ShortText,
 )
@@ -155,12 +154,8 @@ class HuggingFaceSource(ApiModel):
     tokenSecretRef: SecretKeyRef | None = None
 
 
-class S3Source(ApiModel):
+class S3Source(S3Place):
     """A prefix in a bucket: `s3://bucket/prefix`."""
-
-    uri: S3Uri
-    endpointUrl: HttpUrl | None = None
-    credentialsSecretRef: SecretKeyRef | None = None
 
 
 class DirectorySource(ApiModel):

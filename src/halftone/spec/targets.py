@@ -8,9 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 from halftone.spec.api_model import (
     ApiModel,
     FilePath,
-    HttpUrl,
     ObjectName,
-    S3Uri,
+    S3Place,
     SecretKeyRef,
 )
 
@@ -69,12 +68,8 @@ class HuggingFaceTarget(ApiModel):
     tokenSecretRef: SecretKeyRef | None = None
 
 
-class S3Target(ApiModel):
+class S3Target(S3Place):
     """A prefix in a bucket, on any server that speaks S3 and honours `If-None-Match`."""
-
-    uri: S3Uri
-    endpointUrl: HttpUrl | None = None
-    credentialsSecretRef: SecretKeyRef | None = None
 
 
 class DirectoryTarget(ApiModel):

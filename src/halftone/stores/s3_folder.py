@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
-from halftone.stores.s3_client import AMBIENT
+from halftone.stores.credentials import Credential
+from halftone.stores.s3_client import AMBIENT, access_by, make_client, parsed
 from halftone.stores.s3_layout import MAX_DOCUMENT_BYTES
 from halftone.stores.s3_writing import is_garbled, is_in_the_way, sent, status_of, translated
 
@@ -64,6 +65,17 @@ class Folder:
     bucket: str
     prefix: str
     access: str = AMBIENT
+
+    @classmethod
+    def to_write(
+        cls, uri: str, endpoint_url: str | None, credentials: Credential | None
+    ) -> "Folder":
+        """The folder `uri` with a client of its own. Raises as `translated` does."""
+        bucket, prefix = parsed(uri)
+        access = access_by(credentials)
+        with translated(uri, access=access):
+            client = make_client(endpoint_url, "publish.s3.endpointUrl", credentials)
+        return cls(client, bucket, prefix, access)
 
     @property
     def uri(self) -> str:

@@ -19,13 +19,12 @@ from halftone.spec.publishing import Leftover, Progress
 from halftone.spec.targets import Existing
 from halftone.stores.credentials import Credential
 from halftone.stores.s3_checksums import of_object
-from halftone.stores.s3_client import access_by, make_client, parsed
 from halftone.stores.s3_folder import Folder
 from halftone.stores.s3_layout import PUBLISHING, SUPERSEDED, folder_of, is_folder, understood
 from halftone.stores.s3_leftovers import DEAD_AFTER, Leftovers
 from halftone.stores.s3_probe import refuse_unsafe
 from halftone.stores.s3_upload import ArtifactUpload
-from halftone.stores.s3_writing import FIELD, PreconditionError, translated
+from halftone.stores.s3_writing import FIELD, PreconditionError
 
 _NOTHING: Final = of_object(sha256_hex(b""))
 
@@ -43,11 +42,7 @@ class S3ArtifactTarget:
         dead_after: timedelta = DEAD_AFTER,
         credentials: Credential | None = None,
     ) -> None:
-        bucket, prefix = parsed(uri)
-        access = access_by(credentials)
-        with translated(uri, access=access):
-            client = make_client(endpoint_url, "publish.s3.endpointUrl", credentials)
-        self._root = Folder(client, bucket, prefix, access)
+        self._root = Folder.to_write(uri, endpoint_url, credentials)
         self._dead_after = dead_after
 
     @property

@@ -24,7 +24,6 @@ from halftone.spec.names import CHECKPOINT_DIRECTORY, Reason
 from halftone.stores.credentials import Credential
 from halftone.stores.pinned import is_plain
 from halftone.stores.s3_checksums import of_object
-from halftone.stores.s3_client import access_by, make_client, parsed
 from halftone.stores.s3_folder import Folder
 from halftone.stores.s3_upload import ArtifactUpload
 from halftone.stores.s3_writing import PreconditionError, status_of, translated
@@ -49,11 +48,7 @@ class S3WorkArea:
         credentials: Credential | None = None,
     ) -> None:
         """`uri` is that of all plans, such as `s3://bucket/prefix.work/namespace.job`."""
-        bucket, prefix = parsed(uri)
-        access = access_by(credentials)
-        with translated(uri, access=access):
-            client = make_client(endpoint_url, "publish.s3.endpointUrl", credentials)
-        self._all = Folder(client, bucket, prefix, access)
+        self._all = Folder.to_write(uri, endpoint_url, credentials)
         self._folder = self._all.below(plan_digest)
 
     @property

@@ -26,13 +26,6 @@ DEVICES = ["nvidia-b200", "nvidia-h100"]
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    generate_key(path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     made = work_directory(tmp_path_factory.mktemp("made"))
     for device in DEVICES:

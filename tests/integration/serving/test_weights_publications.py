@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from halftone.publish.keys import generate_key
 from halftone.serve.weights import obtain, require_alike
 from halftone.spec.errors import CheckFailed, EnvironmentFault
 from halftone.spec.names import Reason
@@ -25,13 +24,6 @@ from halftone.spec.serving import ArtifactReference, Trust, WeightsCache
 from tests.artifacts import REAL, Work, publish, work_directory, write_report
 from tests.doubles.hub import HubDouble
 from tests.obtaining import write_plain
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    generate_key(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from halftone.publish.keys import generate_key
 from tests.artifacts import Work, publish, work_directory, write_card
-
-
-@pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("key") / "key"
-    generate_key(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,28 @@
+"""What a benchmark does in a thread of its own while a block runs.
+
+Called by the benchmarks that look at something, or trouble it, meanwhile.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from typing import Self
+
+
+class Beside(ABC):
+    """`_run` runs in a thread while the block does, and ends soon once `_stop` is set."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @abstractmethod
+    def _run(self) -> None:
+        """What the thread does."""
