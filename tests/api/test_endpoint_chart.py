@@ -210,18 +210,20 @@ def test_another_artifact_or_number_is_no_other_cluster_but_another_image_is(
     # The bound of a running cluster, which KubeRay does not change.
     assert first["spec"]["workerGroupSpecs"][0]["maxReplicas"] == 64
 
-    def seen(*options: str) -> int:
-        """How many clusters there are once KubeRay has looked at the changed service."""
+    def makes(count: int, *options: str) -> None:
+        """KubeRay has looked at the changed service, and there are so many clusters."""
         apply(ray, render(namespace, *options), "--force-conflicts")
         before = visits()
         client.wait("KubeRay's visits", lambda: visits() >= before + 2)
-        return len(clusters(client, namespace))
+        # Visits of other services count too, so a cluster that is to come may not be there yet.
+        client.wait(f"{count} clusters", lambda: len(clusters(client, namespace)) >= count)
+        assert len(clusters(client, namespace)) == count
 
     other = ("--set", "artifact.uri=s3://models/other,modes={tools},maxModelLen=4096")
-    assert seen(*other) == 1
-    assert seen(*other, "--set", "replicas=3") == 1
-    assert seen(*other, "--set", "replicas=3,worker.maxPods=65") == 2
-    assert seen(*other, "--set", "replicas=3,worker.maxPods=65,image.tag=next") == 3
+    makes(1, *other)
+    makes(1, *other, "--set", "replicas=3")
+    makes(2, *other, "--set", "replicas=3,worker.maxPods=65")
+    makes(3, *other, "--set", "replicas=3,worker.maxPods=65,image.tag=next")
 
 
 @pytest.mark.parametrize(("letters", "taken"), [(47, True), (48, False)])

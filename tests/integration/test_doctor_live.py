@@ -135,6 +135,9 @@ def looked(folder: Path, rules: list[Path], *models: str) -> dict[str, dict[str,
         ]
         jobs = {"endpoint": Job([each.address for each in exporters], {"namespace": "models"})}
         server = stack.enter_context(Prometheus(folder, jobs, rules))
+        server.until(f"count(count by (model_name) (vllm:num_requests_running)) == {len(models)}")
+        ((_, all_there),) = (each["value"] for each in server.query("vector(time())"))
+        server.until(f"timestamp(halftone:replica_requests_running) > {all_there}")
         server.until("halftone:model_replicas:count")
         deadline = time.monotonic() + 30
         while "unknown" in str(server.ask("rules")) and time.monotonic() < deadline:
