@@ -11,6 +11,7 @@ control groups of either version; it must not touch a process without the mark.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +55,7 @@ class HeldReplicas(Beside):
                     group.rmdir()
                 if not group.exists():
                     break
-                threading.Event().wait(_LOOK_S)
+                time.sleep(_LOOK_S)
 
     def watch(self, mark: str) -> None:
         """Hold the replicas of the endpoint whose processes carry `mark`."""
