@@ -206,7 +206,9 @@ def follow(scene: Scene, release: Release) -> list[str]:
     began = time.monotonic()
     release.wait("one replica again", lambda: len(release.ready("replica")) == 1, 600)
     facts.append(f"one again {time.monotonic() - began:.0f} s after the load's end")
-    facts.append(f"{load.answered} answers, {len(load.errors)} failed")
+    facts.append(
+        f"{load.answered} answers, {load.refused} told to come again, {len(load.errors)} failed"
+    )
     _require(not load.errors, f"requests failed: {load.errors[:3]}")
     return facts
 
