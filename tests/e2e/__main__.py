@@ -13,6 +13,7 @@ failed story has made in it stays; its CustomResourceDefinitions stay in any cas
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from contextlib import suppress
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from tests.e2e import acts
 from tests.e2e.scene import JOBS, Scene, set_up
-from tests.e2e.timeline import Timeline
+from tests.e2e.timeline import Timeline, is_for_a_story
 from tests.endpoint.release import Release
 
 
@@ -35,7 +36,11 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("build/e2e"))
     chosen = parser.parse_args()
+    if not is_for_a_story(chosen.output):
+        parser.error(f"'{chosen.output}' holds other things; --output is emptied, so name another.")
     shutil.rmtree(chosen.output, ignore_errors=True)
+    # By default it would end us alone, and leave a node and its mounts behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     timeline = Timeline(chosen.output)
     told = False
     with tempfile.TemporaryDirectory(prefix="halftone-e2e-") as scratch:
@@ -46,8 +51,9 @@ def main() -> int:
         except Exception as error:  # what brings the cluster up says what it lacks
             told = False
             print(f"e2e: {error}", file=sys.stderr)
-        _keep_files(folder, chosen.output)
-    timeline.close()
+        finally:  # also of a story that somebody ends
+            _keep_files(folder, chosen.output)
+            timeline.close()
     ended = "done" if told else "failed"
     print(f"{timeline.now():6.0f} s  {ended}; times and logs are in {chosen.output}", flush=True)
     return 0 if told else 1
@@ -72,7 +78,7 @@ def _tell(scene: Scene, keep: bool) -> bool:
         print(f"e2e: {error}", file=sys.stderr, flush=True)
     if keep:
         print(f"It still runs: {scene.inside} kubectl -n {JOBS} get pods", flush=True)
-        with suppress(EOFError):
+        with suppress(EOFError, KeyboardInterrupt):
             input("Enter ends it. ")
     if release is None:
         return False
