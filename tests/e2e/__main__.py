@@ -13,12 +13,12 @@ failed story has made in it stays; its CustomResourceDefinitions stay in any cas
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from halftone.cli.signals import ended_in_order
 from tests.e2e import acts
 from tests.e2e.scene import JOBS, Scene, set_up
 from tests.e2e.timeline import Timeline, is_for_a_story
@@ -39,21 +39,22 @@ def main() -> int:
     if not is_for_a_story(chosen.output):
         parser.error(f"'{chosen.output}' holds other things; --output is emptied, so name another.")
     shutil.rmtree(chosen.output, ignore_errors=True)
-    # By default it would end us alone, and leave a node and its mounts behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     timeline = Timeline(chosen.output)
     told = False
     with tempfile.TemporaryDirectory(prefix="halftone-e2e-") as scratch:
         folder = Path(scratch)
         try:
-            with set_up(folder, timeline, chosen.load) as scene:
+            # A signal would end us alone, and leave a node and its mounts behind.
+            with ended_in_order(), set_up(folder, timeline, chosen.load) as scene:
                 told = _tell(scene, chosen.keep)
+        except KeyboardInterrupt:
+            told = False
+            print("e2e: somebody ended it.", file=sys.stderr)
         except Exception as error:  # what brings the cluster up says what it lacks
             told = False
             print(f"e2e: {error}", file=sys.stderr)
-        finally:  # also of a story that somebody ends
-            _keep_files(folder, chosen.output)
-            timeline.close()
+        _keep_files(folder, chosen.output)
+    timeline.close()
     ended = "done" if told else "failed"
     print(f"{timeline.now():6.0f} s  {ended}; times and logs are in {chosen.output}", flush=True)
     return 0 if told else 1
