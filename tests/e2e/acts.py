@@ -21,7 +21,7 @@ from tests.cluster.own_images import REGISTRY
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
 from tests.conftest import ROOT
-from tests.e2e.judging import made_twice, silent, values_of
+from tests.e2e.judging import MADE_BY_CHARTS, made_twice, silent, values_of
 from tests.e2e.load import asked_by
 from tests.e2e.scene import JOBS, Scene, take_away
 from tests.endpoint.release import API_KEY, NAME, VALUES, Release, chat
@@ -218,6 +218,7 @@ def follow(scene: Scene, release: Release) -> list[str]:
 
 def swap(scene: Scene, release: Release) -> list[str]:
     """The second job's artifact takes the first one's place while chats go on."""
+    scene.logs.read_ray()  # of pods that are not there at the end
     with release.asked_all_the_while() as answers:
         release.put(_values(scene, SECOND), SECOND, 1)
     failed = [one for one in answers if one]
@@ -234,6 +235,7 @@ def break_things(scene: Scene, release: Release) -> list[str]:
         release.wait("one replica", lambda: len(release.ready("replica")) == 1)
         (pod,) = release.ready("replica")
         name = pod["metadata"]["name"]
+        scene.logs.read_ray()
         began = time.monotonic()
         scene.client.delete(f"{pods_path(MODELS)}/{name}", grace_s=0)
         release.wait(
@@ -297,9 +299,8 @@ def search_logs(scene: Scene) -> list[str]:
 
 
 def _left(scene: Scene) -> list[str]:
-    kinds = "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts"
     chosen = ("-A", "-l", "app.kubernetes.io/part-of=halftone", "-o", "name")
-    return scene.cluster.kubectl("get", kinds, *chosen).split()
+    return scene.cluster.kubectl("get", MADE_BY_CHARTS, *chosen).split()
 
 
 def uninstall(scene: Scene, release: Release) -> list[str]:

@@ -12,6 +12,12 @@ from halftone.spec.cluster import STAGE_LABEL
 
 Object = Mapping[str, Any]
 
+# What charts make, and pods of it: none is to be left.
+MADE_BY_CHARTS: Final = (
+    "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts,clusterroles,"
+    "clusterrolebindings,networkpolicies,rayservices.ray.io,podmonitors.monitoring.coreos.com,"
+    "prometheusrules.monitoring.coreos.com"
+)
 # Shorter words stand anywhere by chance.
 _SHORTEST_SECRET: Final = 12
 

@@ -1,7 +1,7 @@
 """What every container says, read while it says it, into a file each.
 
 Called by `python -m tests.e2e`: a pod that is gone has no log to ask for, and a Secret in one would
-not be found. Ray keeps what its processes say in files of its pods, which are read at the end.
+not be found. Ray keeps what its processes say in files of its pods, which `read_ray` reads.
 """
 
 import threading
