@@ -4,18 +4,23 @@ We test these aspects:
 - a replica is to be killed every five minutes, and Prometheus to go twice, not at once with a kill
 - failures within the budget count only if all of that happened
 - growth of memory counts only if a replica is among the processes that lived long enough
-- a process whose number another one has by now is no replica
+- a process whose number another one has by now is no replica; one that is called otherwise while
+  it works is still the same
 """
 
 import os
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import serving_soak
 from benchmarks.held_replicas import HeldReplicas
+from benchmarks.memory_watch import MemoryWatch
 from benchmarks.open_loop import Answer, Answers
 from benchmarks.serving_soak import Killed
+from halftone.serve.local.leftovers import MARK
 
 
 def test_kills_and_restarts_of_an_hour() -> None:
@@ -65,3 +70,27 @@ def test_a_number_that_another_process_has_by_now_is_no_replica(tmp_path: Path) 
     held._held = {os.getpid(): tmp_path, 1: tmp_path}
     held._since = {os.getpid(): "0", 1: None}
     assert held.alive() == []
+
+
+def test_a_process_that_changes_its_title_has_one_line(tmp_path: Path) -> None:
+    mark = f"of-this-test-{os.getpid()}"
+    script = "read -r; exec -a ray::EndpointServer sleep 60"
+    process = subprocess.Popen(
+        ["bash", "-c", script], env={**os.environ, MARK: mark}, stdin=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    watch = MemoryWatch(mark)
+    try:
+        watch._look(900.0)
+        print(file=process.stdin, flush=True)
+        while b"ray::" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
+        for at in range(910, 1500, 10):
+            watch._look(float(at))
+    finally:
+        process.kill()
+        process.communicate()
+    (line,) = watch.slopes(900.0)
+    assert line.title == "ray::EndpointServer"
+    assert line.megabytes < 100
+    assert watch.slopes(1500.0) == []  # too few looks for a line
