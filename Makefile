@@ -41,10 +41,10 @@ debian-tools: ## Fetch Debian 12's promtool, without installing it (once a machi
 packages: ## Install the Debian packages that a node for tests needs (as root; nothing when there)
 	@$(PYTHON) -m tools.packages
 
-demo: $(DEV) $(SERVE) ## Quantize the pocket model, prove it, publish it, verify it, and have it answer
+demo: $(DEV) $(SERVE) ## Quantize the pocket model, prove it, publish it, verify it, and have it answer (DEMO_PORT=8000)
 	$(VENV)/halftone run examples/01-pocket-model.yaml --workdir build/demo
 	$(VENV)/halftone verify build/pocket-model-nvfp4a16
-	$(VENV)/halftone serve build/pocket-model-nvfp4a16 --cpu --max-model-len 1024 --once '12+345='
+	$(VENV)/halftone serve build/pocket-model-nvfp4a16 --cpu --max-model-len 1024 --once '12+345=' $(if $(DEMO_PORT),--port $(DEMO_PORT))
 
 demo-data-free: $(DEV) ## From source to a signed and verified artifact without vLLM, in seconds
 	mkdir -p build && test -f build/demo-key || $(VENV)/halftone keygen build/demo-key

@@ -19,11 +19,12 @@ from typing import Self
 
 from benchmarks.beside import Beside
 from halftone.serve.local.leftovers import MARK
+from tests.cluster.processes import started
 
 _GROUPS = Path("/sys/fs/cgroup")
 _PERIOD_US = 10_000
 _LOOK_S = 0.3
-_REPLICA = "EndpointServer"  # in the title of the process that Ray gives a replica
+REPLICA = "EndpointServer"  # in the title of the process that Ray gives a replica
 _ENDING_S = 20.0
 
 
@@ -35,6 +36,7 @@ class HeldReplicas(Beside):
         self._cores = cores
         self._mark = ""
         self._held: dict[int, Path] = {}
+        self._since: dict[int, str | None] = {}
         self._first = _GROUPS / "cpu"  # version 1 has a tree for each resource
         self._root = self._first if self._first.is_dir() else _GROUPS
 
@@ -62,8 +64,12 @@ class HeldReplicas(Beside):
         self._mark = mark
 
     def alive(self) -> list[int]:
-        """The processes of the replicas that are there."""
-        return [process for process in list(self._held) if Path(f"/proc/{process}/stat").exists()]
+        """The processes of the replicas that are there; a number may be another's by now."""
+        return [
+            process
+            for process, since in list(self._since.items())
+            if since is not None and started(process) == since
+        ]
 
     def throttled_s(self) -> dict[int, float]:
         """How long each replica that is there had to wait for its quota, by its process."""
@@ -80,7 +86,7 @@ class HeldReplicas(Beside):
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_S):
             for process, title in processes_of(self._mark) if self._mark else ():
-                if _REPLICA in title and process not in self._held:
+                if REPLICA in title and process not in self._held:
                     with suppress(OSError):  # it ended meanwhile
                         self._hold(process)
 
@@ -88,6 +94,7 @@ class HeldReplicas(Beside):
         group = self._root / f"halftone-{self._mark}-{process}"
         group.mkdir()
         self._held[process] = group
+        self._since[process] = started(process)
         quota = round(self._cores * _PERIOD_US)
         if self._root == self._first:
             (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))

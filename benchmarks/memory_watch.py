@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.beside import Beside
-from benchmarks.held_replicas import processes_of
+from benchmarks.held_replicas import REPLICA, processes_of
+from tests.cluster.processes import started
 
 _LOOK_S = 10.0
 # A line through fewer looks says nothing.
 _FEWEST = 60
+# What a process that is new takes while it warms up is no growth.
+_NEW_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,40 @@ class MemoryWatch(Beside):
         super().__init__()
         self._mark = mark
         self._began = time.monotonic()
+        # By number and start: Ray gives a process another title with each thing that it does.
         self._seen: dict[tuple[int, str], list[tuple[float, float]]] = {}
+        self._titles: dict[tuple[int, str], str] = {}
 
     def slopes(self, after_s: float) -> list[Slope]:
-        """Of processes that were there for ten minutes, without the first `after_s` seconds."""
+        """Of processes that were there for ten minutes and their first three.
+
+        The first `after_s` seconds are left out.
+        """
         found = []
-        for (_, title), looks in self._seen.items():
-            late = np.array([look for look in looks if look[0] >= after_s])
+        for process, looks in self._seen.items():
+            begins = max(after_s, looks[0][0] + _NEW_S)
+            late = np.array([look for look in looks if look[0] >= begins])
             if len(late) >= _FEWEST:
                 slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
+                title = self._titles[process]
                 found.append(Slope(title, round(float(late[-1, 1]), 1), round(3600 * slope, 1)))
         return sorted(found, key=lambda each: -each.megabytes_an_hour)
 
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_S):
-            now = time.monotonic() - self._began
-            for process, title in processes_of(self._mark):
-                with suppress(OSError, ValueError):
-                    megabytes = _resident(process)
-                    self._seen.setdefault((process, title), []).append((now, megabytes))
+            self._look(time.monotonic() - self._began)
+
+    def _look(self, now: float) -> None:
+        for number, title in processes_of(self._mark):
+            since = started(number)
+            if since is None:
+                continue  # it has just ended
+            with suppress(OSError, ValueError):
+                looks = self._seen.setdefault((number, since), [])
+                looks.append((now, _resident(number)))
+                # Once a replica, always one.
+                if REPLICA not in self._titles.get((number, since), ""):
+                    self._titles[number, since] = title
 
 
 def _resident(process: int) -> float:

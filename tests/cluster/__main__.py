@@ -6,8 +6,10 @@ Needs root. Prints how a shell gets inside; nothing outside of that network reac
 
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from halftone.cli.signals import ended_in_order
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.network import ADDRESS, Network
 from tests.cluster.node import Node
@@ -17,6 +19,7 @@ def main() -> None:
     """Bring it up, and take it down."""
     images = [Path(word) for word in sys.argv[1:]]
     with (
+        ended_in_order(),  # a signal would end us alone, and leave the node behind
         tempfile.TemporaryDirectory(prefix="halftone-cluster-") as folder,
         Network("halftone-cluster") as network,
         ControlPlane(Path(folder) / "up", address=ADDRESS, network=network.path) as cluster,
@@ -25,7 +28,8 @@ def main() -> None:
         inside = " ".join(network.command("env", f"KUBECONFIG={cluster.kubeconfig}"))
         print(f"A shell:  {inside} bash")
         print(f"An image: {' '.join(node.loading)} ARCHIVE", flush=True)
-        input("Enter ends it. ")
+        with suppress(EOFError, KeyboardInterrupt):
+            input("Enter ends it. ")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ We test these aspects:
   recipes and options; all five modes are served and asked; gates must have run on a real device;
 - the job that it writes is a job: of the same gates, published signed into the output folder, with
   paths that still lead where they did; another source or preset takes the place of the job's;
+- a file that is no such job, and an output folder with work of another one, are sentences; what an
+  earlier attempt measured does not stand in the report of this one;
 - it imports nothing that the endpoint's image has not, and `make` looks for a GPU first.
 """
 
@@ -31,7 +33,15 @@ from tools import examples
 from tools.acceptance import gpu
 from tools.acceptance.__main__ import main
 from tools.acceptance.asking import MODES
-from tools.acceptance.orders import Step, Wishes, job_of, source_of, steps, write_inputs
+from tools.acceptance.orders import (
+    Step,
+    Wishes,
+    is_of_another_job,
+    job_of,
+    source_of,
+    steps,
+    write_inputs,
+)
 
 REFERENCES = sorted((ROOT / "examples" / "07-reference-models").glob("*.yaml"))
 POCKET = ROOT / "examples" / "01-pocket-model.yaml"
@@ -70,6 +80,41 @@ def test_a_wrong_option_is_a_sentence(
 ) -> None:
     assert main(["--dry-run", *options]) == 2
     assert options[1].rpartition(",")[2] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["kind: List\n", "[1]\n", "spec: {source: {pvc: {}}, quantization: {}}\n", "a: [\n"],
+    ids=["no spec", "no mapping", "a claim", "no YAML"],
+)
+def test_a_file_that_is_no_such_job_is_a_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    assert main(["--dry-run", "--job", str(tmp_path / "job.yaml")]) == 2
+    assert "is no QuantizationJob whose source is" in capsys.readouterr().out
+
+
+def test_work_of_another_job_is_not_mixed_with_this_one(tmp_path: Path) -> None:
+    first, other = Wishes(tmp_path, POCKET), Wishes(tmp_path, POCKET, recipe="fp8-block")
+    write_inputs(first)
+    assert not is_of_another_job(other)  # nothing was made yet
+    (tmp_path / "work").mkdir()
+    assert not is_of_another_job(first)
+    assert is_of_another_job(other)
+    assert is_of_another_job(Wishes(tmp_path, POCKET, source="hf://org/name"))
+
+
+def test_another_attempt_goes_on_from_what_was_made_and_measures_anew(tmp_path: Path) -> None:
+    kept = ("key", "work/report.json", "artifact/artifact.json")
+    gone = ("bench/text/bench.json", "logs/run.log", "report/summary.md", "plan.json")
+    for name in (*kept, *gone):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("of an earlier attempt")
+    write_inputs(Wishes(tmp_path, POCKET, modes=("text",)))
+    assert all((tmp_path / name).exists() for name in kept)
+    assert not any((tmp_path / name).exists() for name in gone)
+    assert [path.stem for path in (tmp_path / "requests").glob("*.json")] == ["text"]
 
 
 @pytest.mark.parametrize("job", [*REFERENCES, POCKET], ids=lambda path: path.stem)

@@ -6,12 +6,14 @@ We test these aspects:
 - answers that show a mode are told from those that do not;
 - steps end as their commands do: a status, an answer, an endpoint that comes up or does not; what
   depends on a step that failed is not run, and everything is on record;
+- a port that is taken is told, and whoever listens there is not asked; no proxy is;
 - the report has the machine, gates, modes, speeds and every step; one step that did not pass is a
   report that does not accept; what was not measured or not asked for is said.
 """
 
 import json
 import os
+import socket
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -154,6 +156,27 @@ def test_a_wrong_answer_and_an_endpoint_that_ends_do_not_pass(tmp_path: Path) ->
     found = carried(tmp_path, dead)
     assert found["dead"].told == "ended with status 2: refused: no head"
     assert found["ask text"].outcome == NOT_RUN
+
+
+def test_an_endpoint_of_somebody_else_is_not_asked_in_its_place(tmp_path: Path) -> None:
+    serve = endpoint(tmp_path, GOOD["text"])
+    with socket.create_server(("127.0.0.1", int(serve.url.rpartition(":")[2]))):
+        found = carried(tmp_path, serve)
+    assert found["serve text"].outcome == FAILED
+    assert "something else answers at" in found["serve text"].told
+    assert found["ask text"].outcome == NOT_RUN
+
+
+def test_no_proxy_stands_between_a_step_and_the_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "elsewhere.example")
+    serve = endpoint(tmp_path, GOOD["text"])
+    shown = Step("proxies", ("sh", "-c", "echo $no_proxy"))
+    found = carried(tmp_path, shown, serve)
+    assert [one.outcome for one in found.values()] == [PASSED] * 3, found
+    assert (tmp_path / "logs" / "proxies.log").read_text() == "127.0.0.1,elsewhere.example\n"
 
 
 FIGURES: dict[str, Any] = {

@@ -3,7 +3,7 @@
 We test these aspects:
 - of endpoints, on Ray and standalone: a table of connections that are let through and of those that
   are not, where the values name clients, monitoring and operators, and where they name nobody
-- of the operator: who may scrape it, and where it may go
+- of the operator and of the doctor: who may scrape it, and where it may go
 No network is at hand that enforces policies; `tests/network_policies.py` reads them as the API's
 description says.
 """
@@ -16,6 +16,8 @@ import pytest
 from tests.cluster.chart import render as render_operator
 from tests.cluster.endpoint_chart import Object, of_kind, ray_service, render, templates
 from tests.cluster.endpoint_variants import AUTOSCALED, MONITORED, STANDALONE
+from tests.cluster.monitoring_chart import DOCTOR, pod_specs
+from tests.cluster.monitoring_chart import render as render_monitoring
 from tests.network_policies import Outside, Peer, Pod, World
 
 MODELS, OTHER, RAY, SRE = "models", "other", "kuberay", "monitoring"
@@ -28,6 +30,12 @@ KUBERAY = Pod(RAY, {"app.kubernetes.io/component": "kuberay-operator"})
 INTERNET = Outside("192.0.2.7")
 API, DASHBOARD, REDIS, SERVE, RAYLET = 8000, 8265, 6379, 9000, 10001
 METRICS = (8080, 44217, 44227)
+NAMES = Pod(OTHER, {"k8s-app": "kube-dns"})
+# What the charts of operator and doctor are told of who scrapes.
+SCRAPERS = (
+    *("--set", "networkPolicy.enabled=true"),
+    *("--set-json", 'networkPolicy.from=[{"namespaceSelector":{"matchLabels":{"a":"b"}}}]'),
+)
 
 
 def pods(objects: Iterable[Object]) -> dict[str, Pod]:
@@ -113,10 +121,7 @@ def test_of_a_standalone_endpoint(monitored: bool) -> None:
 
 
 def test_the_operator_is_scraped_and_asks_the_api_server_alone() -> None:
-    scraper = 'networkPolicy.from=[{"namespaceSelector":{"matchLabels":{"a":"b"}}}]'
-    objects = render_operator(
-        "halftone", "--set", "networkPolicy.enabled=true", "--set-json", scraper
-    )
+    objects = render_operator("halftone", *SCRAPERS)
     (template,) = (one["spec"]["template"] for one in of_kind(objects, "Deployment"))
     (port,) = (one["containerPort"] for one in template["spec"]["containers"][0]["ports"])
     operator = Pod("halftone", template["metadata"]["labels"], {"http": port})
@@ -125,5 +130,25 @@ def test_the_operator_is_scraped_and_asks_the_api_server_alone() -> None:
     assert not there.allows(PROMETHEUS, operator, port + 1)
     assert not any(there.allows(who, operator, port) for who in (CLIENT, STRANGER, INTERNET))
     assert there.allows(operator, INTERNET, 443)
-    assert there.allows(operator, Pod(OTHER, {"k8s-app": "kube-dns"}), 53, "UDP")
+    assert there.allows(operator, NAMES, 53, "UDP")
     assert not any(there.allows(operator, INTERNET, one) for one in (22, 80, 8080, 9000))
+
+
+def test_the_doctor_is_scraped_and_asks_prometheus_alone() -> None:
+    objects = render_monitoring(MODELS, *DOCTOR, *SCRAPERS)
+    pods = pod_specs(objects)
+    ((port,),) = (one["ports"] for one in pods["doctor"]["spec"]["containers"])
+    named = {port["name"]: port["containerPort"]}
+    doctor = Pod(MODELS, pods["doctor"]["metadata"]["labels"], named)
+    there = world(objects)
+    assert there.allows(PROMETHEUS, doctor, 9464)
+    assert not there.allows(PROMETHEUS, doctor, 9465)
+    others = (CLIENT, STRANGER, NEIGHBOUR, KUBERAY, INTERNET)
+    assert not any(there.allows(who, doctor, 9464) for who in others)
+    assert there.allows(doctor, PROMETHEUS, 9090)
+    assert there.allows(doctor, NAMES, 53, "UDP")
+    assert not any(there.allows(doctor, who, 443) for who in (INTERNET, PROMETHEUS, STRANGER))
+    # The one that looks once, for `helm test`, is a pod of another component: nothing bounds it.
+    once = Pod(MODELS, pods["test"]["metadata"]["labels"])
+    assert there.allows(once, PROMETHEUS, 9090)
+    assert not there.allows(once, doctor, 9464)

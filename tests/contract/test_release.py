@@ -1,6 +1,7 @@
 """`make release-check` and `make audit`: what they find in this checkout, and that they find it.
 
 We test these aspects:
+- a file that was changed, and one that git does not know, are told;
 - wheel and sdist hold the package and no more, lack nothing, are whole to an index, and the sdist
   builds the same wheel; a strange file, a missing one and another wheel are told;
 - charts are packaged with the one version and hold nothing of the tests; another version, a pinned
@@ -33,7 +34,26 @@ import pytest
 from halftone import __version__
 from tests.conftest import ROOT
 from tools import images
-from tools.release import advisories, bills, distributions, licences, packaged
+from tools.release import advisories, bills, checkout, distributions, licences, packaged
+
+
+def test_what_no_tag_would_hold_is_told(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "chart.yaml").write_text("version: 1\n")
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert checkout.problems(tmp_path) == []
+    (tmp_path / "chart.yaml").write_text("version: 2\n")
+    assert [line.split()[0] for line in checkout.problems(tmp_path)] == ["chart.yaml"]
+    for number in range(20):
+        (tmp_path / f"new-{number:02}").touch()
+    told = checkout.problems(tmp_path)
+    assert len(told) == 11
+    assert told[-1] == "11 more files are not as they were committed."
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from halftone.cli.signals import ended_in_order
 from tests.e2e import acts
 from tests.e2e.scene import JOBS, Scene, set_up
-from tests.e2e.timeline import Timeline
+from tests.e2e.timeline import Timeline, is_for_a_story
 from tests.endpoint.release import Release
 
 
@@ -35,14 +36,20 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("build/e2e"))
     chosen = parser.parse_args()
+    if not is_for_a_story(chosen.output):
+        parser.error(f"'{chosen.output}' holds other things; --output is emptied, so name another.")
     shutil.rmtree(chosen.output, ignore_errors=True)
     timeline = Timeline(chosen.output)
     told = False
     with tempfile.TemporaryDirectory(prefix="halftone-e2e-") as scratch:
         folder = Path(scratch)
         try:
-            with set_up(folder, timeline, chosen.load) as scene:
+            # A signal would end us alone, and leave a node and its mounts behind.
+            with ended_in_order(), set_up(folder, timeline, chosen.load) as scene:
                 told = _tell(scene, chosen.keep)
+        except KeyboardInterrupt:
+            told = False
+            print("e2e: somebody ended it.", file=sys.stderr)
         except Exception as error:  # what brings the cluster up says what it lacks
             told = False
             print(f"e2e: {error}", file=sys.stderr)
@@ -72,7 +79,7 @@ def _tell(scene: Scene, keep: bool) -> bool:
         print(f"e2e: {error}", file=sys.stderr, flush=True)
     if keep:
         print(f"It still runs: {scene.inside} kubectl -n {JOBS} get pods", flush=True)
-        with suppress(EOFError):
+        with suppress(EOFError, KeyboardInterrupt):
             input("Enter ends it. ")
     if release is None:
         return False

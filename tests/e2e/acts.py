@@ -4,14 +4,12 @@ Called by `python -m tests.e2e`. What an act wants and does not get is a Runtime
 TimeoutError with a sentence.
 """
 
-import base64
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +21,7 @@ from tests.cluster.own_images import REGISTRY
 from tests.cluster.prometheus_in_cluster import LABELS
 from tests.cluster.prometheus_in_cluster import NAMESPACE as MONITORING
 from tests.conftest import ROOT
+from tests.e2e.judging import MADE_BY_CHARTS, made_twice, silent, values_of
 from tests.e2e.load import asked_by
 from tests.e2e.scene import JOBS, Scene, take_away
 from tests.endpoint.release import API_KEY, NAME, VALUES, Release, chat
@@ -48,8 +47,6 @@ _MONITORS: Final = {
 }
 _CLIENTS: Final = 24
 _PATIENCE_S: Final = 600.0
-# Shorter words stand anywhere by chance.
-_SHORTEST_SECRET: Final = 12
 
 
 def install_operator(scene: Scene) -> list[str]:
@@ -131,13 +128,20 @@ def lose_the_operator(scene: Scene, name: str) -> list[str]:
     scene.client.wait(
         "a stage is made", lambda: bool(scene.client.items(children, labelSelector=label)), 120
     )
-    chosen = {"labelSelector": "app.kubernetes.io/component=operator"}
-    for pod in scene.client.items(pods_path(JOBS), **chosen):
-        scene.client.delete(f"{pods_path(JOBS)}/{pod['metadata']['name']}", grace_s=0)
+    lost = _operators(scene)
+    _require(bool(lost), "there is no pod of the operator to lose")
+    for pod in lost:
+        scene.client.delete(f"{pods_path(JOBS)}/{pod}", grace_s=0)
     told = succeeded(scene, name)
-    made = [one["metadata"]["name"] for one in scene.client.items(children, labelSelector=label)]
-    _require(len(made) == len(set(made)), f"stages were made twice: {made}")
+    _require(not lost & _operators(scene), "the operator's pod was never lost")
+    made = scene.client.items(children, labelSelector=label)
+    _require(not made_twice(made), f"stages were made twice: {made_twice(made)}")
     return [*told, f"{len(made)} Jobs of stages, none twice"]
+
+
+def _operators(scene: Scene) -> set[str]:
+    chosen = {"labelSelector": "app.kubernetes.io/component=operator"}
+    return {one["metadata"]["name"] for one in scene.client.items(pods_path(JOBS), **chosen)}
 
 
 def serve(scene: Scene) -> tuple[Release, list[str]]:
@@ -206,19 +210,20 @@ def follow(scene: Scene, release: Release) -> list[str]:
     began = time.monotonic()
     release.wait("one replica again", lambda: len(release.ready("replica")) == 1, 600)
     facts.append(f"one again {time.monotonic() - began:.0f} s after the load's end")
-    facts.append(
-        f"{load.answered} answers, {load.refused} told to come again, {len(load.errors)} failed"
-    )
+    refused = f"{load.refused} told to come again, " if load.refused else ""
+    facts.append(f"{load.answered} answers, {refused}{len(load.errors)} failed")
     _require(not load.errors, f"requests failed: {load.errors[:3]}")
     return facts
 
 
 def swap(scene: Scene, release: Release) -> list[str]:
     """The second job's artifact takes the first one's place while chats go on."""
+    scene.logs.read_ray()  # of pods that are not there at the end
     with release.asked_all_the_while() as answers:
         release.put(_values(scene, SECOND), SECOND, 1)
     failed = [one for one in answers if one]
     _require(not failed, f"chats failed: {failed[:3]}")
+    _require(bool(answers), "no chat was answered while artifacts changed places")
     return [f"{len(answers)} chats meanwhile, none failed"]
 
 
@@ -230,6 +235,7 @@ def break_things(scene: Scene, release: Release) -> list[str]:
         release.wait("one replica", lambda: len(release.ready("replica")) == 1)
         (pod,) = release.ready("replica")
         name = pod["metadata"]["name"]
+        scene.logs.read_ray()
         began = time.monotonic()
         scene.client.delete(f"{pods_path(MODELS)}/{name}", grace_s=0)
         release.wait(
@@ -266,13 +272,12 @@ def ask_the_doctor(scene: Scene, release: Release) -> list[str]:
 
 def search_logs(scene: Scene) -> list[str]:
     """No value of any Secret stands in a log, an event or an object that is no Secret."""
-    planted = set()
-    for namespace in (JOBS, MODELS):
-        for one in scene.cluster.get("secrets", "-n", namespace)["items"]:
-            for encoded in (one.get("data") or {}).values():
-                text = base64.b64decode(encoded).decode(errors="replace")
-                planted |= {line for line in _values_in(text) if len(line) >= _SHORTEST_SECRET}
-                planted.add(encoded)
+    stored = [
+        one
+        for namespace in (JOBS, MODELS)
+        for one in scene.cluster.get("secrets", "-n", namespace)["items"]
+    ]
+    planted = values_of(stored)
     kinds = "pods,jobs,configmaps,events,quantizationjobs.halftone.dev,rayservices.ray.io"
     # The S3 server's own pod has its key as a variable.
     told = {
@@ -281,27 +286,21 @@ def search_logs(scene: Scene) -> list[str]:
         )
         for namespace in (JOBS, MODELS, MONITORING)
     }
-    objects = len(told)
     scene.logs.read_ray()
-    told |= scene.logs.texts()
+    logs = scene.logs.texts()
+    unheard = silent((JOBS, MODELS, MONITORING), logs)
+    _require(not unheard, f"no log was read of {', '.join(unheard)}")
+    told |= logs
     found = sorted({name for name, text in told.items() for value in planted if value in text})
     known = {API_KEY, scene.s3.secret_key}
     _require(known <= planted, "the keys of clients and of S3 are not among the Secrets")
     _require(not found, f"values of Secrets stand in {found}")
-    return [f"{len(planted)} values of Secrets, in none of {len(told) - objects} logs"]
+    return [f"{len(planted)} values of Secrets, in none of {len(logs)} logs"]
 
 
 def _left(scene: Scene) -> list[str]:
-    kinds = "deployments,jobs,pods,services,configmaps,roles,rolebindings,serviceaccounts"
     chosen = ("-A", "-l", "app.kubernetes.io/part-of=halftone", "-o", "name")
-    return scene.cluster.kubectl("get", kinds, *chosen).split()
-
-
-def _values_in(text: str) -> Iterator[str]:
-    """Lines of a file, and what stands behind an equals sign of a credentials file."""
-    for line in text.splitlines():
-        yield line.strip()
-        yield line.partition("=")[2].strip()
+    return scene.cluster.kubectl("get", MADE_BY_CHARTS, *chosen).split()
 
 
 def uninstall(scene: Scene, release: Release) -> list[str]:

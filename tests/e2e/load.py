@@ -61,3 +61,8 @@ def asked_by(release: Release, clients: int) -> Iterator[Load]:
             load.ended.set()
             for thread in threads:
                 thread.join(_LEAVE_S)
+            load.errors += [
+                f"a client still waits {_LEAVE_S:.0f} s after the load's end"
+                for thread in threads
+                if thread.is_alive()
+            ]

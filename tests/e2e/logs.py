@@ -1,7 +1,7 @@
 """What every container says, read while it says it, into a file each.
 
 Called by `python -m tests.e2e`: a pod that is gone has no log to ask for, and a Secret in one would
-not be found. Ray keeps what its processes say in files of its pods, which are read at the end.
+not be found. Ray keeps what its processes say in files of its pods, which `read_ray` reads.
 """
 
 import threading
@@ -17,6 +17,8 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.looking import Looking
 
 _RAY: Final = "find /tmp/ray -type f -path '*/logs/*' -exec tail -n +1 {} + 2>/dev/null || true"
+# A log that cannot be had now is asked for again after so long.
+_AGAIN_S: Final = 2.0
 _RAY_CONTAINERS: Final = ("ray-head", "ray-worker")
 
 
@@ -31,7 +33,6 @@ class FollowedLogs(Looking):
         self.folder = folder
         self._cluster = cluster
         self._followed: set[str] = set()
-        self._threads: list[threading.Thread] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def look(self) -> None:
@@ -41,21 +42,26 @@ class FollowedLogs(Looking):
                 if name in self._followed:
                     continue
                 self._followed.add(name)
-                thread = threading.Thread(target=self._follow, args=(name, path, query))
-                thread.daemon = True
-                thread.start()
-                self._threads.append(thread)
+                words = (name, path, query)
+                threading.Thread(target=self._follow, args=words, daemon=True).start()
 
     def _follow(self, name: str, path: str, query: dict[str, str]) -> None:
-        with (
-            (self.folder / f"{name}.log").open("wb") as log,
-            self._cluster.connection() as client,
-            suppress(httpx.HTTPError),  # the pod or the cluster is gone
-            client.stream("GET", path, params=query, timeout=httpx.Timeout(60, read=None)) as said,
-        ):
-            for part in said.iter_bytes():
-                log.write(part)
-                log.flush()
+        """Write what is said until it ends; what is refused or breaks off is begun again."""
+        waiting = httpx.Timeout(60, read=None)
+        try:
+            with (
+                self._cluster.connection() as client,
+                client.stream("GET", path, params=query, timeout=waiting) as said,
+            ):
+                said.raise_for_status()
+                # What was read before stays: the runtime may have thrown it away since.
+                with (self.folder / f"{name}.log").open("ab") as log:
+                    for part in said.iter_bytes():
+                        log.write(part)
+                        log.flush()
+        except httpx.HTTPError:
+            self._stopped.wait(_AGAIN_S)
+            self._followed.discard(name)
 
     def read_ray(self) -> None:
         """What Ray's processes have written in pods that are there."""

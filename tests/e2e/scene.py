@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from tests.cluster.node import Node
 from tests.cluster.own_images import archives
 from tests.cluster.prometheus_in_cluster import PrometheusInCluster
 from tests.cluster.s3_in_cluster import S3InCluster
+from tests.e2e.judging import other_machine
 from tests.e2e.logs import FollowedLogs
 from tests.e2e.timeline import Timeline
 from tests.endpoint.release import API_KEY
@@ -36,8 +37,8 @@ JOBS: Final = "halftone"
 _RESTRICTED: Final = {
     f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")
 }
-
-
+# The kernel's name of this boot, which a kubelet tells of its node.
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _OURS: Final = (
     JOBS,
     MODELS,
@@ -97,7 +98,8 @@ def set_up(folder: Path, timeline: Timeline, load: str = "") -> Iterator[Scene]:
                 )
                 s3.client.close()
         finally:
-            _keep_events(cluster, folder / "logs")
+            with suppress(subprocess.SubprocessError):  # the cluster may be what broke
+                _keep_events(cluster, folder / "logs")
 
 
 def _images(folder: Path) -> list[Path]:
@@ -129,6 +131,7 @@ def _existing(
 ) -> Iterator[ControlPlane]:
     with ExistingCluster(folder / "cluster") as cluster:
         with timeline.act("the cluster that KUBECONFIG names has room, and gets the images"):
+            _require_this_machine(cluster)
             there = cluster.kubectl("get", "namespaces", "--ignore-not-found", "-o=name", *_OURS)
             if there:
                 raise RuntimeError(
@@ -138,6 +141,16 @@ def _existing(
             for archive in images if load else ():
                 subprocess.run([*load.split(), str(archive)], check=True, capture_output=True)
         yield cluster
+
+
+def _require_this_machine(cluster: ControlPlane) -> None:
+    """Before anything is made: somebody's KUBECONFIG may name a cluster that many people use."""
+    boot_id = _BOOT_ID.read_text(encoding="ascii").strip() if _BOOT_ID.exists() else ""
+    wrong = other_machine(cluster.get("nodes")["items"], boot_id)
+    if wrong:
+        raise RuntimeError(
+            f"{wrong}; unset KUBECONFIG, or name an empty cluster whose only node is this machine."
+        )
 
 
 def take_away(cluster: ControlPlane) -> None:

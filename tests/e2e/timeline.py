@@ -12,6 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 _WIDE: Final = 58
+_EVENTS: Final = "events.log"
+
+
+def is_for_a_story(folder: Path) -> bool:
+    """Whether nothing is lost when `folder` is emptied: it is not there, empty, or a story's."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and ((folder / _EVENTS).is_file() or not any(folder.iterdir()))
 
 
 @dataclass
@@ -33,7 +41,7 @@ class Timeline:
         self._folder = folder
         self._began = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        self._log = (folder / "events.log").open("w", encoding="utf-8")
+        self._log = (folder / _EVENTS).open("w", encoding="utf-8")
 
     def now(self) -> float:
         """Seconds since it began."""

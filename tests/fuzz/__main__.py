@@ -21,7 +21,7 @@ from tests.fuzz.seeds import inputs
 from tests.fuzz.targets import TARGETS
 
 _FOUND = ROOT / "build" / "fuzz"
-_LONGEST = 1 << 16  # bytes of an input
+LONGEST = 1 << 17  # bytes of an input; libFuzzer cuts seeds that are longer
 _SLOW_S, _MOST_MB = 20, 2048
 
 
@@ -52,7 +52,7 @@ def _fuzz(target: str, seeds: Path, seconds: int) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     options = {
         "max_total_time": seconds,
-        "max_len": _LONGEST,
+        "max_len": LONGEST,
         "timeout": _SLOW_S,
         "rss_limit_mb": _MOST_MB,
         "artifact_prefix": f"{found}/",

@@ -25,27 +25,30 @@ from halftone.telemetry.contract import load_contract
 Target = Callable[[bytes], None]
 # Between the parts of an input that stands for several files.
 BETWEEN: Final = b"\n\x1e\n"
+# The one shard of an input that stands for a checkpoint.
+SHARD: Final = "model-00001-of-00001.safetensors"
 _NEEDS: Final = tuple(load_contract())
 
 
 class _Memory:
-    """Files in memory, as a store has them."""
+    """Files in memory, as a store has them; `more` zeros follow what is there of the shard."""
 
     uri = "memory"
     revision = None
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
+    def __init__(self, files: Mapping[str, bytes], more: int) -> None:
         self._files = dict(files)
+        self._sizes = {name: len(data) for name, data in files.items()}
+        self._sizes[SHARD] += more
         self.traffic = Traffic()
 
     def files(self) -> Sequence[FileEntry]:
-        return [FileEntry(name, len(data)) for name, data in sorted(self._files.items())]
+        return [FileEntry(name, size) for name, size in sorted(self._sizes.items())]
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        data = self._files[path][offset : offset + length]
-        if len(data) != length:
+        if offset + length > self._sizes[path]:
             raise RefusedInput(Reason.MalformedCheckpoint, path, f"`{path}` is shorter.")
-        return data
+        return self._files[path][offset : offset + length].ljust(length, b"\0")
 
     def read_into(self, path: str, offset: int, buffer: memoryview) -> None:
         buffer[:] = self.read_range(path, offset, len(buffer))
@@ -57,19 +60,25 @@ class _Memory:
         """Nothing is open."""
 
 
+def _cut(data: bytes) -> tuple[bytes, int]:
+    """The begin of a shard, and how much longer the file is, which its last four bytes say."""
+    return data[:-4], int.from_bytes(data[-4:], "little")
+
+
 def header(data: bytes) -> None:
-    """The begin of a shard; its last four bytes say how much longer the file is."""
-    begin, more = data[:-4], int.from_bytes(data[-4:], "little")
+    """The begin of a shard."""
+    begin, more = _cut(data)
     parse_header("model.safetensors", len(begin) + more, begin)
 
 
 def checkpoint(data: bytes) -> None:
-    """Configuration, index and one shard; what can be read is planned, too."""
+    """Configuration, index and the begin of one shard; what can be read is planned, too."""
     config, index, shard = (*data.split(BETWEEN, 2), b"", b"")[:3]
-    files = {CONFIG_FILE: config, "model-00001-of-00001.safetensors": shard}
+    begin, more = _cut(shard)
+    files = {CONFIG_FILE: config, SHARD: begin}
     if index:
         files[INDEX_FILE] = index
-    found = read_checkpoint(_Memory(files))
+    found = read_checkpoint(_Memory(files, more))
     plan_checkpoint(found, load_recipe("nvfp4a16"))
 
 

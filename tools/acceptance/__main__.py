@@ -4,10 +4,20 @@ import argparse
 import sys
 from pathlib import Path
 
+import yaml
+
 from tools.acceptance import gpu
 from tools.acceptance.asking import MODES
 from tools.acceptance.carrying import carry_out
-from tools.acceptance.orders import JOB, ROOT, Step, Wishes, steps, write_inputs
+from tools.acceptance.orders import (
+    JOB,
+    ROOT,
+    Step,
+    Wishes,
+    is_of_another_job,
+    steps,
+    write_inputs,
+)
 from tools.acceptance.report import is_accepted, write_report
 
 
@@ -25,13 +35,26 @@ def main(arguments: list[str]) -> int:
         asked.output.resolve(), asked.job, asked.source, asked.recipe, tuple(asked.modes),
         asked.baseline, asked.tensor_parallel, asked.port,
     )  # fmt: skip
-    planned = steps(wishes)
+    try:
+        planned = steps(wishes)
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        print(
+            f"accept-hardware: '{asked.job}' is no QuantizationJob whose source is a directory, "
+            f"S3 or the Hub ({type(error).__name__}: {error}); name another, or give `--source`."
+        )
+        return 2
     if asked.dry_run:
         _print(planned)
         return 0
     if not gpu.is_there():
         print(gpu.NONE, file=sys.stderr)
         return 3
+    if is_of_another_job(wishes):
+        print(
+            f"accept-hardware: '{wishes.output}' holds work of another job, source or recipe; "
+            "choose another `--output`, or remove that one."
+        )
+        return 2
     write_inputs(wishes)
     results = carry_out(planned, wishes.output, lambda line: print(line, flush=True))
     folder = write_report(wishes.output, results, wishes.modes)

@@ -7,8 +7,10 @@ end any process that it did not start.
 """
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from tools.acceptance.asking import fault, speculation_fault
 from tools.acceptance.orders import Step
@@ -29,6 +32,7 @@ _UP_WITHIN_S: Final = 3600
 # An answer that is under way may end, then Ray's own processes.
 _DOWN_WITHIN_S: Final = 120
 _LOOK_S: Final = 1.0
+_HERE: Final = "127.0.0.1"
 _SHOWN: Final = 500  # characters of a line that a log ends with: a refusal is shorter
 
 
@@ -81,7 +85,7 @@ def _run(step: Step, output: Path) -> Result:
     with log.open("wb") as file:
         try:
             status = subprocess.run(
-                command(step), stdout=file, stderr=subprocess.STDOUT, check=False
+                command(step), stdout=file, stderr=subprocess.STDOUT, check=False, env=_direct()
             ).returncode
         except OSError as error:
             return Result(step.name, step.line, FAILED, 0.0, f"{error.strerror}: {step.words[0]}")
@@ -105,9 +109,19 @@ def _judged(step: Step) -> str | None:
 def _serving(step: Step, output: Path, say: Callable[[str], None]) -> Iterator[Result]:
     """The endpoint's own result first, once it is up or is not; then those of steps during it."""
     began, log = time.monotonic(), _log(step, output)
+    if _is_taken(step.url):
+        taken = f"something else answers at {step.url}; end it, or choose another `--port`"
+        yield Result(step.name, step.line, FAILED, 0.0, taken)
+        for inner in step.during:
+            yield from _not_run(inner, f"`{step.name}` did not pass")
+        return
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command(step), stdout=file, stderr=subprocess.STDOUT, process_group=0
+            command(step),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env=_direct(),
         )
         try:
             wrong = _wait(process, step.url, log)
@@ -123,14 +137,36 @@ def _serving(step: Step, output: Path, say: Callable[[str], None]) -> Iterator[R
             _end(process)
 
 
+def _is_taken(url: str) -> bool:
+    """Whether somebody listens where the endpoint is to be: they would be asked in its place."""
+    place = urlsplit(url)
+    if place.hostname is None or place.port is None:
+        return False
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _direct() -> dict[str, str]:
+    """Our environment, in which no proxy stands between a step and the endpoint on this machine."""
+    settings = dict(os.environ)
+    for name in ("no_proxy", "NO_PROXY"):
+        known = settings.get(name)
+        settings[name] = ",".join(filter(None, (_HERE, known)))
+    return settings
+
+
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> str | None:
     """Until the endpoint answers; what went wrong otherwise."""
     until = time.monotonic() + _UP_WITHIN_S
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < until:
         if process.poll() is not None:
             return f"ended with status {process.returncode}: {_last(log)}"
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - ours
+            with directly.open(f"{url}/health", timeout=5):
                 return None
         except (urllib.error.URLError, OSError):
             time.sleep(_LOOK_S)

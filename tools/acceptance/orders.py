@@ -7,6 +7,7 @@ published, which is always the output folder. Paths in it become absolute, for i
 
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from tools.acceptance.asking import MODEL, MODES, prompts, request
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 JOB: Final = ROOT / "examples" / "07-reference-models" / "s0-qwen-27b.yaml"
+# Made anew by each attempt: what an earlier one left would look in a report as if it were of this.
+_MADE_ANEW: Final = ("answers", "bench", "compare.json", "logs", "plan.json", "report", "requests")
 # Requests at a time: alone, a few, and where the published checkpoints lose (S2 at 32).
 _LOADS: Final = "1,8,32"
 
@@ -180,9 +183,30 @@ def _absolute(block: dict[str, Any] | None, key: str, folder: Path) -> None:
         block[key] = str((folder / block[key]).resolve())
 
 
+def is_of_another_job(wishes: Wishes) -> bool:
+    """Whether the output folder holds work that was made for another source or recipe."""
+    earlier, out = wishes.output / "job.yaml", wishes.output
+    if not earlier.is_file() or not (out / "work").exists():
+        return False
+    before = yaml.safe_load(earlier.read_text(encoding="utf-8"))
+    return _decides_bytes(before) != _decides_bytes(job_of(wishes))
+
+
+def _decides_bytes(job: dict[str, Any]) -> tuple[Any, ...]:
+    spec = job["spec"]
+    return job.get("metadata"), spec["source"], spec["quantization"]
+
+
 def write_inputs(wishes: Wishes) -> None:
-    """Job, recipe and requests, into the output folder."""
+    """Job, recipe and requests, into the output folder, without what an earlier attempt measured.
+
+    What that quantized and published stays, and is gone on from.
+    """
     job, out = job_of(wishes), wishes.output
+    for name in _MADE_ANEW:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        (out / name).unlink(missing_ok=True)
     for folder in ("answers", "requests"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     (out / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))

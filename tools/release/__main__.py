@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tools.release import advisories, bills, distributions, licences, packaged
+from tools.release import advisories, bills, checkout, distributions, licences, packaged
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 OUTPUT: Final = ROOT / "build" / "release"
@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
 
 def _check(output: Path) -> int:
     checks: dict[str, Callable[[], list[str]]] = {
+        "checkout": checkout.problems,
         "version": packaged.version_problems,
         "distributions": lambda: distributions.problems(*distributions.build(output / "dist")),
         "charts": lambda: packaged.problems(packaged.package(output / "charts")),

@@ -1,0 +1,97 @@
+"""What the soak of an endpoint judges: an hour in which nothing happened proves nothing.
+
+We test these aspects:
+- a replica is to be killed every five minutes, and Prometheus to go twice, not at once with a kill
+- failures within the budget count only if all of that happened
+- growth of memory counts only if a replica is among the processes that lived long enough
+- a process whose number another one has by now is no replica; one that is called otherwise while
+  it works is still the same
+"""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from benchmarks import serving_soak
+from benchmarks.held_replicas import HeldReplicas
+from benchmarks.memory_watch import MemoryWatch
+from benchmarks.open_loop import Answer, Answers
+from benchmarks.serving_soak import Killed
+from halftone.serve.local.leftovers import MARK
+
+
+def test_kills_and_restarts_of_an_hour() -> None:
+    kills, restarts = serving_soak.planned(3600)
+    assert kills == list(range(300, 3600, 300))
+    assert len(restarts) == 2
+    assert not set(restarts) & set(kills)
+    assert serving_soak.planned(300) == ([], [])
+
+
+def trouble(killed: int, restarts: int) -> Any:
+    return SimpleNamespace(killed=[Killed(300.0, 1)] * killed, restarts=restarts)
+
+
+def answers(failed: int) -> Answers:
+    good = Answer(0.0, 0.1, 0.01)
+    rows = [good] * (1000 - failed) + [Answer(0.0, failure="cut")] * failed
+    return Answers(0.0, tuple(rows))
+
+
+def test_the_budget_holds_only_where_there_was_trouble() -> None:
+    def met(failed: int, killed: int, restarts: int) -> bool:
+        return serving_soak._requests(answers(failed), trouble(killed, restarts), 3600).met
+
+    assert met(5, 11, 2)
+    assert not met(6, 11, 2)
+    assert not met(0, 10, 2)
+    assert not met(0, 11, 1)
+
+
+def row(title: str, slope: float) -> dict[str, object]:
+    return {"title": title, "megabytes": 500.0, "megabytes_an_hour": slope}
+
+
+def test_memory_is_judged_by_the_steepest_and_with_a_replica_among_them() -> None:
+    replica, other = row("ray::ServeReplica:halftone:EndpointServer", 3.0), row("raylet", 20.0)
+    found = serving_soak._memory([other, replica])
+    assert found.met
+    assert found.measured == "20 MB (raylet; 2 processes, 1 of them replicas)"
+    assert not serving_soak._memory([other]).met
+    assert not serving_soak._memory([]).met
+    assert not serving_soak._memory([row("raylet", 101.0), replica]).met
+
+
+def test_a_number_that_another_process_has_by_now_is_no_replica(tmp_path: Path) -> None:
+    held = HeldReplicas(0.5)
+    held._held = {os.getpid(): tmp_path, 1: tmp_path}
+    held._since = {os.getpid(): "0", 1: None}
+    assert held.alive() == []
+
+
+def test_a_process_that_changes_its_title_has_one_line(tmp_path: Path) -> None:
+    mark = f"of-this-test-{os.getpid()}"
+    script = "read -r; exec -a ray::EndpointServer sleep 60"
+    process = subprocess.Popen(
+        ["bash", "-c", script], env={**os.environ, MARK: mark}, stdin=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    watch = MemoryWatch(mark)
+    try:
+        watch._look(700.0)
+        print(file=process.stdin, flush=True)
+        while b"ray::" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
+        for at in range(710, 1500, 10):
+            watch._look(float(at))
+    finally:
+        process.kill()
+        process.communicate()
+    (line,) = watch.slopes(900.0)
+    assert line.title == "ray::EndpointServer"
+    assert line.megabytes < 100
+    assert watch.slopes(1500.0) == []  # too few looks for a line
+    assert watch.slopes(0.0) == [line]  # what is new is left out
