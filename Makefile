@@ -135,7 +135,7 @@ kubeflow-tools: $(DEV) $(KUBEFLOW) tools packages ## Build that back end (once a
 bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
 	$(VENV)/python -m benchmarks
 
-bench-scaling: $(DEV) ## Replay every load under every policy (an hour and a half)
+bench-scaling: $(DEV) ## Replay every load under every policy (half an hour)
 	$(VENV)/python -m benchmarks scaling
 
 ##@ Generated files

@@ -24,7 +24,7 @@ from tools.servers import program
 
 # Programs of others that no test here can ask about their options.
 FOREIGN: Final = frozenset(
-    {"aws", "curl", "docker", "grep", "head", "mkdir", "promtool", "sort", "tail"}
+    {"aws", "curl", "docker", "grep", "head", "mkdir", "printf", "promtool", "sort", "tail"}
 )
 PROGRAMS: Final = FOREIGN | {"halftone", "helm", "kubectl", "make", "pip", "python", "export"}
 # What a chart cannot be rendered without; a line's own values come behind and win.
@@ -215,8 +215,8 @@ def _of_chart(arguments: list[str]) -> Iterator[str]:
         return
     least = [word for one in _LEAST[Path(chart).name] for word in ("--set", one)]
     given = [
-        # Placeholders stand for what a value's pattern would not take.
-        [option, value.replace("=DIGEST", "=" + "a" * 64)]
+        # Placeholders, and files, stand for what a value's pattern would not take.
+        [option, re.sub(r"=\$\(cat \S+\)$", "={}", value.replace("=DIGEST", "=" + "a" * 64))]
         for option, value in pairwise(arguments)
         if option in _VALUES
     ]

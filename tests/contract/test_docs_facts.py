@@ -3,7 +3,8 @@
 We test these aspects:
 - docs/gates.md lists every metric in the order in which gates run, its fields, and whether it needs
   vLLM; every outcome; every verdict, and whether it publishes;
-- docs/install.md explains every extra, docs/concepts.md every room;
+- docs/install.md explains every extra and every image, docs/concepts.md every room; tags of images
+  in a command are of this version;
 - README.md names every family of models and every format, and its figures beside others stand in
   the page that it names as their source.
 """
@@ -13,6 +14,7 @@ import tomllib
 
 import pytest
 
+import halftone
 from halftone.checkpoint.architectures import ARCHITECTURES
 from halftone.spec import gates
 from halftone.spec.formats import Format
@@ -20,6 +22,7 @@ from halftone.spec.gates import ENGINE_METRICS, METRIC_ORDER, Metric
 from halftone.spec.recipes import presets
 from halftone.spec.reports import PUBLISHABLE, Outcome, Verdict
 from tests.conftest import ROOT
+from tools.images import IMAGES
 
 README = (ROOT / "README.md").read_text()
 GATES = (ROOT / "docs" / "gates.md").read_text()
@@ -70,6 +73,24 @@ def test_every_extra_is_explained() -> None:
     text = (ROOT / "docs" / "install.md").read_text()
     told = [words(row[0])[0] for row in rows(section(text, "On your machine"))]
     assert sorted(told) == sorted(PROJECT["project"]["optional-dependencies"])
+
+
+def test_every_image_is_explained() -> None:
+    text = (ROOT / "docs" / "install.md").read_text()
+    told = {
+        (name, words(folder)[0], target)
+        for names, folder, targets, _ in rows(section(text, "Images"))
+        for name, target in zip(words(names), words(targets), strict=True)
+    }
+    assert told == {(name, one.folder, one.target) for name, one in IMAGES.items()}
+
+
+def test_tags_of_images_are_of_this_version() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    tags = {
+        tag for page in pages for tag in re.findall(r"halftone-[a-z]+:(\d[\w.]*)", page.read_text())
+    }
+    assert tags == {halftone.__version__}
 
 
 def test_every_room_has_its_paragraph() -> None:

@@ -12,14 +12,16 @@ We test these aspects:
   not, as its command says;
 - values of charts render, into what the example promises: a swap changes the artifact alone, an
   air-gapped endpoint has its certificates and names no other store, the whole way's endpoint
-  waits for its job and scales;
+  waits for its job and scales, and mounts nothing that its README makes later;
 - the pipeline of example 04 is compiled and submitted;
 - example 05 runs as printed, and requests of example 06 are read.
 """
 
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -129,7 +131,7 @@ def test_its_commands_are_commands(
     assert lines
     for line in lines:
         words = shlex.split(line)
-        assert words[0] in {"aws", "curl", "halftone", "helm", "kubectl"}
+        assert words[0] in {"aws", "curl", "halftone", "helm", "kubectl", "printf"}
         if words[0] == "halftone":
             read(line)
         for word in words:
@@ -287,6 +289,31 @@ def test_the_whole_ways_endpoint_waits_for_its_job_and_scales() -> None:
     scaling = endpoint_chart.policy_of(objects)
     assert scaling["settings"]["max_replicas"] == 3
     assert scaling["settings"]["scale_in_window_s"] == 60
+
+
+def test_what_pods_of_the_whole_way_need_is_made_before_they_are() -> None:
+    before = (ALL["09"] / "README.md").read_text().partition("helm install whole-way ")[0]
+    made = set(re.findall(r"kubectl create (?:configmap|secret generic) (\S+)", before))
+    made |= set(re.findall(r"SecretRef: {name: ([\w-]+)", (ALL["09"] / "job.yaml").read_text()))
+    objects = template("halftone-endpoint", *values("09", "endpoint"), *MONITORED)
+    made |= {one["metadata"]["name"] for one in endpoint_chart.of_kind(objects, "ConfigMap")}
+    named = set(referred(endpoint_chart.templates(endpoint_chart.ray_service(objects))))
+    assert {"models-read", "models-signer", "clients"} <= named
+    assert named - {"kube-root-ca.crt"} <= made
+
+
+def referred(node: object) -> Iterator[str]:
+    """Names of the Secrets and ConfigMaps without which a pod does not start."""
+    parts: list[object] = list(node) if isinstance(node, list) else []
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if key == "secretName":
+            yield value
+        elif key in {"configMap", "secretKeyRef"}:
+            yield value["name"]
+        else:
+            parts.append(value)
+    for part in parts:
+        yield from referred(part)
 
 
 def test_the_whole_ways_operator_and_monitoring_render_for_a_prometheus_operator() -> None:

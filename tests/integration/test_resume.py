@@ -286,9 +286,7 @@ def test_a_failed_start_leaves_no_process_behind(tmp_path: Path) -> None:
     _, err = process.communicate()
 
     assert process.returncode == 2
-    assert (
-        err == f"halftone: There is no `{tmp_path / 'absent'}`; correct the path of the source.\n"
-    )
+    assert err == f"halftone: There is no `{tmp_path / 'absent'}`; correct the path.\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,7 @@
 We test these aspects:
 - relative paths, documents of the work directory, the artifact
 - running again does nothing; a killed run is taken up
-- what stops a job before it publishes
+- what stops a job before it publishes, and a missing environment before the work begins
 """
 
 import json
@@ -15,6 +15,7 @@ import pytest
 
 from halftone.spec.artifacts import Artifact
 from halftone.spec.documents import CheckpointDocument, Plan
+from halftone.spec.names import QUANTIZE_PYTHON, SERVE_PYTHON
 from halftone.spec.reports import Verdict
 from tests.builders import drop_tensors, write_checkpoint
 from tests.commands import files_of, halftone, kill, start_and_stop, wide_config
@@ -250,3 +251,39 @@ def test_a_job_may_clear_what_its_preset_says(project: Path, tmp_path: Path) -> 
     recipe = Plan.load(tmp_path / "work" / "plan.json").recipe
     assert recipe is not None
     assert recipe.kvCache is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "changes", "told"),
+    [
+        (
+            SERVE_PYTHON,
+            {"validation": {"gates": [{"name": "loads", "metric": "EngineLoads"}]}},
+            "Engine gates need the environment with vLLM",
+        ),
+        (
+            QUANTIZE_PYTHON,
+            {"quantization": {"preset": "nvfp4-mlp", "calibration": {"dataset": {"path": "rows"}}}},
+            "Calibration needs the environment with llm-compressor",
+        ),
+    ],
+)
+def test_an_environment_that_is_missing_is_told_before_the_work(
+    variable: str,
+    changes: dict[str, Any],
+    told: str,
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (project / "rows").mkdir()
+    rows = "".join(f'{{"text": "row {number}"}}\n' for number in range(600))
+    (project / "rows" / "data.jsonl").write_text(rows)
+    write_job(project, **changes)
+    monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+
+    ended = run(project, tmp_path / "work")
+
+    assert ended.code == 3
+    assert told in ended.err
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["job.json", "plan.json"]

@@ -230,9 +230,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedInput) as caught:
         open_source(tmp_path / "nowhere")
     assert caught.value.reason is Reason.SourceNotFound
-    assert str(caught.value) == (
-        f"There is no `{tmp_path / 'nowhere'}`; correct the path of the source."
-    )
+    assert str(caught.value) == f"There is no `{tmp_path / 'nowhere'}`; correct the path."
 
 
 def test_a_file_in_place_of_a_directory_is_refused(base: Path) -> None:

@@ -147,3 +147,14 @@ def test_a_peers_interpreter_is_the_one_that_was_named_or_the_one_that_is_made(
     assert interpreter(name) == made
     monkeypatch.setenv(variable, "/elsewhere/python")
     assert interpreter(name) == Path("/elsewhere/python")
+
+
+@pytest.mark.parametrize(("version", "told"), [("3, 10", "is 3.10"), ("3, 13", "is 3.13")])
+def test_another_python_is_told_before_anything_is_made(version: str, told: str) -> None:
+    code = f"import sys; sys.version_info = ({version}, 0); import tools"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert told in found.stderr
+    assert 'requires-python = ">=3.11,<3.13"' in (ROOT / "pyproject.toml").read_text()
+    assert "Python 3.11 or 3.12 is needed" in found.stderr

@@ -37,6 +37,13 @@ def refusal(document: dict[str, Any]) -> RefusedInput:
     return refused.value
 
 
+def test_what_is_no_job_and_what_is_missing_is_named() -> None:
+    values = {"artifact": {"fromJob": "small"}, "replicas": 2}
+    assert "'job.yaml' is no QuantizationJob: it has neither `kind` nor" in str(refusal(values))
+    nameless = {key: value for key, value in job().items() if key != "metadata"}
+    assert "`metadata`: must be given." in str(refusal(nameless))
+
+
 def test_a_whole_job_is_understood() -> None:
     parsed = parse_job(job(publish={"directory": {"path": "out"}}), "job.yaml")
 

@@ -5,7 +5,8 @@
 - values of `--engine-arg` are YAML; one without a value is refused;
 - weights lie where caches lie, unless a place is named;
 - names come from the artifact, in characters that a model's name may have;
-- a key file holds one key.
+- a key file holds one key;
+- a directory that is not there is refused before anything starts.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from halftone.cli.serve_options import Options, api_key, endpoint
+from halftone.cli.serve_options import Options, api_key, endpoint, require_directories
 from halftone.spec.errors import RefusedInput
 from halftone.spec.reports import Verdict
 from halftone.spec.serving import Accelerator, Signatures, Trust
@@ -140,3 +141,16 @@ def test_a_mistake_is_told_before_anything_starts(tmp_path: Path) -> None:
     outcome = halftone("serve", "hf://org/model")
     assert outcome.code == 2
     assert "--public-key" in outcome.err
+    nowhere = halftone("serve", tmp_path / "nowhere")
+    assert nowhere.code == 2
+    assert f"there is no directory '{tmp_path / 'nowhere'}'" in nowhere.err
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    here = replace(PLAIN, artifact=str(tmp_path), draft="hf://org/draft")
+    require_directories(here)
+    require_directories(replace(here, artifact="s3://bucket/prefix"))
+    with pytest.raises(RefusedInput, match=r"PATH_OR_URI.*'/models/pocket-NVFP4'.*hf://org/name"):
+        require_directories(PLAIN)
+    with pytest.raises(RefusedInput, match=r"--draft.*'/models/draft'"):
+        require_directories(replace(here, draft="/models/draft"))

@@ -44,6 +44,7 @@ _SERVERS: Final = (
     ("CoreDNS", "kubernetes", "github.com/coredns/coredns"),
     ("KubeRay's operator", "kuberay", "github.com/ray-project/kuberay/ray-operator"),
     ("Gateway API", "kuberay", "sigs.k8s.io/gateway-api"),
+    ("Prometheus's operator", "prometheus-operator", servers.PROMETHEUS_OPERATOR),
     ("versitygw (S3)", "versitygw", "github.com/versity/versitygw"),
     ("Argo Workflows", "kubeflow", "github.com/argoproj/argo-workflows/v3"),
     ("Kubeflow Pipelines", "kubeflow", "github.com/kubeflow/pipelines"),
@@ -54,6 +55,7 @@ _TOLD_VERSIONS: Final = {
     "Kubernetes (API server, kubelet, kubectl)": ("kubectl", r"gitVersion=v(\S+)"),
     "Helm": ("helm", r"version\.version=v(\S+)"),
     "Prometheus": ("prometheus", r"Version=(\S+)"),
+    "Alertmanager": ("alertmanager", r"Version=(\S+)"),
 }
 
 

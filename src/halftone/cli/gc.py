@@ -25,6 +25,7 @@ def gc(target: str, yes: bool, as_json: bool) -> None:
     """
     with closing(open_target_uri(target)) as opened:
         found = list(opened.leftovers())
+        is_empty = not found and opened.current() is None
         if yes:
             for leftover in found:
                 opened.remove(leftover)
@@ -41,6 +42,8 @@ def gc(target: str, yes: bool, as_json: bool) -> None:
         click.echo(json.dumps({"removed": yes, "leftovers": rows}, indent=2))
         return
     _print(found, yes)
+    if is_empty:
+        click.echo(f"there is no artifact at '{target}'", err=True)
 
 
 def _print(found: list[Leftover], removed: bool) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from halftone.cli.calibrate import print_statistics
+from halftone.cli.elsewhere import QUANTIZE, SERVE
 from halftone.cli.plan_text import print_plan
 from halftone.cli.publish import print_published
 from halftone.cli.quantize import print_roles
@@ -13,6 +14,7 @@ from halftone.cli.stages import STAGES
 from halftone.cli.validating import load_report, require_passed
 from halftone.cli.workdir import write_job
 from halftone.spec.documents import CheckpointDocument, Method, Plan
+from halftone.spec.gates import Validation
 from halftone.spec.names import CHECKPOINT_FILE, PLAN_FILE, STATISTICS_FILE
 from halftone.spec.presentation import size_text
 from halftone.spec.statistics import StatisticsDocument
@@ -27,10 +29,12 @@ def run(job: Path, workdir: Path) -> None:
     Documents and the checkpoint go to --workdir; run it again to go on after an interruption.
     Nothing is published unless every gate passes.
     """
-    write_job(job, workdir)
+    spec = write_job(job, workdir).spec
     _stage("plan", workdir)
-    print_plan(Plan.load(workdir / PLAN_FILE))
-    if Plan.load(workdir / PLAN_FILE).method is Method.Calibrated:
+    plan = Plan.load(workdir / PLAN_FILE)
+    print_plan(plan)
+    _require_environments(plan, spec.validation)
+    if plan.method is Method.Calibrated:
         _stage("calibrate", workdir)
         print_statistics(StatisticsDocument.load(workdir / STATISTICS_FILE))
     _stage("quantize", workdir)
@@ -45,6 +49,17 @@ def run(job: Path, workdir: Path) -> None:
     require_passed(report)
     _stage("publish", workdir, digest)
     print_published(workdir)
+
+
+def _require_environments(plan: Plan, validation: Validation) -> None:
+    """Environments of later stages: that one is missing is not to be told after hours of work.
+
+    Raises EnvironmentFault(MissingDependency).
+    """
+    wanted = {QUANTIZE: plan.method is Method.Calibrated, SERVE: validation.needs_engine}
+    for environment, is_wanted in wanted.items():
+        if is_wanted and not environment.is_here:
+            environment.python()
 
 
 def _stage(name: str, workdir: Path, handed: str = "") -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from halftone.cli.elsewhere import SERVE
-from halftone.cli.serve_options import TRUST, Options, api_key, endpoint
+from halftone.cli.serve_options import TRUST, Options, api_key, endpoint, require_directories
 from halftone.serve.http.keys import API_KEY
 from halftone.spec.serving import ServingMode
 
@@ -75,7 +75,9 @@ def serve(
 
     Every byte of it is verified before it is loaded. The URL speaks OpenAI's API. Ctrl-C ends it.
     """
-    served = endpoint(Options(**options))
+    chosen = Options(**options)
+    served = endpoint(chosen)
+    require_directories(chosen)
     environment = dict(os.environ)
     if api_key_file is not None:
         environment[API_KEY] = api_key(api_key_file)

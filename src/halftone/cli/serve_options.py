@@ -81,6 +81,21 @@ def endpoint(options: Options) -> Endpoint:
     )
 
 
+def require_directories(options: Options) -> None:
+    """Look for the directories of artifact and draft, which Ray would be started for in vain.
+
+    Raises RefusedInput for one that is not there.
+    """
+    for option, place in (("PATH_OR_URI", options.artifact), ("--draft", options.draft)):
+        if place is not None and "://" not in place and not Path(place).is_dir():
+            raise RefusedInput(
+                Reason.SourceNotFound,
+                option,
+                f"`{option}`: there is no directory '{place}'; correct the path, or write "
+                "`hf://org/name` or `s3://bucket/prefix`.",
+            )
+
+
 def api_key(path: Path) -> str:
     """The key in the file that `--api-key-file` names. Raises RefusedInput."""
     try:

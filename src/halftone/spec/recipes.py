@@ -159,6 +159,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_job(document: dict[str, Any], origin: str) -> QuantizationJob:
     """The job in `document`; raises RefusedInput that names the first wrong field."""
+    if not {"kind", "spec"} & document.keys():
+        told = f"'{origin}' is no QuantizationJob: it has neither `kind` nor `spec`; name a job."
+        raise RefusedInput(Reason.InvalidJob, printable(origin), printable(told))
     try:
         return QuantizationJob.model_validate(document)
     except ValidationError as error:
@@ -184,6 +187,8 @@ def _refusal(
     if first["type"] == "extra_forbidden":
         known = ", ".join(_model_at(model, first["loc"][:-1]).model_fields)
         what = f"there is no such field; there are {known}"
+    elif first["type"] == "missing":
+        what = "must be given"
     elif first["type"] in {"union_tag_invalid", "union_tag_not_found"}:
         parts.append("metric")
         named = first["ctx"].get("tag")

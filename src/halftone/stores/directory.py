@@ -171,7 +171,7 @@ def _translated(subject: str) -> Iterator[None]:
         raise RefusedInput(
             Reason.SourceNotFound,
             subject,
-            f"There is no `{subject}`; correct the path of the source.",
+            f"There is no `{subject}`; correct the path.",
         ) from error
     except PermissionError as error:
         raise RefusedInput(
