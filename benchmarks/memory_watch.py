@@ -21,6 +21,8 @@ from tests.cluster.processes import started
 _LOOK_S = 10.0
 # A line through fewer looks says nothing.
 _FEWEST = 60
+# What a process that is new takes while it warms up is no growth.
+_NEW_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,14 @@ class MemoryWatch(Beside):
         self._titles: dict[tuple[int, str], str] = {}
 
     def slopes(self, after_s: float) -> list[Slope]:
-        """Of processes that were there for ten minutes, without the first `after_s` seconds."""
+        """Of processes that were there for ten minutes and their first three.
+
+        The first `after_s` seconds are left out.
+        """
         found = []
         for process, looks in self._seen.items():
-            late = np.array([look for look in looks if look[0] >= after_s])
+            begins = max(after_s, looks[0][0] + _NEW_S)
+            late = np.array([look for look in looks if look[0] >= begins])
             if len(late) >= _FEWEST:
                 slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
                 title = self._titles[process]

@@ -81,11 +81,11 @@ def test_a_process_that_changes_its_title_has_one_line(tmp_path: Path) -> None:
     assert process.stdin is not None
     watch = MemoryWatch(mark)
     try:
-        watch._look(900.0)
+        watch._look(700.0)
         print(file=process.stdin, flush=True)
         while b"ray::" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
             time.sleep(0.01)
-        for at in range(910, 1500, 10):
+        for at in range(710, 1500, 10):
             watch._look(float(at))
     finally:
         process.kill()
@@ -94,3 +94,4 @@ def test_a_process_that_changes_its_title_has_one_line(tmp_path: Path) -> None:
     assert line.title == "ray::EndpointServer"
     assert line.megabytes < 100
     assert watch.slopes(1500.0) == []  # too few looks for a line
+    assert watch.slopes(0.0) == [line]  # what is new is left out
