@@ -70,8 +70,8 @@ class MemoryWatch(Beside):
             if since is None:
                 continue  # it has just ended
             with suppress(OSError, ValueError):
-                looks = self._seen.setdefault((number, since), [])
-                looks.append((now, _resident(number)))
+                megabytes = _resident(number)  # or it is just ending, and was never seen
+                self._seen.setdefault((number, since), []).append((now, megabytes))
                 # Once a replica, always one.
                 if REPLICA not in self._titles.get((number, since), ""):
                     self._titles[number, since] = title

@@ -7,7 +7,8 @@ We test these aspects:
 - charts are packaged with the one version and hold nothing of the tests; another version, a pinned
   tag and a changelog without a heading are told;
 - a bill for each image, as its Dockerfile has it: packages taken out are not in it, kfp and
-  Debian's are, what is not known is said; a list of a built image's packages goes in whole;
+  Debian's are, what is not known is said; a list of a built image's packages goes in whole, and
+  where Python finds others inside that is told;
 - every licence of what is installed here has been judged; an unknown one and a package that nobody
   could read are told, and nothing of that passes;
 - an audit asks first for a package with known holes, and does not run where nothing is known of it
@@ -211,6 +212,18 @@ def test_packages_of_a_built_image_are_all_listed(tmp_path: Path) -> None:
     held = {one["name"]: one.get("purl") for one in bill["components"]}
     assert held["libc6"] == "pkg:deb/debian/libc6@2.36-9"
     assert "base image" not in bill["metadata"]["properties"][0]["value"]
+
+
+def test_a_bill_is_held_against_a_built_image() -> None:
+    name = "halftone-operator"
+    pins = [line.split(" --hash")[0] for line in bills.requirements_of(name).splitlines()]
+    inside = [f"halftone=={__version__}", *(pin.replace("pyyaml", "PyYAML") for pin in pins)]
+    assert bills.differences(name, "\n".join(inside) + "\n") == []
+    inside.remove(next(pin for pin in inside if pin.startswith("httpx==")))
+    told = bills.differences(name, "\n".join([*inside, "numpy==2.0"]))
+    assert told[0] == f"{name} has numpy 2.0, and its bill has not."
+    assert told[1].startswith(f"The bill of {name} has httpx ")
+    assert len(told) == 2
 
 
 def test_what_debian_brings_is_named_without_a_version() -> None:

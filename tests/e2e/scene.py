@@ -46,6 +46,12 @@ _OURS: Final = (
     kuberay.NAMESPACE,
     prometheus_in_cluster.NAMESPACE,
 )
+# What is made here and has no namespace.
+_WIDE: Final = (
+    *(f"persistentvolume/{name}" for name in endpoint_environment.VOLUMES),
+    *(f"clusterrole/{name}" for name in (kuberay.NAME, "prometheus")),
+    *(f"clusterrolebinding/{name}" for name in (kuberay.NAME, "prometheus", "prometheus-operator")),
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,8 @@ def _existing(
     with ExistingCluster(folder / "cluster") as cluster:
         with timeline.act("the cluster that KUBECONFIG names has room, and gets the images"):
             _require_this_machine(cluster)
-            there = cluster.kubectl("get", "namespaces", "--ignore-not-found", "-o=name", *_OURS)
+            own = (*(f"namespace/{name}" for name in _OURS), *_WIDE)
+            there = cluster.kubectl("get", "--ignore-not-found", "-o=name", *own)
             if there:
                 raise RuntimeError(
                     f"the cluster has {', '.join(there.split())}, which are made here and removed "
@@ -156,16 +163,7 @@ def _require_this_machine(cluster: ControlPlane) -> None:
 def take_away(cluster: ControlPlane) -> None:
     """What `set_up` brought into a cluster, but for CustomResourceDefinitions."""
     cluster.kubectl("delete", "namespaces", "--ignore-not-found", "--timeout=300s", *_OURS)
-    volumes = [f"pv/{name}" for name in endpoint_environment.VOLUMES]
-    rights = [
-        f"{kind}/{name}"
-        for kind, names in (
-            ("clusterrole", (kuberay.NAME, "prometheus")),
-            ("clusterrolebinding", (kuberay.NAME, "prometheus", "prometheus-operator")),
-        )
-        for name in names
-    ]
-    cluster.kubectl("delete", "--ignore-not-found", *volumes, *rights)
+    cluster.kubectl("delete", "--ignore-not-found", *_WIDE)
 
 
 def _prepare(

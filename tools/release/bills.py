@@ -7,8 +7,10 @@ has, are known of a built image alone:
 
     python -m tools.images run NAME dpkg-query --show > build/release/dpkg/NAME.txt
 
-Where there is such a file, all of it is listed. What a bill does not hold, it says itself
-(`notListed` in its properties). It must not state a version that nothing pins.
+Where there is such a file, all of it is listed. Where there is one of what Python finds inside
+(build/release/python/NAME.txt, a `name==version` a line), the bill is held against it. What a bill
+does not hold, it says itself (`notListed` in its properties). It must not state a version that
+nothing pins.
 """
 
 import json
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tools.images import IMAGES, version
 from tools.requirements import FOLDER
@@ -36,12 +39,15 @@ _CLIENTS: Final = (
 
 @dataclass(frozen=True)
 class Parts:
-    """What an image is made of: requirement set, packages taken out, `kfp` put in, Debian's own."""
+    """What an image is made of: requirement set, packages taken out, `kfp` put in, Debian's own;
+    `ours` are distributions of this checkout.
+    """
 
     requirements: str
     without: tuple[str, ...] = ()
     kfp: bool = False
     debian: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ("halftone",)
 
 
 PARTS: Final = {
@@ -51,7 +57,9 @@ PARTS: Final = {
     "halftone-calibrator": Parts("quantize", ("triton",), kfp=True),
     "halftone-calibrator-gpu": Parts("quantize", kfp=True),
     "halftone-endpoint": Parts("serve-gpu", kfp=True, debian=("g++", "wget", "libpython3.11-dev")),
-    "halftone-endpoint-cpu": Parts("serve", ("triton",), kfp=True, debian=("libnuma1", "wget")),
+    "halftone-endpoint-cpu": Parts(
+        "serve", ("triton",), kfp=True, debian=("libnuma1", "wget"), ours=("halftone", "vllm")
+    ),
 }
 _BASE: Final = (
     "The Debian packages of the base image, Python among them, and versions of those that the "
@@ -142,8 +150,28 @@ def _package(name: str, stated: str | None) -> dict[str, Any]:
     return {"type": "library", "name": name, "bom-ref": f"debian-{name}", **at}
 
 
+def differences(name: str, inside: str) -> list[str]:
+    """Where the bill of an image and what Python finds inside of it, a line each, disagree."""
+    listed = requirements_of(name).splitlines()
+    stated = {_pin(line.split(" --hash")[0]) for line in listed}
+    found = {_pin(line) for line in inside.splitlines() if line.strip()}
+    found = {(package, at) for package, at in found if package not in PARTS[name].ours}
+    return [
+        *(f"{name} has {what} {at}, and its bill has not." for what, at in sorted(found - stated)),
+        *(f"The bill of {name} has {what} {at}, and the image has not."
+          for what, at in sorted(stated - found)),
+    ]  # fmt: skip
+
+
+def _pin(line: str) -> tuple[str, str]:
+    name, _, at = line.strip().partition("==")
+    return canonicalize_name(name), at
+
+
 def problems(output: Path) -> list[str]:
-    """Write every bill; say what one lacks. `output`'s sister `dpkg` may hold lists of packages."""
+    """Write every bill; say what one lacks. `output`'s sisters `dpkg` and `python` may hold lists
+    of what built images have.
+    """
     sentences = [f"No bill says what {name} is made of." for name in IMAGES.keys() - PARTS.keys()]
     for name in PARTS:
         listed = output.parent / "dpkg" / f"{name}.txt"
@@ -151,4 +179,7 @@ def problems(output: Path) -> list[str]:
         held = {one["name"] for one in json.loads(path.read_text(encoding="utf-8"))["components"]}
         wanted = {line.split("==")[0] for line in requirements_of(name).splitlines()}
         sentences += [f"{path.name} lacks {package}." for package in sorted(wanted - held)]
+        inside = output.parent / "python" / f"{name}.txt"
+        if inside.is_file():
+            sentences += differences(name, inside.read_text(encoding="utf-8"))
     return sentences
