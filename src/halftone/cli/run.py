@@ -33,7 +33,7 @@ def run(job: Path, workdir: Path) -> None:
     _stage("plan", workdir)
     plan = Plan.load(workdir / PLAN_FILE)
     print_plan(plan)
-    _require_environments(plan, spec.validation)
+    _require_environments(plan, spec.validation, workdir)
     if plan.method is Method.Calibrated:
         _stage("calibrate", workdir)
         print_statistics(StatisticsDocument.load(workdir / STATISTICS_FILE))
@@ -51,12 +51,18 @@ def run(job: Path, workdir: Path) -> None:
     print_published(workdir)
 
 
-def _require_environments(plan: Plan, validation: Validation) -> None:
+def _require_environments(plan: Plan, validation: Validation, workdir: Path) -> None:
     """Environments of later stages: that one is missing is not to be told after hours of work.
+
+    Statistics that are there already may come from another machine.
 
     Raises EnvironmentFault(MissingDependency).
     """
-    wanted = {QUANTIZE: plan.method is Method.Calibrated, SERVE: validation.needs_engine}
+    measured = (workdir / STATISTICS_FILE).exists()
+    wanted = {
+        QUANTIZE: plan.method is Method.Calibrated and not measured,
+        SERVE: validation.needs_engine,
+    }
     for environment, is_wanted in wanted.items():
         if is_wanted and not environment.is_here:
             environment.python()
