@@ -212,8 +212,8 @@ def _said(pod: Object) -> str:
 
 
 def chat(client: openai.OpenAI) -> str:
-    """A short answer."""
-    messages: list[Any] = [{"role": "user", "content": "12+30="}]
+    """A short answer; what the pocket model learnt is that 12+345=357."""
+    messages: list[Any] = [{"role": "user", "content": "12+345="}]
     found = client.chat.completions.create(
         model=MODEL, messages=messages, max_tokens=8, temperature=0
     )
