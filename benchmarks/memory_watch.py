@@ -27,11 +27,14 @@ _NEW_S = 180.0
 
 @dataclass(frozen=True)
 class Slope:
-    """One process: its title, megabytes (10^6) at the end, and megabytes an hour of growth."""
+    """One process: its title, megabytes (10^6) at the end, megabytes an hour of growth, and the
+    minutes from which that was taken.
+    """
 
     title: str
     megabytes: float
     megabytes_an_hour: float
+    minutes: float
 
 
 class MemoryWatch(Beside):
@@ -56,8 +59,15 @@ class MemoryWatch(Beside):
             late = np.array([look for look in looks if look[0] >= begins])
             if len(late) >= _FEWEST:
                 slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
-                title = self._titles[process]
-                found.append(Slope(title, round(float(late[-1, 1]), 1), round(3600 * slope, 1)))
+                minutes = round(float(late[-1, 0] - late[0, 0]) / 60, 1)
+                found.append(
+                    Slope(
+                        self._titles[process],
+                        round(float(late[-1, 1]), 1),
+                        round(3600 * slope, 1),
+                        minutes,
+                    )
+                )
         return sorted(found, key=lambda each: -each.megabytes_an_hour)
 
     def _run(self) -> None:

@@ -90,8 +90,9 @@ def test_a_process_that_changes_its_title_has_one_line(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-    (line,) = watch.slopes(900.0)
+    (line,) = watch.slopes(880.0)
     assert line.title == "ray::EndpointServer"
     assert line.megabytes < 100
+    assert line.minutes == round((1490 - 880) / 60, 1)
     assert watch.slopes(1500.0) == []  # too few looks for a line
     assert watch.slopes(0.0) == [line]  # what is new is left out
