@@ -32,7 +32,7 @@ def source(tmp_path: Path) -> Path:
         ("precision: [{role: Mlp, format: NVFP5}]", ["precision.0.format", "'NVFP4A16'"]),
         ("precision: [{role: Vision, format: NVFP4A16}]", ["'Vision' is always kept", "Mlp"]),
         ("precision: [{role: Router, format: NVFP4A16}]", ["'Router' is always kept", "Mlp"]),
-        ("precision: [{role: Mlp}]", ["precision.0.format", "required"]),
+        ("precision: [{role: Mlp}]", ["precision.0.format", "must be given"]),
         ("precision: []", ["quantization.precision", "at least 1"]),
         (
             "presicion: [{role: Mlp, format: NVFP4A16}]",
