@@ -22,7 +22,9 @@ AGE: Final = "age"
 SERIES: Final = "series"
 LACKS: Final = "lacks:"  # before a label
 MODEL: Final = "model"  # of one model
-# Who looks for something that has gone wants to know since when, if it went lately.
+# Who looks for something that has gone wants to know since when, if it went lately. What comes and
+# goes may be there for a single scrape, between the steps of a long look.
+_LATELY: Final = "5m:1s"
 _PAST: Final = "1h:15s"
 
 
@@ -89,8 +91,9 @@ def _now(need: Need, labels: Mapping[str, str]) -> Iterator[str]:
 
 def past(need: Need, labels: Mapping[str, str]) -> str:
     """The age of the newest sample, of an hour."""
-    series = need.name + braces(labels)
-    return _marked(f"time() - max(max_over_time(timestamp({series})[{_PAST}]))", AGE)
+    at = f"timestamp({need.name}{braces(labels)})"
+    newest = f"max_over_time({at}[{_LATELY}]) or max_over_time({at}[{_PAST}])"
+    return _marked(f"time() - max({newest})", AGE)
 
 
 def _marked(value: str, name: str) -> str:
