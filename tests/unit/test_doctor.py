@@ -249,12 +249,19 @@ def test_openmetrics_with_exemplars_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["<html>no</html>\n", 'a{b="c"} one\n', '{"status": "success"}\n', "a\x1bb\x00c 1\n"]
+    ("page", "said"),
+    [
+        ("<html>no</html>\n", "metrics: line 1 is no sample;"),
+        ('# HELP a A.\n\na{b="c"} 1\na{b="d"} one\n', "metrics: line 4 is no sample;"),
+        ('{"status": "success"}\n', "metrics: line 1 is no sample;"),
+        ("a\x1bb\x00c 1\n", "metrics: line 1 is no sample;"),
+        ("a 1 # {\n# EOF\n", "OpenMetrics, though it ends as such;"),
+    ],
 )
-def test_what_is_no_page_is_refused(tmp_path: Path, page: str) -> None:
+def test_what_is_no_page_is_refused(tmp_path: Path, page: str, said: str) -> None:
     found = doctor(tmp_path, page)
     assert (found.code, found.out) == (2, "")
-    assert "0.txt` is no page of metrics" in found.err
+    assert f"0.txt` is no page of {said}" in found.err
     assert "save what `/metrics` answers" in found.err
     assert found.err.rstrip("\n").isprintable()
 

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -19,12 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from prometheus_client.samples import Sample
 
 from halftone.doctor.judging import Seen, of_model
-from halftone.spec.presentation import printable
 from halftone.telemetry.contract import Need
 
 # The last line of OpenMetrics, whose samples may have exemplars that the older parser refuses.
 _OPENMETRICS: Final = re.compile(r"^# EOF\s*\Z", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^\s*#.*\n?", re.MULTILINE)
+# What prometheus_client's parsers raise, which say it in words about themselves.
+_UNREADABLE: Final = (ValueError, IndexError, KeyError)
 
 
 class UnreadableExposition(ValueError):
@@ -77,11 +79,26 @@ def _is_of(sample: Sample, need: Need, model: str | None) -> bool:
 
 def _samples(page: str) -> Iterator[Sample]:
     is_open = _OPENMETRICS.search(page) is not None
-    parse = openmetrics_families if is_open else text_families
+    parse = openmetrics_families if is_open else _families
     try:
-        families = list(parse(page if is_open else _COMMENT.sub("", page)))
-    except (ValueError, IndexError, KeyError) as error:
-        told = f": {printable(str(error))}" if str(error) else ""
-        raise UnreadableExposition(f"is no page of metrics{told}") from error
+        families = list(parse(page))
+    except _UNREADABLE as error:
+        what = "OpenMetrics, though it ends as such" if is_open else "metrics"
+        where = "" if is_open else f": line {_first_wrong(page)} is no sample"
+        raise UnreadableExposition(f"is no page of {what}{where}") from error
     for family in families:
         yield from family.samples
+
+
+def _families(text: str) -> Iterable[Metric]:
+    return text_families(_COMMENT.sub("", text))
+
+
+def _first_wrong(page: str) -> int:
+    """The number of the first line that cannot be read; the format has no samples of two lines."""
+    for number, line in enumerate(page.split("\n"), 1):
+        try:
+            list(_families(line))
+        except _UNREADABLE:
+            return number
+    return page.count("\n") + 1
