@@ -26,9 +26,9 @@ BENCHMARKS = (
     "serving",
     "plant_accuracy",
 )
-# Only when asked for: the first takes what `make e2e-kfp` builds and the second an hour, both as
-# root; the third is `make bench-scaling`.
-BY_HAND = ("kubeflow", "autoscaling", "scaling", "serving_soak")
+# Only when asked for: the first takes what `make e2e-kfp` builds, `scaling` is
+# `make bench-scaling`, and the others take an hour each; all but `scaling` as root.
+BY_HAND = ("kubeflow", "autoscaling", "scaling", "serving_soak", "serving_memory")
 
 
 def main() -> int:

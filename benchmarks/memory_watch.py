@@ -4,9 +4,10 @@
         ...
     memory.slopes(after_s=600)       # rows, the steepest first
 
-Called by `serving_soak`.
+Called by `serving_soak` and `serving_memory`.
 """
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,15 +49,15 @@ class MemoryWatch(Beside):
         self._seen: dict[tuple[int, str], list[tuple[float, float]]] = {}
         self._titles: dict[tuple[int, str], str] = {}
 
-    def slopes(self, after_s: float) -> list[Slope]:
+    def slopes(self, after_s: float, before_s: float = math.inf) -> list[Slope]:
         """Of processes that were there for ten minutes and their first three.
 
-        The first `after_s` seconds are left out.
+        Looks before `after_s` seconds and from `before_s` on are left out.
         """
         found = []
         for process, looks in self._seen.items():
             begins = max(after_s, looks[0][0] + _NEW_S)
-            late = np.array([look for look in looks if look[0] >= begins])
+            late = np.array([look for look in looks if begins <= look[0] < before_s])
             if len(late) >= _FEWEST:
                 slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
                 minutes = round(float(late[-1, 0] - late[0, 0]) / 60, 1)

@@ -6,6 +6,7 @@ We test these aspects:
 - growth of memory counts only if a replica is among the processes that lived long enough
 - a process whose number another one has by now is no replica; one that is called otherwise while
   it works is still the same
+- an hour without kills is judged by its last third
 """
 
 import os
@@ -15,9 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks import serving_soak
+from benchmarks import serving_memory, serving_soak
 from benchmarks.held_replicas import HeldReplicas
-from benchmarks.memory_watch import MemoryWatch
+from benchmarks.memory_watch import MemoryWatch, Slope
 from benchmarks.open_loop import Answer, Answers
 from benchmarks.serving_soak import Killed
 from halftone.serve.local.leftovers import MARK
@@ -96,3 +97,21 @@ def test_a_process_that_changes_its_title_has_one_line(tmp_path: Path) -> None:
     assert line.minutes == round((1490 - 880) / 60, 1)
     assert watch.slopes(1500.0) == []  # too few looks for a line
     assert watch.slopes(0.0) == [line]  # what is new is left out
+    (first,) = watch.slopes(880.0, before_s=1490.0)
+    assert first.minutes == 10.0
+    assert watch.slopes(0.0, before_s=1400.0) == []
+
+
+def test_an_hour_without_kills_is_judged_by_its_last_third_with_the_engine_in_it() -> None:
+    filling = [Slope("VLLM::EngineCore", 1500.0, 400.0, 17.0)]
+    full = [Slope("raylet", 40.0, 9.0, 20.0), Slope("VLLM::EngineCore", 1540.0, 4.0, 20.0)]
+
+    def met(last: list[Slope]) -> bool:
+        return serving_memory._row([filling, full, last], 3600, 0, 10).met
+
+    assert met(full)
+    assert not met(filling)
+    assert not met(full[:1])
+    assert not met([])
+    said = serving_memory._row([filling, full, full], 3600, 1, 10).measured
+    assert said == ("9 MB of 2 processes; the engine in thirds: 400, 4, 4; 1 of 10 requests failed")
