@@ -1,4 +1,4 @@
-"""Cuts what stands behind the loaded segments of a shared library: symbols and section headers.
+"""Cuts what stands behind the loaded segments of shared libraries: symbols and section headers.
 
 Called by the Dockerfile of the worker, whose base has no `strip`. `dlopen` reads segments alone,
 as the ELF specification has it ("Program Header"); the offsets are those of its 64-bit structures.
@@ -25,5 +25,5 @@ def cut(data: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    library = Path(sys.argv[1])
-    library.write_bytes(cut(library.read_bytes()))
+    for library in map(Path, sys.argv[1:]):
+        library.write_bytes(cut(library.read_bytes()))
