@@ -2,7 +2,7 @@
 
 Kubeflow stores much: specifications of runs in MariaDB, facts about tasks in ML Metadata, pages in
 its object store, workflows in the API server. This runs after the other files of the folder, whose
-runs it searches; each place has to show the name of one of them, or it was not searched.
+runs it searches. Each place has to show a name or an id of one of them: else nothing was searched.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def _stored(up: BackEnd) -> Iterator[tuple[str, bytes]]:
 
 def _said(up: BackEnd) -> Iterator[tuple[str, bytes]]:
     """Logs of pods and servers, and objects that are no Secrets."""
-    for path in sorted((up.cluster.folder / "logs").glob("kfp-*.log")):
+    for path in sorted((up.cluster.folder / "logs").glob("*.log")):
         yield f"log/{path.name}", path.read_bytes()
     for pod in up.cluster.get("pods", "-n", up.namespace)["items"]:
         name = pod["metadata"]["name"]
@@ -45,10 +45,13 @@ def test_no_value_of_a_secret_is_stored_or_said(up: BackEnd) -> None:
     ours = set().union(*SECRETS.values())
     planted = values_of(one for one in secrets if one["metadata"]["name"] in ours)
     assert up.s3.secret_key in planted
+    runs = up.cluster.get("workflows", "-n", up.namespace)["items"]
+    marks = {NAME, *(run["metadata"]["name"] for run in runs)}
+    marks |= {run["metadata"]["labels"]["pipeline/runid"] for run in runs}
     searched: set[str] = set()
     found = []
     for place, data in (*_stored(up), *_said(up)):
-        if NAME.encode() in data:
+        if any(mark.encode() in data for mark in marks):
             searched.add(place.partition("/")[0])
         found += [place for value in planted if value.encode() in data]
     stored = {"database", "metadata.sqlite", "objects", "s3"}
