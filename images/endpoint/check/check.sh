@@ -1,8 +1,9 @@
 # What can be seen of the image without a GPU: run inside of it by `python -m tools.images check`.
 set -eu
 halftone --version
-bash -lc 'ray --version && vllm --version'
-python3 -c "import lm_eval, ray.serve.llm, triton, vllm"
+# vLLM's own program looks for a device before it tells its version.
+bash -lc 'ray --version && command -v vllm'
+python3 -c "import lm_eval, ray.serve.llm, triton, vllm; print('vllm', vllm.__version__)"
 _KFP_RUNTIME=true python3 -c "from kfp.dsl import executor_main"
 # Kernels are compiled when they are first used: a launcher with Python's headers, the rest by CUDA.
 headers=$(python3 -c "import sysconfig; print(sysconfig.get_paths()['include'])")
