@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.checkpoints import served_pocket
 from benchmarks.measuring import Result, median_of
 from benchmarks.open_loop import Answers, Client, client_of, send
 from benchmarks.scaled_endpoint import MOST, Exports, Replicas, ScaledEndpoint, Watch, at
@@ -42,7 +43,7 @@ from halftone.serve.measuring.connection import Place
 from halftone.serve.measuring.load import LoadProcess
 from halftone.serve.measuring.rounds import Shape
 from halftone.serve.measuring.steps import measure_card
-from tests.endpoints import MODEL, pocket_artifact
+from tests.endpoints import MODEL
 from tests.environments import python_of
 
 # Ray and Prometheus where nobody says otherwise, and short intervals; seconds.
@@ -86,9 +87,7 @@ class Measured:
 
 def main(scratch: Path, repeats: int = _REPEATS) -> list[Result]:
     """Two rows of steps, then those of the episode."""
-    artifact = (scratch / "served-pocket" / "artifact").resolve()
-    if not artifact.exists():
-        pocket_artifact(artifact.parent)
+    artifact = served_pocket(scratch)
     results = []
     for exports in (FAST, DEFAULT):
         with ScaledEndpoint(artifact, exports, scratch) as endpoint:

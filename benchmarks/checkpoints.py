@@ -1,4 +1,6 @@
-"""Checkpoints of a given size for measurements: real shapes, Gaussian BF16 weights."""
+"""Checkpoints for measurements: real shapes of a given size with Gaussian BF16 weights, and the
+pocket model as it is served.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ import numpy as np
 from tests.builders import Config, shapes, tiny_config, write_companions
 from tests.builders.files import header, shard_names, write_index
 from tests.builders.numbers import float32_to_bf16
+from tests.endpoints import pocket_artifact
 
 _HIDDEN = 5120  # the 27B's
 
@@ -105,3 +108,11 @@ def _gaussian(count: int) -> "np.ndarray[tuple[int], np.dtype[np.uint16]]":
     """BF16 bits of normal numbers of scale 0.02."""
     values = np.random.default_rng(0).standard_normal(count, np.float32) * np.float32(0.02)
     return float32_to_bf16(values)
+
+
+def served_pocket(scratch: Path) -> Path:
+    """The artifact of the pocket model that endpoints serve; made when it is not there."""
+    artifact = (scratch / "served-pocket" / "artifact").resolve()
+    if not artifact.exists():
+        pocket_artifact(artifact.parent)
+    return artifact

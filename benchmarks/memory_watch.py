@@ -19,6 +19,8 @@ from benchmarks.beside import Beside
 from benchmarks.held_replicas import REPLICA, processes_of
 from tests.cluster.processes import started
 
+# What a process may grow in an hour, once it has warmed up; vLLM's and Ray's own included.
+MOST_GROWTH_MB = 100.0
 _LOOK_S = 10.0
 # A line through fewer looks says nothing.
 _FEWEST = 60

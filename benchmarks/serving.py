@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.checkpoints import served_pocket
 from benchmarks.held_replicas import descendants
 from benchmarks.measuring import ROOT, Result, median_of
 from halftone.serve.local.leftovers import MARK
@@ -27,7 +28,7 @@ from halftone.serve.measuring.connection import Place, connected
 from halftone.serve.measuring.load import LoadProcess, Round
 from halftone.serve.measuring.prompting import text_tokens
 from halftone.serve.measuring.rounds import Endpoint
-from tests.endpoints import MODEL, Served, described, pocket_artifact
+from tests.endpoints import MODEL, Served, described
 from tests.environments import python_of
 from tests.servers.ports import free_port
 
@@ -42,9 +43,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 def main(scratch: Path, rounds: int = _ROUNDS) -> list[Result]:
     """Two rows: requests a second, and the time to the first token."""
-    artifact = scratch / "served-pocket" / "artifact"
-    if not artifact.exists():
-        pocket_artifact(artifact.parent)
+    artifact = served_pocket(scratch)
     # As vLLM and Ray have it by default: what a replica does not take on, it would refuse.
     endpoint = described(artifact, maxNumSeqs=16)
     log = scratch / "serving-load.log"

@@ -14,25 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.autoscaling import DEFAULT, measure
+from benchmarks.checkpoints import served_pocket
 from benchmarks.measuring import Result
-from benchmarks.memory_watch import MemoryWatch, Slope
+from benchmarks.memory_watch import MOST_GROWTH_MB, MemoryWatch, Slope
 from benchmarks.open_loop import send
 from benchmarks.scaled_endpoint import ScaledEndpoint
-from tests.endpoints import pocket_artifact
 
 _SECONDS = 3600
 # Of what one replica can do, so that nothing waits for long.
 _BUSY = 0.6
-_GROWTH_MB = 100.0
 # In the title that vLLM gives the process that holds model and cache.
 _ENGINE = "EngineCore"
 
 
 def main(scratch: Path, seconds: int = _SECONDS) -> list[Result]:
     """One row."""
-    artifact = (scratch / "served-pocket" / "artifact").resolve()
-    if not artifact.exists():
-        pocket_artifact(artifact.parent)
+    artifact = served_pocket(scratch)
     with ScaledEndpoint(artifact, DEFAULT, scratch) as endpoint:
         measured = measure(endpoint, scratch)
         load = measured.load(np.full(seconds, _BUSY), seed=7)
@@ -52,8 +49,8 @@ def _row(thirds: list[list[Slope]], seconds: int, failed: int, asked: int) -> Re
     said += f"{failed} of {asked} requests failed"
     return Result(
         f"growth of memory in an hour, in the last third of {seconds // 60} minutes of steady load",
-        f"<= {_GROWTH_MB:.0f} MB",
+        f"<= {MOST_GROWTH_MB:.0f} MB",
         said,
-        engines[-1] is not None and steepest <= _GROWTH_MB,
+        engines[-1] is not None and steepest <= MOST_GROWTH_MB,
         {"thirds": [[asdict(each) for each in third] for third in thirds]},
     )

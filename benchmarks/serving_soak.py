@@ -20,13 +20,13 @@ import numpy as np
 
 from benchmarks.autoscaling import DEFAULT, Measured, measure
 from benchmarks.beside import Beside
+from benchmarks.checkpoints import served_pocket
 from benchmarks.held_replicas import REPLICA
 from benchmarks.measuring import Result
-from benchmarks.memory_watch import MemoryWatch
+from benchmarks.memory_watch import MOST_GROWTH_MB, MemoryWatch
 from benchmarks.open_loop import Answers, send
 from benchmarks.scaled_endpoint import MOST, Replicas, ScaledEndpoint, Watch
 from halftone.scaling.loads.load import Floats
-from tests.endpoints import pocket_artifact
 
 _SECONDS = 3600
 # Replicas kept busy: from the least to the most and back, so often in the whole time.
@@ -35,8 +35,6 @@ _KILL_S = 300
 _AWAY_AT, _AWAY_S = (1200, 2400), 30
 # The objective of the alert RequestErrorBurn.
 _BUDGET = 0.005
-# What a process may grow in an hour, once it has warmed up; vLLM's and Ray's own included.
-_GROWTH_MB = 100.0
 _WARM_S = 900.0
 
 
@@ -92,9 +90,7 @@ def planned(seconds: int) -> tuple[list[int], list[int]]:
 
 def main(scratch: Path, seconds: int = _SECONDS) -> list[Result]:
     """Rows for requests, memory and replicas."""
-    artifact = (scratch / "served-pocket" / "artifact").resolve()
-    if not artifact.exists():
-        pocket_artifact(artifact.parent)
+    artifact = served_pocket(scratch)
     with ScaledEndpoint(artifact, DEFAULT, scratch) as endpoint:
         measured = measure(endpoint, scratch)
         endpoint.allow(MOST)
@@ -149,9 +145,9 @@ def _memory(rows: list[dict[str, object]]) -> Result:
     replicas = sum(REPLICA in str(each["title"]) for each in rows)
     return Result(
         f"growth of memory in an hour, after {_WARM_S / 60:.0f} minutes, of each process",
-        f"<= {_GROWTH_MB:.0f} MB",
+        f"<= {MOST_GROWTH_MB:.0f} MB",
         f"{steepest:.0f} MB ({title}; {len(rows)} processes, {replicas} of them replicas)",
-        replicas > 0 and steepest <= _GROWTH_MB,
+        replicas > 0 and steepest <= MOST_GROWTH_MB,
         {"processes": rows},
     )
 
