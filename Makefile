@@ -33,7 +33,7 @@ tools: ## Build the servers that tests run (once a machine; minutes)
 	@$(PYTHON) -m tools.servers build
 
 tools-begin: ## Begin that in the background; `make tools` waits for it
-	@$(PYTHON) -m tools.servers build >/dev/null 2>&1 </dev/null &
+	@nice $(PYTHON) -m tools.servers build >/dev/null 2>&1 </dev/null &
 
 debian-tools: ## Fetch Debian 12's promtool, without installing it (once a machine)
 	@$(PYTHON) -m tools.debian obtain
@@ -69,8 +69,10 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu accept-hardware soak bench bench-scaling
 .PHONY: test-rules e2e e2e-alerts e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages debian-tools ## Lint, then every tier that CI runs
+	@$(PYTHON) -m tools.servers build integration
+	$(PYTEST) tests/unit tests/integration
 	@$(MAKE) tools
-	$(PYTEST) tests/unit tests/contract tests/integration tests/api
+	$(PYTEST) tests/contract tests/api
 	$(VENV)/python -m pytest tests/node
 
 test-unit: $(DEV) ## Pure functions, two seconds a test at most

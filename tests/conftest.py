@@ -41,6 +41,9 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         at_first = signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL
         signal.signal(_number, at_first)
 
+# Tests share the cores. A thread of a peer that waits awake for another takes them from the rest.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A developer's credentials, settings and caches must not decide a test; nor may a test use them.
 FOREIGN_PREFIXES = ("AWS_", "HALFTONE_", "HF_", "HUGGING_FACE_", "NUMBA_", "VLLM_")
 

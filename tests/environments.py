@@ -24,12 +24,14 @@ from tests.conftest import IN_CI, PEERS, ROOT, is_foreign
 
 Environment = Literal["quantize", "serve", "serve-gpu"]
 
-# No network, no GPU, and no more threads than a busy machine has to give.
+# No network, no GPU, and no more threads than a busy machine has to give. On a CPU vLLM would
+# compile some functions, which takes as long as all else, and which our replicas turn off too.
 _SETTINGS = {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "2",
     "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_COMPILE_DISABLE": "1",
 }
 _SHOWN = 6000  # characters of a failed peer's output
 # A limit says that a peer hangs. Machines that are shared may take some times longer than ours.

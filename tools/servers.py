@@ -7,6 +7,7 @@ programs go into a cache outside of the checkout, so that they are built once a 
     python -m tools.servers build              all of them; nothing when they are there
     python -m tools.servers path versitygw     where it lies
     python -m tools.servers build etcd helm    some of them
+    python -m tools.servers build integration  those without which no integration test runs
     python -m tools.servers build kubeflow     Kubeflow's back end, which only `make e2e-kfp` needs
     python -m tools.servers build monitoring   Prometheus and its operator in pods, for `make e2e`
     python -m tools.servers build kwok         simulated nodes, which only `make e2e-nodes` needs
@@ -23,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -112,9 +113,13 @@ def _alertmanager(name: str) -> Server:
     return Server("alertmanager", f"{_ALERTMANAGER}/{name}", (version,))
 
 
-# In the order in which they are built: the API server first, whose packages the others share.
+# In the order in which they are built: what the first tests need, then the API server, whose
+# packages the others share.
 SERVERS = {
     "versitygw": Server("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
+    "prometheus": _prometheus("prometheus"),
+    "promtool": _prometheus("promtool"),
+    "alertmanager": _alertmanager("alertmanager"),
     "kube-apiserver": _kubernetes("kube-apiserver"),
     "kubectl": _kubernetes("kubectl"),
     "kube-controller-manager": _kubernetes("kube-controller-manager"),
@@ -125,13 +130,13 @@ SERVERS = {
     "helm": Server("kubernetes", "helm.sh/helm/v4/cmd/helm", _HELM_VERSIONS),
     "coredns": Server("kubernetes", "./coredns"),
     "pause": Server("kubernetes", "./pause"),
-    "prometheus": _prometheus("prometheus"),
-    "promtool": _prometheus("promtool"),
-    "alertmanager": _alertmanager("alertmanager"),
     "amtool": _alertmanager("amtool"),
     # Last, for it shares nothing with those before it.
     "kuberay-operator": Server("kuberay", KUBERAY),
 }
+
+# Without these no test of `tests/integration` runs; `make test` begins once they are there.
+INTEGRATION = ("versitygw", "prometheus", "promtool", "alertmanager")
 
 # Not built by default. The last three run in pods.
 KUBEFLOW = {
@@ -312,9 +317,13 @@ def alone() -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> None:
-    """`build [NAME …]` or `path NAME`; `kubeflow` and `monitoring` stand for all of theirs."""
+    """`build [NAME …]` or `path NAME`; the name of a group stands for all of it."""
     verb, *names = arguments or ["build"]
-    groups = {"kubeflow": KUBEFLOW, "monitoring": MONITORING}
+    groups: dict[str, Iterable[str]] = {
+        "integration": INTEGRATION,
+        "kubeflow": KUBEFLOW,
+        "monitoring": MONITORING,
+    }
     names = [n for name in names for n in groups.get(name, (name,))]
     known = SERVERS | BY_HAND
     if set(names) - known.keys() or verb not in ("build", "path"):

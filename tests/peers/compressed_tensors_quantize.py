@@ -1,7 +1,8 @@
 """What llm-compressor and compressed-tensors make of one matrix: runs in `.venvs/quantize`.
 
-    python compressed_tensors_quantize.py INPUT.safetensors SCHEME OUTPUT.safetensors
+    python compressed_tensors_quantize.py INPUT.safetensors SCHEME OUTPUT.safetensors [...]
 
+Any number of such threes, one after the other.
 Every 2-D tensor of INPUT goes through the functions that `model_free_ptq` calls for it (no
 grouping: a tensor alone). OUTPUT holds, under the tensor's name, what they would store, and
 `NAME.decompressed`: what compressed-tensors' own code decompresses that to.
@@ -63,8 +64,8 @@ def decompress(stored: Tensors, preset: str) -> Tensors:
     }
 
 
-def main() -> None:
-    source, scheme, target = sys.argv[1:]
+def answer(source: str, scheme: str, target: str) -> None:
+    """Write what `scheme` makes of the tensors of `source`."""
     tensors = load_file(source)
     if scheme == "block-dequantize":
         converter = FP8BlockDequantizer(targets=["re:.*"])
@@ -77,6 +78,12 @@ def main() -> None:
         for name, weight in tensors.items():
             stored |= quantize(name, weight, scheme)
         save_file(stored | decompress(stored, scheme), target)
+
+
+def main() -> None:
+    words = iter(sys.argv[1:])
+    for source, scheme, target in zip(words, words, words, strict=True):
+        answer(source, scheme, target)
 
 
 if __name__ == "__main__":
