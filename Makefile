@@ -69,16 +69,14 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 .PHONY: test test-unit test-contract test-integration test-api test-node test-gpu accept-hardware soak bench bench-scaling
 .PHONY: test-rules e2e e2e-alerts e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages debian-tools ## Lint, then every tier that CI runs
-	@$(PYTHON) -m tools.servers build integration
 	$(PYTEST) tests/unit tests/integration
-	@$(MAKE) tools
-	$(PYTEST) tests/contract tests/api
+	@$(MAKE) tools && $(PYTEST) tests/contract tests/api
 	$(VENV)/python -m pytest tests/node
 
 test-unit: $(DEV) ## Pure functions, two seconds a test at most
 	$(VENV)/python -m pytest tests/unit
 
-test-contract: $(DEV) ## Layers, wheel, requirement files, exact sizes
+test-contract: $(DEV) tools debian-tools ## Layers, wheel, requirement files, exact sizes
 	$(VENV)/python -m pytest tests/contract
 
 test-rules: $(DEV) debian-tools ## Every rule's suites, by Prometheus 3 and by Debian's 2.42
@@ -134,7 +132,7 @@ kubeflow-tools: $(DEV) $(KUBEFLOW) tools packages ## Build that back end (once a
 	@$(PYTHON) -m tools.packages kubeflow
 	@$(PYTHON) -m tools.servers build kubeflow
 
-bench: $(DEV) $(QUANTIZE) tools ## Measure against the peer and print the table
+bench: $(DEV) $(QUANTIZE) $(SERVE) tools ## Measure against the peer and print the table
 	$(VENV)/python -m benchmarks
 
 bench-scaling: $(DEV) ## Replay every load under every policy (half an hour)

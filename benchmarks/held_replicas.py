@@ -50,14 +50,16 @@ class HeldReplicas(Beside):
 
     def __exit__(self, *raised: object) -> None:
         """Called when the replicas have ended; a group with a process in it stays, and is told."""
-        super().__exit__(*raised)
-        for group in self._held.values():
-            for _ in range(int(_ENDING_S / _LOOK_S)):
-                with suppress(OSError):
-                    group.rmdir()
-                if not group.exists():
-                    break
-                time.sleep(_LOOK_S)
+        try:
+            super().__exit__(*raised)
+        finally:
+            for group in self._held.values():
+                for _ in range(int(_ENDING_S / _LOOK_S)):
+                    with suppress(OSError):
+                        group.rmdir()
+                    if not group.exists():
+                        break
+                    time.sleep(_LOOK_S)
 
     def watch(self, mark: str) -> None:
         """Hold the replicas of the endpoint whose processes carry `mark`."""
@@ -74,7 +76,7 @@ class HeldReplicas(Beside):
     def throttled_s(self) -> dict[int, float]:
         """How long each replica that is there had to wait for its quota, by its process."""
         found = {}
-        for process, group in self._held.items():
+        for process, group in list(self._held.items()):
             with suppress(OSError):
                 words = (group / "cpu.stat").read_text().split()
                 stated = dict(zip(words[::2], words[1::2], strict=True))
@@ -102,7 +104,8 @@ class HeldReplicas(Beside):
         else:
             (group / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
         for each in [process, *descendants(process)]:
-            (group / "cgroup.procs").write_text(str(each))
+            with suppress(OSError):  # one that has ended keeps none of the others out
+                (group / "cgroup.procs").write_text(str(each))
 
 
 def processes_of(mark: str) -> Iterator[tuple[int, str]]:

@@ -34,7 +34,7 @@ _LEAST, _BUSIEST, _WAVES = 0.2, 1.6, 3
 _KILL_S = 300
 _AWAY_AT, _AWAY_S = (1200, 2400), 30
 # The objective of the alert RequestErrorBurn.
-_BUDGET = 0.005
+BUDGET = 0.005
 _WARM_S = 900.0
 
 
@@ -125,9 +125,9 @@ def _requests(answers: Answers, trouble: Trouble, seconds: int) -> Result:
     troubled = len(trouble.killed) >= len(kills) and trouble.restarts >= len(restarts)
     return Result(
         f"requests that failed in {seconds // 60} minutes of load that comes and goes",
-        f"<= {100 * _BUDGET:.1f} %",
+        f"<= {100 * BUDGET:.1f} %",
         said,
-        share <= _BUDGET and troubled,
+        share <= BUDGET and troubled,
         {
             "failures": answers.failures,
             "killed": [asdict(each) for each in trouble.killed],

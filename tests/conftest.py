@@ -41,9 +41,6 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         at_first = signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL
         signal.signal(_number, at_first)
 
-# Tests share the cores. A thread of a peer that waits awake for another takes them from the rest.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 # A developer's credentials, settings and caches must not decide a test; nor may a test use them.
 FOREIGN_PREFIXES = ("AWS_", "HALFTONE_", "HF_", "HUGGING_FACE_", "NUMBA_", "VLLM_")
 
@@ -58,6 +55,14 @@ settings.register_profile(
     "ci", deadline=None, suppress_health_check=_SLOW, derandomize=True, database=None
 )
 settings.load_profile("ci" if IN_CI else "developer")
+
+
+def pytest_configure() -> None:
+    """Tests share the cores: a peer's thread that waits awake for another takes them from the rest.
+
+    Benchmarks import this module too, and measure peers as they are.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

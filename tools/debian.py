@@ -46,7 +46,7 @@ def program(name: str) -> Path:
 def obtain(name: str) -> None:
     """Fetch its package and take it out, unless it is there; leaves with a sentence otherwise."""
     wanted, target = PROGRAMS[name], program(name)
-    with alone():
+    with alone(target.exists):
         if target.exists():
             return
         if any(shutil.which(each) is None for each in ("apt-get", "dpkg-deb")):

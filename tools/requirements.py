@@ -111,8 +111,13 @@ def check(name: str, folder: Path = FOLDER) -> list[str]:
 
 def pins(text: str) -> dict[str, str]:
     """Version by (canonical) name of everything that the text of a requirement file pins."""
+    return dict(pinned(text))
+
+
+def pinned(text: str) -> list[tuple[str, str]]:
+    """Name and version of each pin; a name stands there twice where the Python decides."""
     found = map(_PIN.match, text.splitlines())
-    return {match["name"]: match["version"] for match in found if match}
+    return [(match["name"], match["version"]) for match in found if match]
 
 
 def _foreign_words(text: str) -> Iterator[str]:

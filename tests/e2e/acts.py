@@ -287,8 +287,10 @@ def search_logs(scene: Scene) -> list[str]:
         for namespace in (JOBS, MODELS, MONITORING)
     }
     scene.logs.read_ray()
+    places = (JOBS, MODELS, MONITORING)
+    unheard = scene.logs.missing(places)
     logs = scene.logs.texts()
-    unheard = silent((JOBS, MODELS, MONITORING), logs)
+    unheard += silent(places, logs)
     _require(not unheard, f"no log was read of {', '.join(unheard)}")
     told |= logs
     found = sorted({name for name, text in told.items() for value in planted if value in text})

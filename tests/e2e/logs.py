@@ -5,6 +5,7 @@ not be found. Ray keeps what its processes say in files of its pods, which `read
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -59,7 +60,7 @@ class FollowedLogs(Looking):
                     for part in said.iter_bytes():
                         log.write(part)
                         log.flush()
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.StreamError, OSError):
             self._stopped.wait(_AGAIN_S)
             self._followed.discard(name)
 
@@ -75,6 +76,22 @@ class FollowedLogs(Looking):
                     said = self._cluster.kubectl("exec", *where, "--", "sh", "-c", _RAY)
                     path = self.folder / f"{meta['namespace']}.{meta['name']}.files.log"
                     path.write_text(said, encoding="utf-8")
+
+    def missing(self, namespaces: tuple[str, ...], within_s: float = 20) -> list[str]:
+        """Containers of these namespaces that have begun and of which no file comes `within_s`."""
+        until = time.monotonic() + within_s
+        while self.looks:
+            names = sorted(
+                name
+                for pod in self.items("/api/v1/pods")
+                if pod["metadata"]["namespace"] in namespaces
+                for name, _, _ in _begun(pod)
+                if not (self.folder / f"{name}.log").exists()
+            )
+            if not names or time.monotonic() > until:
+                return names
+            time.sleep(_AGAIN_S)
+        return ["whatever has begun since looking broke off"]
 
     def texts(self) -> dict[str, str]:
         """All that was said so far, by the names of the files."""

@@ -90,6 +90,7 @@ POD: Final = {
         ]
     },
 }
+CONTAINER: Final = "jobs.operator.01234567.operator.0"
 
 
 class Elsewhere(ControlPlane):
@@ -152,5 +153,11 @@ def test_a_log_that_was_not_read_is_asked_for_again(
             deadline = time.monotonic() + 60
             while list(logs.texts().values()) != [kept] and time.monotonic() < deadline:
                 time.sleep(0.05)
-    assert logs.texts() == {"jobs.operator.01234567.operator.0.log": kept}
+            assert logs.missing(("jobs",)) == []
+            (tmp_path / "logs" / f"{CONTAINER}.log").rename(tmp_path / "taken away")
+            assert logs.missing(("jobs",), 0) == [CONTAINER]
+            assert logs.missing(("others",), 0) == []
+            (tmp_path / "taken away").rename(tmp_path / "logs" / f"{CONTAINER}.log")
+    assert logs.texts() == {f"{CONTAINER}.log": kept}
     assert logs.errors == []
+    assert logs.missing(("jobs",)) == ["whatever has begun since looking broke off"]

@@ -6,7 +6,7 @@ Called by integration tests of scaling's inputs, and by whatever decides by them
         prometheus.url
         prometheus.until("vllm:num_requests_running == 2")
 
-The binary is what `make tools` built; a missing one fails the test.
+The binary is what `make tools` builds.
 """
 
 import json
@@ -23,7 +23,7 @@ import yaml
 
 from tests.servers.own_process import OwnProcess
 from tests.servers.ports import free_port
-from tools.servers import program
+from tools.servers import build, program
 
 _READY_WITHIN = 120.0  # seconds; it takes one on an idle machine
 _PATIENCE_S = 10  # of a scrape; Prometheus's own default
@@ -138,8 +138,11 @@ class Prometheus(OwnProcess):
 
 
 def built(name: str) -> Path:
-    """Where a program lies that `make tools` builds; fails the test where it does not."""
-    path = program(name)
-    if not path.exists():
-        pytest.fail(f"{path} is missing; build it with `make tools`")
-    return path
+    """Where a program lies that `make tools` builds. While that is still at work, or was never
+    done, this waits until the program is built; fails the test where it cannot be.
+    """
+    try:
+        build(name)
+    except SystemExit as refused:
+        pytest.fail(str(refused))
+    return program(name)

@@ -6,7 +6,8 @@ We test these aspects:
 - growth of memory counts only if a replica is among the processes that lived long enough
 - a process whose number another one has by now is no replica; one that is called otherwise while
   it works is still the same
-- an hour without kills is judged by its last third
+- an hour without kills is judged by its last third, and by what was answered
+- what looks beside a block and breaks off fails the block
 """
 
 import os
@@ -16,7 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from benchmarks import serving_memory, serving_soak
+from benchmarks.beside import Beside
 from benchmarks.held_replicas import HeldReplicas
 from benchmarks.memory_watch import MemoryWatch, Slope
 from benchmarks.open_loop import Answer, Answers
@@ -106,12 +110,27 @@ def test_an_hour_without_kills_is_judged_by_its_last_third_with_the_engine_in_it
     filling = [Slope("VLLM::EngineCore", 1500.0, 400.0, 17.0)]
     full = [Slope("raylet", 40.0, 9.0, 20.0), Slope("VLLM::EngineCore", 1540.0, 4.0, 20.0)]
 
-    def met(last: list[Slope]) -> bool:
-        return serving_memory._row([filling, full, last], 3600, 0, 10).met
+    def met(last: list[Slope], failed: int = 0, asked: int = 1000) -> bool:
+        return serving_memory._row([filling, full, last], 3600, failed, asked).met
 
     assert met(full)
     assert not met(filling)
     assert not met(full[:1])
     assert not met([])
+    assert met(full, 4)
+    assert not met(full, 5)  # who answers nothing needs no memory
+    assert not met(full, 0, 0)
     said = serving_memory._row([filling, full, full], 3600, 1, 10).measured
     assert said == ("9 MB of 2 processes; the engine in thirds: 400, 4, 4; 1 of 10 requests failed")
+
+
+class Breaking(Beside):
+    def _run(self) -> None:
+        raise ConnectionError("the endpoint is gone")
+
+
+def test_what_was_seen_in_part_is_no_result() -> None:
+    with pytest.raises(ConnectionError, match="gone"), Breaking():
+        pass
+    with pytest.raises(ValueError, match="first"), Breaking():
+        raise ValueError("what went wrong first is told")

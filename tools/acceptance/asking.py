@@ -17,7 +17,7 @@ MODES: Final = ("text", "multimodal", "tools", "speculative", "longContext")
 _NEEDLE: Final = "74291"
 # Some 100,000 tokens: beyond any context that a model has without the mode's own settings, and less
 # than half of what it asks for.
-_SENTENCES: Final = 14_000
+_SENTENCES: Final = 9_000
 _SIDE: Final = 64  # pixels of the image
 _TOOL: Final = {
     "type": "function",

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tools.requirements import FOLDER, SETS, pins
+from tools.requirements import FOLDER, SETS, pinned
+
+Pin = tuple[str, str]  # name and version
 
 # CVE-2019-10906, a way out of the sandbox, known to every service since 2019.
 _CANARY: Final = "jinja2==2.10"
@@ -66,11 +68,32 @@ def problems(path: Path, service: Service) -> list[str]:
 
     Raises NoAdvisories when the service cannot be asked.
     """
-    rows = _asked(path, service)
-    return judged(path.name, set(pins(path.read_text(encoding="utf-8"))), rows)
+    wanted = pinned(path.read_text(encoding="utf-8"))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, pins in enumerate(apart(wanted)):
+            bare = Path(folder, f"{number}.txt")
+            bare.write_text("".join(f"{name}=={version}\n" for name, version in pins))
+            rows += _asked(bare, service)
+    return judged(path.name, set(wanted), rows)
 
 
-def judged(file: str, wanted: set[str], rows: list[dict[str, Any]]) -> list[str]:
+def apart(wanted: list[Pin]) -> list[list[Pin]]:
+    """As few lists as hold no name twice, which pip-audit refuses.
+
+    Without markers: it leaves out whatever another Python than this one installs.
+    """
+    lists: list[list[Pin]] = []
+    for name, version in wanted:
+        free = (one for one in lists if name not in {each for each, _ in one})
+        chosen = next(free, None)
+        if chosen is None:
+            lists.append(chosen := [])
+        chosen.append((name, version))
+    return lists
+
+
+def judged(file: str, wanted: set[Pin], rows: list[dict[str, Any]]) -> list[str]:
     """The sentences that pip-audit's answer for `file` amounts to."""
     sentences = []
     for row in rows:
@@ -81,8 +104,10 @@ def judged(file: str, wanted: set[str], rows: list[dict[str, Any]]) -> list[str]
             sentences.append(
                 f"{file}: {row['name']} {row['version']} has {found['id']}; mended in {mended}."
             )
-    unseen = sorted(wanted - {row["name"] for row in rows})
-    return sentences + [f"{file}: {name} was not looked at." for name in unseen]
+    skipped = {row["name"] for row in rows if row.get("skip_reason")}
+    seen = {(row["name"], row.get("version")) for row in rows}
+    unseen = sorted(pin for pin in wanted - seen if pin[0] not in skipped)
+    return sentences + [f"{file}: {name} {version} was not looked at." for name, version in unseen]
 
 
 def _asked(path: Path, service: Service) -> list[dict[str, Any]]:

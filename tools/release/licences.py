@@ -48,7 +48,7 @@ def judged(path: Path = JUDGED) -> tuple[dict[str, str], dict[str, str]]:
 def licensed(folders: list[Path] | None = None) -> list[Licensed]:
     """Every package of every image."""
     places = site_packages() if folders is None else folders
-    installed = {name: licence for place in reversed(places) for name, licence in _installed(place)}
+    installed = dict(row for place in places for row in _installed(place))
     terms, by_hand = judged()
     held: dict[tuple[str, str], list[str]] = {}
     for image in PARTS:
@@ -58,7 +58,7 @@ def licensed(folders: list[Path] | None = None) -> list[Licensed]:
             held.setdefault((canonicalize_name(pin.name), stated), []).append(image)
     found = []
     for (name, stated), images in sorted(held.items()):
-        licence = by_hand.get(name) or installed.get(name)
+        licence = by_hand.get(name) or installed.get((name, stated))
         judgement = terms.get(licence) if licence else None
         found.append(Licensed(name, stated, licence, judgement, tuple(images)))
     return found
@@ -73,12 +73,14 @@ def site_packages() -> list[Path]:
     ]
 
 
-def _installed(folder: Path) -> Iterator[tuple[str, str | None]]:
+def _installed(folder: Path) -> Iterator[tuple[tuple[str, str], str | None]]:
+    """Licence by name and version; another version may have another licence."""
     for path in folder.glob("*.dist-info/METADATA"):
         text = path.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
         metadata = HeaderParser().parsestr(text)
         if metadata["Name"]:
-            yield canonicalize_name(metadata["Name"]), stated(metadata, path.parent)
+            what = canonicalize_name(metadata["Name"]), str(metadata["Version"])
+            yield what, stated(metadata, path.parent)
 
 
 def stated(metadata: Message, folder: Path) -> str | None:
@@ -120,7 +122,7 @@ def told(found: list[Licensed]) -> list[str]:
     ]
     if unread:
         images = sorted({image for one in unread for image in one.images})
-        names = ", ".join(one.name for one in unread)
+        names = ", ".join(f"{one.name} {one.version}" for one in unread)
         sentences.append(
             f"NOT CHECKED: {len(unread)} packages of {', '.join(images)} are installed in no "
             f"environment here, so nobody read their licences ({names}); make the environments "
