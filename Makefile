@@ -70,7 +70,7 @@ lint: $(DEV) ## ruff, mypy --strict, import layers, house rules
 .PHONY: test-rules e2e e2e-alerts e2e-kfp e2e-endpoint e2e-nodes record-kfp record-metrics kubeflow-tools
 test: tools-begin lint $(QUANTIZE) $(SERVE) packages debian-tools ## Lint, then every tier that CI runs
 	$(PYTEST) tests/unit tests/integration
-	@$(MAKE) tools && $(PYTEST) tests/contract tests/api
+	@$(PYTHON) -m tools.servers build && $(PYTEST) tests/contract tests/api
 	$(VENV)/python -m pytest tests/node
 
 test-unit: $(DEV) ## Pure functions, two seconds a test at most
